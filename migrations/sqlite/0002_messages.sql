@@ -1,0 +1,65 @@
+-- Messages: the rows of a session's history.
+
+create table messages (
+  message_key integer primary key autoincrement,
+  session_key integer not null references sessions (session_key) on delete cascade,
+  -- The place in the session: strictly increasing, never reused.
+  seq integer not null check (seq > 0),
+  -- Unique within its session only: clients bring their own.
+  id text not null check (length(cast(id as blob)) between 1 and 128),
+  role text not null check (role in ('system', 'user', 'assistant', 'tool')),
+  content text not null default '',
+  -- The indexed form of content where it differs from it: Chinese, Japanese and Korean characters set apart.
+  content_terms text,
+  reasoning text,
+  parts text check (parts is null or json_valid(parts)),
+  tool_calls text check (tool_calls is null or json_valid(tool_calls)),
+  tool_call_id text,
+  tool_success integer check (tool_success in (0, 1)),
+  -- For the shell: the first tool called, or the tool whose result this is.
+  tool_name text generated always as
+    (coalesce(json_extract(tool_calls, '$[0].function.name'), json_extract(metadata, '$.tool_name'))) virtual,
+  phase text,
+  metadata text check (metadata is null or json_valid(metadata)),
+  run_id text,
+  compressed integer not null default 0 check (compressed in (0, 1)),
+  extra text not null default '{}' check (json_valid(extra) and json_type(extra) = 'object'),
+  created_at integer not null check (created_at > 0),
+  updated_at integer not null check (updated_at > 0)
+) strict;
+
+create unique index messages_by_seq on messages (session_key, seq);
+create unique index messages_by_id on messages (session_key, id);
+
+-- A session's counters. Culm raises last_seq and message_count before it inserts, in one statement for all
+-- messages of a batch, so this one is silent then; it speaks for an insert in the shell.
+create trigger messages_count_insert after insert on messages
+when new.seq > (select last_seq from sessions where session_key = new.session_key)
+begin
+  update sessions set last_seq = new.seq, message_count = message_count + 1, version = version + 1
+  where session_key = new.session_key;
+end;
+
+create trigger messages_count_delete after delete on messages
+begin
+  update sessions set message_count = message_count - 1, version = version + 1
+  where session_key = old.session_key;
+end;
+
+create trigger messages_keep_identity before update of message_key, session_key, seq, id on messages
+when new.message_key <> old.message_key or new.session_key <> old.session_key or new.seq <> old.seq or new.id <> old.id
+begin
+  select raise(abort, 'the identity of a message does not change');
+end;
+
+create trigger messages_raise_version after update on messages
+begin
+  update sessions set version = version + 1 where session_key = new.session_key;
+end;
+
+-- An insert in the shell, where foreign keys are off, must not make an orphan.
+create trigger messages_refuse_orphan before insert on messages
+when not exists (select 1 from sessions where session_key = new.session_key)
+begin
+  select raise(abort, 'no such session');
+end;

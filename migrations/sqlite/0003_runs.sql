@@ -1,0 +1,22 @@
+-- Runs: one row for each run that was asked for.
+
+create table runs (
+  run_key integer primary key autoincrement,
+  id text not null unique check (length(cast(id as blob)) between 1 and 128),
+  session_key integer not null references sessions (session_key) on delete cascade,
+  executor text not null,
+  model text,
+  status text not null check (status in ('pending', 'running', 'completed', 'error', 'cancelled', 'skipped', 'interrupted')),
+  attempt integer not null default 1 check (attempt > 0),
+  error text,
+  usage text check (usage is null or json_valid(usage)),
+  first_seq integer,
+  last_seq integer,
+  created_at integer not null check (created_at > 0),
+  started_at integer,
+  finished_at integer
+) strict;
+
+create index runs_by_session on runs (session_key, run_key desc);
+-- One active run a session: the database is the arbiter, not a map in memory.
+create unique index runs_active on runs (session_key) where status in ('pending', 'running');

@@ -1,0 +1,4 @@
+//! Culm.
+pub mod model;
+pub mod storage;
+pub mod tasks;

@@ -1,0 +1,292 @@
+//! Messages: the rows of a session's history, what appends them and what pages through them.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::{Invalid, JsonObject, Limits, MessageId, RunId, Timestamp, check_json, check_line, check_text};
+
+/// Who speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[expect(missing_docs, reason = "the words are the field's own")]
+pub enum Role {
+    System,
+    User,
+    Assistant,
+    Tool,
+}
+
+/// A piece of a message that is not plain text alone.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
+pub enum MessagePart {
+    /// Text.
+    Text {
+        /// The text.
+        text: String,
+    },
+    /// An image.
+    ImageUrl {
+        /// Where it is.
+        image_url: ImageUrl,
+    },
+}
+
+/// Where an image is: `attachment://…`, `https://…` or `data:…`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ImageUrl {
+    /// The address.
+    pub url: String,
+    /// How closely a model should look.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub detail: Option<String>,
+}
+
+/// A call of a tool, as chat-completion APIs write it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ToolCall {
+    /// What its result refers to.
+    pub id: String,
+    /// `function`.
+    #[serde(rename = "type", default = "function")]
+    pub kind: String,
+    /// What is called.
+    pub function: ToolFunction,
+}
+
+fn function() -> String {
+    "function".into()
+}
+
+/// A tool's name and its arguments.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ToolFunction {
+    /// The tool's name.
+    pub name: String,
+    /// Its arguments: JSON, as a string.
+    pub arguments: String,
+}
+
+/// A message as it is read.
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+pub struct Message {
+    /// The id, unique within the session.
+    pub id: MessageId,
+    /// The place in the session.
+    pub seq: i64,
+    /// Who speaks.
+    pub role: Role,
+    /// The text.
+    pub content: String,
+    /// What the model thought.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reasoning: Option<String>,
+    /// The message in pieces, where it is more than text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<Vec<MessagePart>>")]
+    pub parts: Option<Value>,
+    /// The tools that the model calls.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<Vec<ToolCall>>")]
+    pub tool_calls: Option<Value>,
+    /// The call that this is the result of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tool_call_id: Option<String>,
+    /// Whether the tool did what it was asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tool_success: Option<bool>,
+    /// `commentary` or `final_answer`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub phase: Option<String>,
+    /// What clients keep with the message.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub metadata: Option<Value>,
+    /// The run that wrote it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub run_id: Option<RunId>,
+    /// Whether the summary stands for it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub compressed: bool,
+    /// When it was written.
+    pub created_at: Timestamp,
+    /// When it last changed.
+    pub updated_at: Timestamp,
+    /// What an import met and has no field for.
+    #[serde(skip_serializing_if = "JsonObject::is_empty")]
+    pub extra: JsonObject,
+}
+
+/// What a client gives to append a message.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewMessage {
+    /// An id of the client's own; the server makes one otherwise.
+    #[serde(default)]
+    pub id: Option<MessageId>,
+    /// Who speaks.
+    pub role: Role,
+    /// The text.
+    #[serde(default)]
+    pub content: String,
+    /// What the model thought.
+    #[serde(default)]
+    pub reasoning: Option<String>,
+    /// The message in pieces, where it is more than text.
+    #[serde(default)]
+    pub parts: Option<Vec<MessagePart>>,
+    /// The tools that the model calls.
+    #[serde(default)]
+    pub tool_calls: Option<Vec<ToolCall>>,
+    /// The call that this is the result of.
+    #[serde(default)]
+    pub tool_call_id: Option<String>,
+    /// Whether the tool did what it was asked.
+    #[serde(default)]
+    pub tool_success: Option<bool>,
+    /// `commentary` or `final_answer`.
+    #[serde(default)]
+    pub phase: Option<String>,
+    /// What the client keeps with the message.
+    #[serde(default)]
+    pub metadata: Option<Value>,
+}
+
+impl NewMessage {
+    /// A message of text alone.
+    pub fn text(role: Role, content: impl Into<String>) -> Self {
+        Self {
+            id: None,
+            role,
+            content: content.into(),
+            reasoning: None,
+            parts: None,
+            tool_calls: None,
+            tool_call_id: None,
+            tool_success: None,
+            phase: None,
+            metadata: None,
+        }
+    }
+
+    /// Refuses what cannot be stored.
+    pub fn check(&self, limits: &Limits) -> Result<(), Invalid> {
+        check_text("content", &self.content)?;
+        check_text("reasoning", self.reasoning.as_deref().unwrap_or_default())?;
+        check_line("tool_call_id", self.tool_call_id.as_deref().unwrap_or_default(), limits.title)?;
+        check_line("phase", self.phase.as_deref().unwrap_or_default(), limits.title)?;
+        check_json("parts", &self.parts, limits.message)?;
+        check_json("tool_calls", &self.tool_calls, limits.message)?;
+        check_json("metadata", &self.metadata, limits.message)?;
+        let text = self.content.len() + self.reasoning.as_ref().map_or(0, String::len);
+        match text > limits.message {
+            true => Err(Invalid::new("content", format!("at most {} bytes", limits.message))),
+            false => Ok(()),
+        }
+    }
+
+    /// The message that is stored, apart from its place.
+    pub fn into_message(self, seq: i64, now: Timestamp) -> Message {
+        let json = |value: Result<Value, _>| value.unwrap_or(Value::Null);
+        Message {
+            id: self.id.unwrap_or_else(MessageId::mint),
+            seq,
+            role: self.role,
+            content: self.content,
+            reasoning: self.reasoning,
+            parts: self.parts.map(|parts| json(serde_json::to_value(parts))),
+            tool_calls: self.tool_calls.map(|calls| json(serde_json::to_value(calls))),
+            tool_call_id: self.tool_call_id,
+            tool_success: self.tool_success,
+            phase: self.phase,
+            metadata: self.metadata,
+            run_id: None,
+            compressed: false,
+            created_at: now,
+            updated_at: now,
+            extra: JsonObject::new(),
+        }
+    }
+}
+
+impl Message {
+    /// Whether both say the same, whenever and wherever they were written.
+    pub fn same_content(&self, other: &Self) -> bool {
+        let theirs = Self {
+            seq: self.seq,
+            created_at: self.created_at,
+            updated_at: self.updated_at,
+            compressed: self.compressed,
+            run_id: self.run_id.clone(),
+            extra: self.extra.clone(),
+            ..other.clone()
+        };
+        *self == theirs
+    }
+}
+
+/// The part of a history to read. Places are `seq` numbers and need not exist.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Window {
+    /// The first messages.
+    First,
+    /// The last messages.
+    Last,
+    /// The first messages after this place.
+    After(i64),
+    /// The last messages before this place.
+    Before(i64),
+    /// The messages on both sides of this place, and the one there.
+    Around(i64),
+}
+
+/// Which messages to read.
+#[derive(Debug, Clone, Copy)]
+pub struct MessageFilter {
+    /// Where to look.
+    pub window: Window,
+    /// How many at most.
+    pub limit: i64,
+    /// Only those of this role.
+    pub role: Option<Role>,
+}
+
+/// Messages in `seq` order, and what lies beyond.
+#[derive(Debug, Clone)]
+pub struct MessagePage {
+    /// The messages.
+    pub messages: Vec<Message>,
+    /// The highest `seq` ever given in the session.
+    pub last_seq: i64,
+    /// Whether there are some before the first of these.
+    pub has_more_before: bool,
+    /// Whether there are some after the last of these.
+    pub has_more_after: bool,
+}
+
+/// What an append stored.
+#[derive(Debug, Clone)]
+pub struct Appended {
+    /// The messages as stored, in the order given.
+    pub messages: Vec<Message>,
+    /// The highest `seq` now.
+    pub last_seq: i64,
+}
+
+/// What to cut off a history.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(tag = "mode", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Truncate {
+    /// Everything after the last user message.
+    AfterLastUser {},
+    /// Everything after this message.
+    After {
+        /// The last message that stays.
+        message_id: MessageId,
+    },
+    /// Tool calls that were never answered and results that no call asked for: what a provider would refuse.
+    ErrorRetry {},
+}

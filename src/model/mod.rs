@@ -1,0 +1,110 @@
+//! The nouns: what a session, a message, a run's status, a filter and a receipt are.
+//!
+//! Nothing here knows a database or a wire. Types that clients send refuse unknown fields;
+//! [`Limits`] says how large their parts may be.
+
+mod id;
+mod message;
+mod receipt;
+mod session;
+mod time;
+mod whole;
+
+pub use id::{AttachmentId, InvalidId, MessageId, RunId, SessionId};
+pub use message::{
+    Appended, ImageUrl, Message, MessageFilter, MessagePage, MessagePart, NewMessage, Role, ToolCall, ToolFunction,
+    Truncate, Window,
+};
+pub use receipt::{
+    Attachment, Cleanup, CleanupMode, CleanupReceipt, ClearReceipt, DeleteCounts, DeleteOptions, DeleteReceipt,
+    MessageReceipt, NewAttachment, TruncateReceipt, UsageRecord,
+};
+pub use session::{
+    Archived, Kind, KindFilter, ModelRef, NewSession, Order, Page, Position, ReasoningEffort, RunStatus, Session,
+    SessionFilter, SessionTree, SessionUpdate,
+};
+pub use time::Timestamp;
+pub use whole::{SessionSave, WholeSession};
+
+/// A JSON object whose keys Culm does not know.
+pub type JsonObject = serde_json::Map<String, serde_json::Value>;
+
+/// What is wrong with a value that a caller brought, and where.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{param}: {reason}")]
+pub struct Invalid {
+    /// The field, as a path: `messages[3].content`.
+    pub param: String,
+    /// What would have been accepted.
+    pub reason: String,
+    /// Whether the value is well-formed and only its content cannot be kept.
+    pub content: bool,
+}
+
+impl Invalid {
+    /// A field that is malformed.
+    pub fn new(param: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self { param: param.into(), reason: reason.into(), content: false }
+    }
+
+    /// Content that is well-formed but cannot be kept.
+    pub fn content(param: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self { content: true, ..Self::new(param, reason) }
+    }
+
+    /// The same, seen from the object that holds the field.
+    pub fn within(mut self, outer: &str) -> Self {
+        self.param = format!("{outer}.{}", self.param);
+        self
+    }
+}
+
+/// How large the parts of a session may be, in bytes.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// A title.
+    pub title: usize,
+    /// All of a session's metadata, as JSON; also any other single JSON field of a session.
+    pub metadata: usize,
+    /// One message, all its parts together.
+    pub message: usize,
+    /// The body of one request.
+    pub body: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { title: 1 << 10, metadata: 64 << 10, message: 4 << 20, body: 16 << 20 }
+    }
+}
+
+/// A short text of one line: no control characters, at most `limit` bytes.
+fn check_line(param: &str, text: &str, limit: usize) -> Result<(), Invalid> {
+    if text.len() > limit {
+        return Err(Invalid::new(param, format!("at most {limit} bytes")));
+    }
+    if text.chars().any(char::is_control) {
+        return Err(Invalid::new(param, "no control characters"));
+    }
+    Ok(())
+}
+
+/// A text of any length that may hold control characters, except NUL: SQLite ends a text there.
+fn check_text(param: &str, text: &str) -> Result<(), Invalid> {
+    match text.contains('\0') {
+        true => Err(Invalid::content(param, "no NUL character")),
+        false => Ok(()),
+    }
+}
+
+/// A free JSON value of at most `limit` bytes, without NUL in its strings.
+fn check_json<T: serde::Serialize>(param: &str, value: &T, limit: usize) -> Result<(), Invalid> {
+    let json = serde_json::to_string(value).map_err(|e| Invalid::new(param, e.to_string()))?;
+    if json.len() > limit {
+        return Err(Invalid::new(param, format!("at most {limit} bytes as JSON")));
+    }
+    match json.contains("\\u0000") {
+        true => Err(Invalid::content(param, "no NUL character")),
+        false => Ok(()),
+    }
+}

@@ -1,0 +1,164 @@
+//! Receipts: what a delete, a clear, a truncation or a cleanup really did; and the smaller nouns.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{AttachmentId, JsonObject, MessageId, RunId, SessionId, Timestamp};
+
+/// How to delete a session.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct DeleteOptions {
+    /// Refuse when the session, or one below it, is pinned.
+    pub keep_pinned: bool,
+    /// Refuse when the session's version is another one.
+    pub if_match: Option<i64>,
+}
+
+/// Rows that a delete removed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct DeleteCounts {
+    /// Sessions.
+    pub sessions: i64,
+    /// Messages.
+    pub messages: i64,
+    /// Attachments.
+    pub attachments: i64,
+    /// Runs.
+    pub runs: i64,
+}
+
+/// What a delete did.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct DeleteReceipt {
+    /// The session and everything that was below it, sorted.
+    pub deleted_session_ids: Vec<SessionId>,
+    /// Rows removed.
+    pub deleted: DeleteCounts,
+    /// Bytes of messages' text and of attachments that were removed.
+    pub bytes: i64,
+    /// Runs that were under way or queued.
+    pub cancelled_run_ids: Vec<RunId>,
+    /// Runs that had not stopped when the answer was given.
+    pub still_stopping: Vec<RunId>,
+    /// Worktrees that stay on disk.
+    pub retained_worktrees: Vec<String>,
+}
+
+/// Which sessions a cleanup removes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum CleanupMode {
+    /// All.
+    All,
+    /// Those that hold nothing, nor does anything below them: at most one system message, no attachment, no active run.
+    Empty,
+    /// All children.
+    Children,
+}
+
+/// What to clean up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Cleanup {
+    /// Which sessions.
+    pub mode: CleanupMode,
+    /// Keep a pinned session, everything above it and the tree below it.
+    #[serde(default)]
+    pub keep_pinned: bool,
+    /// Keep a session that was active at this time or later, or has one below it that was.
+    #[serde(default)]
+    pub inactive_before: Option<Timestamp>,
+    /// Only say what would be removed.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// What a cleanup did.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct CleanupReceipt {
+    /// Sessions removed.
+    pub deleted_count: i64,
+    /// Their ids, sorted.
+    pub deleted_session_ids: Vec<SessionId>,
+    /// Bytes of messages' text and of attachments that were removed.
+    pub bytes: i64,
+    /// Runs that were under way or queued.
+    pub cancelled_run_ids: Vec<RunId>,
+    /// Whether nothing was removed because the client only asked.
+    pub dry_run: bool,
+}
+
+/// What a clear did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClearReceipt {
+    /// Messages removed.
+    pub messages_removed: i64,
+    /// Attachments removed.
+    pub attachments_removed: i64,
+    /// The session's version now.
+    pub version: i64,
+}
+
+/// What an edit or a removal of one message did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MessageReceipt {
+    /// Messages in the session now.
+    pub message_count: i64,
+    /// The session's version now.
+    pub version: i64,
+}
+
+/// What a truncation did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TruncateReceipt {
+    /// Messages removed.
+    pub messages_removed: i64,
+    /// Messages in the session now.
+    pub message_count: i64,
+    /// The session's version now.
+    pub version: i64,
+    /// The message that nothing is after any more, where the truncation names one.
+    pub last_kept: Option<MessageId>,
+}
+
+/// One record of a session's token-usage log.
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+pub struct UsageRecord {
+    /// What the client gave.
+    pub record: JsonObject,
+    /// When.
+    pub created_at: Timestamp,
+}
+
+/// Bytes that belong to a session, without the bytes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct Attachment {
+    /// The id, unique within the session.
+    pub id: AttachmentId,
+    /// The session.
+    pub session_id: SessionId,
+    /// The type that was declared.
+    pub mime_type: String,
+    /// The name that was declared.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub filename: Option<String>,
+    /// Bytes.
+    pub size: i64,
+    /// SHA-256, in hex.
+    pub sha256: String,
+    /// When it was stored.
+    pub created_at: Timestamp,
+}
+
+/// What is needed to store an attachment beside its bytes.
+#[derive(Debug, Clone)]
+pub struct NewAttachment {
+    /// The id.
+    pub id: AttachmentId,
+    /// The type.
+    pub mime_type: String,
+    /// The name.
+    pub filename: Option<String>,
+    /// When it was made.
+    pub created_at: Timestamp,
+}

@@ -1,0 +1,208 @@
+//! The storage contract: what every implementation of [`Storage`] promises.
+//!
+//! - **Atomic.** Each method is one transaction. It returns only after its commit, or fails and has changed nothing.
+//! - **Durable.** What was acknowledged is on disk.
+//! - **Deleted stays deleted.** Every write to an id that was deleted fails with [`Error::SessionDeleted`]; reading
+//!   or deleting it again is [`Error::SessionNotFound`].
+//! - **Absent is not an error turned silent.** A read that fails is an error; `None` means that there is no such row.
+//! - **No lost update.** Appends of any number of callers all survive, each with a `seq` of its own, strictly
+//!   increasing within a session and never reused. A version that a caller names is compared in the transaction.
+//! - **Busy.** Messages of a session with a run that is pending or running do not change ([`Error::SessionBusy`]);
+//!   its title, pin and settings do.
+//!
+//! Lists are bounded by the caller's `limit` and go on from a [`Position`].
+
+pub mod sqlite;
+
+use async_trait::async_trait;
+use serde_json::Value;
+use tokio::sync::watch;
+
+use crate::model::{
+    Appended, Attachment, AttachmentId, Cleanup, CleanupReceipt, ClearReceipt, DeleteOptions, DeleteReceipt,
+    JsonObject, Message, MessageFilter, MessageId, MessagePage, MessageReceipt, NewAttachment, NewMessage, NewSession,
+    Page, Position, Session, SessionFilter, SessionId, SessionSave, SessionTree, SessionUpdate, Truncate,
+    TruncateReceipt, UsageRecord, WholeSession,
+};
+
+/// What a storage method gives.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Why a storage method failed, sorted by what its caller can do. Nothing was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No session has this id, or it was deleted and the call only reads.
+    #[error("no session has the id '{0}'")]
+    SessionNotFound(SessionId),
+    /// The id was deleted; it is never usable again.
+    #[error("the session '{0}' was deleted")]
+    SessionDeleted(SessionId),
+    /// The id is in use by another session.
+    #[error("a session with the id '{0}' exists")]
+    SessionExists(SessionId),
+    /// A run is pending or under way.
+    #[error("the session '{0}' has a run that is pending or running")]
+    SessionBusy(SessionId),
+    /// The session, or one below it, is pinned.
+    #[error("the session '{0}', or one below it, is pinned")]
+    SessionPinned(SessionId),
+    /// No message of the session has this id.
+    #[error("no message of the session has the id '{0}'")]
+    MessageNotFound(MessageId),
+    /// The id is in use by another message of the session.
+    #[error("a message with the id '{0}' and other content is in the session")]
+    MessageExists(MessageId),
+    /// Only an assistant's text without tool calls can be edited.
+    #[error("only an assistant's text without tool calls can be edited")]
+    NotEditable(MessageId),
+    /// The history has no user message to go back to.
+    #[error("the session has no user message")]
+    NoUserMessage,
+    /// The version, or the last `seq`, that the caller named is not the current one.
+    #[error("the current {what} is {current}")]
+    VersionConflict {
+        /// `version` or `last_seq`.
+        what: &'static str,
+        /// Its value now.
+        current: i64,
+    },
+    /// The disk, or the quota, is full.
+    #[error("the disk is full")]
+    Full,
+    /// Another process holds the database, or more is queued than is allowed to wait.
+    #[error("the database is busy: {0}")]
+    Busy(&'static str),
+    /// The database cannot be read or written at the moment.
+    #[error("the storage failed: {0}")]
+    Failed(String),
+}
+
+/// An idempotency key with what it is valid for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claim {
+    /// Token, method and path, hashed.
+    pub scope: String,
+    /// The client's key.
+    pub key: String,
+    /// The request's body, hashed.
+    pub body_hash: String,
+}
+
+/// What a request with an idempotency key was answered.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Answer {
+    /// The hash of the body that came with the key.
+    pub body_hash: String,
+    /// The status.
+    pub status: u16,
+    /// Ids for a success, the problem for a refusal.
+    pub body: Value,
+}
+
+/// How to append.
+#[derive(Debug, Clone, Default)]
+pub struct AppendOptions {
+    /// Fail with [`Error::VersionConflict`] unless this is the session's last `seq`.
+    pub expected_last_seq: Option<i64>,
+    /// Store the answer under this key, in the same transaction.
+    pub claim: Option<Claim>,
+}
+
+/// Sessions, messages and what belongs to them, in one place that never disagrees with itself.
+/// The module's page says what holds for every method.
+#[async_trait]
+pub trait Storage: Send + Sync {
+    /// Creates a session, with its system prompt as first message. One that brings an id which was created from the
+    /// same content is answered as it is now; from other content, it fails with [`Error::SessionExists`].
+    async fn create_session(&self, new: NewSession, claim: Option<Claim>) -> Result<Session>;
+
+    /// The session with this id.
+    async fn session(&self, id: &SessionId) -> Result<Option<Session>>;
+
+    /// Sessions that meet the filter, newest first.
+    async fn sessions(&self, filter: &SessionFilter, after: Option<Position>, limit: i64) -> Result<Page<Session>>;
+
+    /// Changes a session. Raises its version by one, unless nothing differs.
+    async fn update_session(&self, id: &SessionId, update: SessionUpdate, if_match: Option<i64>) -> Result<Session>;
+
+    /// A session and what is below it, in the order of creation; at most `limit` sessions, and whether there are more.
+    async fn session_tree(&self, id: &SessionId, limit: i64) -> Result<(SessionTree, bool)>;
+
+    /// Deletes a session and everything below it, and leaves tombstones.
+    async fn delete_session(&self, id: &SessionId, options: DeleteOptions) -> Result<DeleteReceipt>;
+
+    /// Removes all messages but a first system message, all attachments, derived state and the pending question.
+    async fn clear_session(&self, id: &SessionId, if_match: Option<i64>) -> Result<ClearReceipt>;
+
+    /// Deletes every session that the cleanup names, decided at the instant of deletion.
+    async fn cleanup_sessions(&self, cleanup: Cleanup) -> Result<CleanupReceipt>;
+
+    /// Appends messages, all or none. One whose id is in the session with the same content is answered as it is
+    /// there, whatever else the call would fail with.
+    async fn append_messages(
+        &self,
+        id: &SessionId,
+        messages: Vec<NewMessage>,
+        options: AppendOptions,
+    ) -> Result<Appended>;
+
+    /// A window of a session's messages, in `seq` order.
+    async fn messages(&self, id: &SessionId, filter: MessageFilter) -> Result<MessagePage>;
+
+    /// The message with this id.
+    async fn message(&self, id: &SessionId, message: &MessageId) -> Result<Option<Message>>;
+
+    /// Replaces an assistant's text, and clears derived state.
+    async fn edit_message(
+        &self,
+        id: &SessionId,
+        message: &MessageId,
+        content: String,
+        if_match: Option<i64>,
+    ) -> Result<MessageReceipt>;
+
+    /// Removes one message, and clears derived state.
+    async fn delete_message(
+        &self,
+        id: &SessionId,
+        message: &MessageId,
+        if_match: Option<i64>,
+    ) -> Result<MessageReceipt>;
+
+    /// Cuts off a part of the history, and clears derived state if anything was removed.
+    async fn truncate_messages(&self, id: &SessionId, cut: Truncate, if_match: Option<i64>) -> Result<TruncateReceipt>;
+
+    /// A session with all its messages, from one instant.
+    async fn load_session(&self, id: &SessionId) -> Result<Option<WholeSession>>;
+
+    /// Writes what a holder of a whole session changed, or creates it when it was not loaded. Gives the row as it is
+    /// now, and the places of the messages that were added.
+    async fn save_session(&self, save: SessionSave) -> Result<(Session, Vec<(MessageId, i64)>)>;
+
+    /// Appends one record to the session's token-usage log.
+    async fn append_usage(&self, id: &SessionId, record: JsonObject) -> Result<UsageRecord>;
+
+    /// The session's token-usage log, oldest first.
+    async fn usage(&self, id: &SessionId, after: Option<Position>, limit: i64) -> Result<Page<UsageRecord>>;
+
+    /// Stores an attachment. One whose id is in the session already is passed over: `false`.
+    async fn add_attachment(&self, id: &SessionId, new: NewAttachment, bytes: Vec<u8>) -> Result<bool>;
+
+    /// An attachment with its bytes.
+    async fn attachment(&self, id: &SessionId, attachment: &AttachmentId) -> Result<Option<(Attachment, Vec<u8>)>>;
+
+    /// What a request with this key was answered in the last 24 hours.
+    async fn answer(&self, scope: &str, key: &str) -> Result<Option<Answer>>;
+
+    /// Keeps a refusal under its key. (A success is kept by the write that it speaks of.)
+    async fn keep_refusal(&self, claim: Claim, status: u16, problem: Value) -> Result<()>;
+
+    /// Counts the commits of other processes that were noticed; at most a second passes until one is.
+    fn foreign_commits(&self) -> watch::Receiver<u64>;
+
+    /// Whether a write would be taken: begins a transaction and ends it.
+    async fn check_writable(&self) -> Result<()>;
+
+    /// Commits what was accepted, and leaves the database in one file. Later calls fail.
+    async fn close(&self);
+}

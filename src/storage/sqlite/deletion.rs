@@ -1,0 +1,140 @@
+//! Deleting trees: one session's, or all that a cleanup names. The commit is the single critical point.
+//!
+//! **Deleted stays deleted.** The rows go by the cascade from the root; a trigger leaves a tombstone for each.
+
+use sqlx::SqliteConnection;
+
+use super::{error, sessions, types};
+use crate::{
+    model::{Cleanup, CleanupMode, CleanupReceipt, DeleteCounts, DeleteOptions, DeleteReceipt, RunId, SessionId},
+    storage::{Error, Result},
+};
+
+/// A session to delete.
+pub(super) struct Delete {
+    pub(super) id: SessionId,
+    pub(super) options: DeleteOptions,
+}
+
+pub(super) async fn delete(conn: &mut SqliteConnection, input: &Delete) -> Result<DeleteReceipt> {
+    let row = sessions::row(conn, &input.id).await?.ok_or_else(|| Error::SessionNotFound(input.id.clone()))?;
+    sessions::check_version(&row, input.options.if_match)?;
+    let key = row.session_key;
+    let tree = sqlx::query!(
+        r#"with recursive tree (session_key) as (
+             select ?1
+             union all
+             select c.session_key from sessions c join tree on c.parent_key = tree.session_key
+           )
+           select s.session_key as "key!: i64", s.pinned as "pinned: bool" from tree join sessions s using (session_key)"#,
+        key
+    );
+    let tree = tree.fetch_all(&mut *conn).await.map_err(error::of)?;
+    if input.options.keep_pinned && tree.iter().any(|session| session.pinned) {
+        return Err(Error::SessionPinned(input.id.clone()));
+    }
+    let keys: Vec<i64> = tree.into_iter().map(|session| session.key).collect();
+    let receipt = receipt(conn, &keys).await?;
+    remove(conn, &keys).await?;
+    Ok(receipt)
+}
+
+/// What a removal of these sessions removes.
+async fn receipt(conn: &mut SqliteConnection, keys: &[i64]) -> Result<DeleteReceipt> {
+    let keys = types::object(&keys);
+    let ids = sqlx::query_scalar!(
+        r#"select id as "id: SessionId" from sessions where session_key in (select value from json_each(?1)) order by id"#,
+        keys
+    );
+    let deleted_session_ids = ids.fetch_all(&mut *conn).await.map_err(error::of)?;
+    let counts = sqlx::query!(
+        r#"select coalesce(sum(message_count), 0) as "messages!: i64", coalesce(sum(attachment_count), 0) as "attachments!: i64",
+             coalesce(sum(attachment_bytes), 0) as "attachment_bytes!: i64",
+             (select count(*) from runs where session_key in (select value from json_each(?1))) as "runs!: i64",
+             (select coalesce(sum(octet_length(content) + coalesce(octet_length(reasoning), 0)
+                + coalesce(octet_length(parts), 0) + coalesce(octet_length(tool_calls), 0)), 0)
+              from messages where session_key in (select value from json_each(?1))) as "message_bytes!: i64"
+           from sessions where session_key in (select value from json_each(?1))"#,
+        keys
+    );
+    let counts = counts.fetch_one(&mut *conn).await.map_err(error::of)?;
+    let active = sqlx::query_scalar!(
+        r#"select id as "id: RunId" from runs
+           where session_key in (select value from json_each(?1)) and status in ('pending', 'running') order by id"#,
+        keys
+    );
+    Ok(DeleteReceipt {
+        deleted: DeleteCounts {
+            sessions: i64::try_from(deleted_session_ids.len()).unwrap_or(i64::MAX),
+            messages: counts.messages,
+            attachments: counts.attachments,
+            runs: counts.runs,
+        },
+        deleted_session_ids,
+        bytes: counts.message_bytes + counts.attachment_bytes,
+        cancelled_run_ids: active.fetch_all(conn).await.map_err(error::of)?,
+        still_stopping: Vec::new(),
+        retained_worktrees: Vec::new(),
+    })
+}
+
+/// Removes sessions; the set holds everything below each of its members.
+async fn remove(conn: &mut SqliteConnection, keys: &[i64]) -> Result<()> {
+    let keys = types::object(&keys);
+    let remove = sqlx::query!("delete from sessions where session_key in (select value from json_each(?1))", keys);
+    remove.execute(conn).await.map(drop).map_err(error::of)
+}
+
+pub(super) async fn cleanup(conn: &mut SqliteConnection, input: &Cleanup) -> Result<CleanupReceipt> {
+    let keys = doomed(conn, input).await?;
+    let receipt = receipt(conn, &keys).await?;
+    if !input.dry_run {
+        remove(conn, &keys).await?;
+    }
+    Ok(CleanupReceipt {
+        deleted_count: receipt.deleted.sessions,
+        deleted_session_ids: receipt.deleted_session_ids,
+        bytes: receipt.bytes,
+        cancelled_run_ids: receipt.cancelled_run_ids,
+        dry_run: input.dry_run,
+    })
+}
+
+/// The sessions that a cleanup removes, decided in one query. What is kept, keeps everything above it: so the set
+/// holds everything below each of its members.
+async fn doomed(conn: &mut SqliteConnection, cleanup: &Cleanup) -> Result<Vec<i64>> {
+    let (empty, children) = (cleanup.mode == CleanupMode::Empty, cleanup.mode == CleanupMode::Children);
+    let inactive_before = cleanup.inactive_before.map(|time| time.0);
+    let keys = sqlx::query_scalar!(
+        r#"with recursive
+           -- A pinned session keeps the tree below it,
+           pinned (session_key) as (
+             select session_key from sessions where pinned = 1 and ?1
+             union
+             select c.session_key from sessions c join pinned on c.parent_key = pinned.session_key
+           ),
+           kept (session_key) as (
+             select session_key from pinned
+             union
+             select session_key from sessions where last_activity_at >= ?2
+             union
+             select s.session_key from sessions s where ?3 and (
+               s.attachment_count > 0 or s.message_count > 1
+               or exists (select 1 from messages m where m.session_key = s.session_key and m.role <> 'system')
+               or exists (select 1 from runs r where r.session_key = s.session_key and r.status in ('pending', 'running')))
+           ),
+           -- and whatever is kept keeps everything above it.
+           above (session_key) as (
+             select session_key from kept
+             union
+             select s.parent_key from sessions s join above using (session_key) where s.parent_key is not null
+           )
+           select session_key as "key!: i64" from sessions
+           where session_key not in (select session_key from above) and (not ?4 or parent_key is not null)"#,
+        cleanup.keep_pinned,
+        inactive_before,
+        empty,
+        children
+    );
+    keys.fetch_all(conn).await.map_err(error::of)
+}

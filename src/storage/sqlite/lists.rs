@@ -1,0 +1,243 @@
+//! Lists of sessions: one static query for each index that can drive it, the weaker filters on top.
+//!
+//! A list over several kinds, or over archived sessions too, is merged from those that an index gives in order.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+use sqlx::SqlitePool;
+
+use super::{
+    error, search,
+    sessions::{SessionRow, select_sessions},
+    types::{self, Json, Text, Word},
+};
+use crate::{
+    model::{
+        Archived, JsonObject, Kind, KindFilter, ModelRef, Order, Page, Position, ReasoningEffort, RunStatus, Session,
+        SessionFilter, SessionId, Timestamp,
+    },
+    storage::Result,
+};
+
+/// A filter's weaker conditions, as parameters: null where there is none.
+struct Weak {
+    /// Bounds of creation and activity: from, inclusive, to, exclusive.
+    created: (i64, i64),
+    active: (i64, i64),
+    pinned: Option<bool>,
+    running: Option<bool>,
+    model: Option<String>,
+    title: Option<String>,
+}
+
+/// The place to go on from, and how many rows to read.
+struct Cut {
+    at: i64,
+    key: i64,
+    rows: i64,
+}
+
+pub(super) async fn list(
+    pool: &SqlitePool,
+    filter: &SessionFilter,
+    after: Option<Position>,
+    limit: i64,
+) -> Result<Page<Session>> {
+    let Some(weak) = Weak::of(filter) else {
+        return Ok(Page { items: Vec::new(), next: None });
+    };
+    let after = after.unwrap_or(Position { at: i64::MAX, key: i64::MAX });
+    let cut = Cut { at: after.at, key: after.key, rows: limit + 1 };
+    let order = filter.order.unwrap_or_default();
+    let in_tree = filter.parent.is_some() || filter.root.is_some();
+    let default_kind = if in_tree { KindFilter::All } else { KindFilter::Root };
+    let kinds: &[Kind] = match filter.kind.unwrap_or(default_kind) {
+        KindFilter::Root => &[Kind::Root],
+        KindFilter::Child => &[Kind::Child],
+        KindFilter::All => &[Kind::Root, Kind::Child],
+    };
+    let archived: &[bool] = match filter.archived.unwrap_or_default() {
+        Archived::False => &[false],
+        Archived::True => &[true],
+        Archived::All => &[false, true],
+    };
+    let mut rows = Vec::new();
+    for kind in kinds {
+        for archived in archived {
+            let kind = types::word(kind);
+            rows.extend(match (in_tree, order, archived) {
+                (true, _, _) => in_one_tree(pool, filter, order, &kind, *archived, &weak, &cut).await?,
+                (false, Order::Created, _) => by_creation(pool, &kind, *archived, &weak, &cut).await?,
+                (false, Order::Activity, false) => by_activity(pool, &kind, &weak, &cut).await?,
+                (false, Order::Activity, true) => archived_by_activity(pool, &kind, &weak, &cut).await?,
+            });
+        }
+    }
+    Ok(page(rows, order, limit))
+}
+
+/// The first rows of all, in the list's order.
+fn page(rows: Vec<SessionRow>, order: Order, limit: i64) -> Page<Session> {
+    let place = |key: i64, s: &Session| Position {
+        at: match order {
+            Order::Activity => s.last_activity_at.0,
+            Order::Created => s.created_at.0,
+        },
+        key,
+    };
+    let mut items: Vec<(Position, Session)> = rows
+        .into_iter()
+        .map(|row| (row.session_key, row))
+        .map(|(key, row)| (key, row.into_session()))
+        .map(|(key, session)| (place(key, &session), session))
+        .collect();
+    items.sort_by_key(|(place, _)| std::cmp::Reverse((place.at, place.key)));
+    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+    let more = items.len() > limit;
+    items.truncate(limit);
+    let next = items.last().map(|(place, _)| *place).filter(|_| more);
+    Page { items: items.into_iter().map(|(_, session)| session).collect(), next }
+}
+
+impl Weak {
+    /// None when the filter can meet nothing: a title search without a word.
+    fn of(filter: &SessionFilter) -> Option<Self> {
+        let bounds = |from: Option<Timestamp>, to: Option<Timestamp>| {
+            (from.map_or(i64::MIN, |t| t.0), to.map_or(i64::MAX, |t| t.0))
+        };
+        let title = match &filter.q {
+            Some(words) => Some(search::title_query(words)?),
+            None => None,
+        };
+        Some(Self {
+            created: bounds(filter.created_after, filter.created_before),
+            active: bounds(filter.active_after, filter.active_before),
+            pinned: filter.pinned,
+            running: filter.running,
+            model: filter.model.clone(),
+            title,
+        })
+    }
+}
+
+/// A list's query: what drives it, the weaker filters, its order. ?1 to ?3 are the place to go on from and the number
+/// of rows, ?4 to ?11 the weaker filters, the driver's own come after.
+macro_rules! list_sessions {
+    ($driver:literal, $order:literal, $pool:expr, $weak:expr, $cut:expr $(, $argument:expr)*) => {{
+        let (weak, cut): (&Weak, &Cut) = ($weak, $cut);
+        let ((created_from, created_to), (active_from, active_to)) = (weak.created, weak.active);
+        select_sessions!(
+            $driver
+            " and s.created_at >= ?4 and s.created_at < ?5 and s.last_activity_at >= ?6 and s.last_activity_at < ?7
+              and (?8 is null or s.pinned = ?8)
+              and (?9 is null or ?9 = exists (select 1 from runs x where x.session_key = s.session_key and x.status = 'running'))
+              and (?10 is null or s.model = ?10)
+              and (?11 is null or s.session_key in (select rowid from session_index where session_index match ?11)) "
+            $order,
+            cut.at, cut.key, cut.rows, created_from, created_to, active_from, active_to, weak.pinned, weak.running,
+            weak.model, weak.title $(, $argument)*
+        )
+        .fetch_all($pool)
+        .await
+        .map_err(error::of)
+    }};
+}
+
+async fn by_activity(pool: &SqlitePool, kind: &str, weak: &Weak, cut: &Cut) -> Result<Vec<SessionRow>> {
+    list_sessions!(
+        "where s.kind = ?12 and s.archived_at is null and (s.last_activity_at, s.session_key) < (?1, ?2)",
+        "order by s.last_activity_at desc, s.session_key desc limit ?3",
+        pool,
+        weak,
+        cut,
+        kind
+    )
+}
+
+async fn archived_by_activity(pool: &SqlitePool, kind: &str, weak: &Weak, cut: &Cut) -> Result<Vec<SessionRow>> {
+    list_sessions!(
+        "where s.kind = ?12 and s.archived_at is not null and (s.last_activity_at, s.session_key) < (?1, ?2)",
+        "order by s.last_activity_at desc, s.session_key desc limit ?3",
+        pool,
+        weak,
+        cut,
+        kind
+    )
+}
+
+async fn by_creation(pool: &SqlitePool, kind: &str, archived: bool, weak: &Weak, cut: &Cut) -> Result<Vec<SessionRow>> {
+    list_sessions!(
+        "where s.kind = ?12 and (s.archived_at is not null) = ?13 and (s.created_at, s.session_key) < (?1, ?2)",
+        "order by s.created_at desc, s.session_key desc limit ?3",
+        pool,
+        weak,
+        cut,
+        kind,
+        archived
+    )
+}
+
+/// Within a tree the order of activity is sorted, not read from an index: that index would be written by every append.
+async fn in_one_tree(
+    pool: &SqlitePool,
+    filter: &SessionFilter,
+    order: Order,
+    kind: &str,
+    archived: bool,
+    weak: &Weak,
+    cut: &Cut,
+) -> Result<Vec<SessionRow>> {
+    let parent = filter.parent.as_ref().map(SessionId::as_str);
+    let root = filter.root.as_ref().map(SessionId::as_str);
+    match (parent, order) {
+        (Some(parent), Order::Created) => list_sessions!(
+            "where s.parent_key = (select p.session_key from sessions p where p.id = ?14) and s.kind = ?12
+               and (s.archived_at is not null) = ?13 and (s.created_at, s.session_key) < (?1, ?2)
+               and (?15 is null or s.root_key = (select r.session_key from sessions r where r.id = ?15))",
+            "order by s.created_at desc, s.session_key desc limit ?3",
+            pool,
+            weak,
+            cut,
+            kind,
+            archived,
+            parent,
+            root
+        ),
+        (Some(parent), Order::Activity) => list_sessions!(
+            "where s.parent_key = (select p.session_key from sessions p where p.id = ?14) and s.kind = ?12
+               and (s.archived_at is not null) = ?13 and (s.last_activity_at, s.session_key) < (?1, ?2)
+               and (?15 is null or s.root_key = (select r.session_key from sessions r where r.id = ?15))",
+            "order by s.last_activity_at desc, s.session_key desc limit ?3",
+            pool,
+            weak,
+            cut,
+            kind,
+            archived,
+            parent,
+            root
+        ),
+        (None, Order::Created) => list_sessions!(
+            "where s.root_key = (select r.session_key from sessions r where r.id = ?14) and s.kind = ?12
+               and (s.archived_at is not null) = ?13 and (s.created_at, s.session_key) < (?1, ?2)",
+            "order by s.created_at desc, s.session_key desc limit ?3",
+            pool,
+            weak,
+            cut,
+            kind,
+            archived,
+            root
+        ),
+        (None, Order::Activity) => list_sessions!(
+            "where s.root_key = (select r.session_key from sessions r where r.id = ?14) and s.kind = ?12
+               and (s.archived_at is not null) = ?13 and (s.last_activity_at, s.session_key) < (?1, ?2)",
+            "order by s.last_activity_at desc, s.session_key desc limit ?3",
+            pool,
+            weak,
+            cut,
+            kind,
+            archived,
+            root
+        ),
+    }
+}

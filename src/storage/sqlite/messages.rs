@@ -1,0 +1,375 @@
+//! Messages: pages, one, edit, delete, truncate, clear.
+
+use serde_json::Value;
+use sqlx::{SqliteConnection, SqlitePool};
+
+use super::{
+    error,
+    sessions::{self, SessionRow},
+    types::{self, Json, Text, Word},
+};
+use crate::{
+    model::{
+        ClearReceipt, JsonObject, Message, MessageFilter, MessageId, MessagePage, MessageReceipt, Role, RunId,
+        SessionId, Timestamp, Truncate, TruncateReceipt, Window,
+    },
+    storage::{Error, Result},
+};
+
+pub(super) use super::search::terms;
+
+/// A message's row, with the session that it is of.
+pub(super) struct MessageRow {
+    pub(super) session_id: SessionId,
+    pub(super) id: MessageId,
+    pub(super) seq: i64,
+    pub(super) role: Word<Role>,
+    pub(super) content: Text,
+    pub(super) reasoning: Option<Text>,
+    pub(super) parts: Option<Json<Value>>,
+    pub(super) tool_calls: Option<Json<Value>>,
+    pub(super) tool_call_id: Option<Text>,
+    pub(super) tool_success: Option<bool>,
+    pub(super) phase: Option<Text>,
+    pub(super) metadata: Option<Json<Value>>,
+    pub(super) run_id: Option<RunId>,
+    pub(super) compressed: bool,
+    pub(super) extra: Json<JsonObject>,
+    pub(super) created_at: Timestamp,
+    pub(super) updated_at: Timestamp,
+}
+
+/// The column list of a message, once.
+macro_rules! select_messages {
+    ($($end:literal)+ $(, $argument:expr)* $(,)?) => {
+        sqlx::query_as!(
+            $crate::storage::sqlite::messages::MessageRow,
+            r#"select s.id as "session_id: SessionId", m.id as "id: MessageId", m.seq, m.role as "role: Word<Role>",
+                 m.content as "content: Text", m.reasoning as "reasoning: Text", m.parts as "parts: Json<Value>",
+                 m.tool_calls as "tool_calls: Json<Value>", m.tool_call_id as "tool_call_id: Text",
+                 m.tool_success as "tool_success: bool", m.phase as "phase: Text", m.metadata as "metadata: Json<Value>",
+                 m.run_id as "run_id: RunId", m.compressed as "compressed: bool", m.extra as "extra: Json<JsonObject>",
+                 m.created_at as "created_at: Timestamp", m.updated_at as "updated_at: Timestamp"
+               from messages m join sessions s on s.session_key = m.session_key "# $(+ $end)+
+            $(, $argument)*
+        )
+    };
+}
+
+impl MessageRow {
+    pub(super) fn into_message(self) -> Message {
+        Message {
+            id: self.id,
+            seq: self.seq,
+            role: self.role.0,
+            content: self.content.0,
+            reasoning: self.reasoning.map(|text| text.0),
+            parts: self.parts.map(|json| json.0),
+            tool_calls: self.tool_calls.map(|json| json.0),
+            tool_call_id: self.tool_call_id.map(|text| text.0),
+            tool_success: self.tool_success,
+            phase: self.phase.map(|text| text.0),
+            metadata: self.metadata.map(|json| json.0),
+            run_id: self.run_id,
+            compressed: self.compressed,
+            extra: self.extra.0,
+            created_at: self.created_at,
+            updated_at: self.updated_at,
+        }
+    }
+}
+
+pub(super) async fn rows_by_key(conn: &mut SqliteConnection, keys: &[i64]) -> Result<Vec<MessageRow>> {
+    if keys.is_empty() {
+        return Ok(Vec::new());
+    }
+    let keys = types::object(&keys);
+    let rows = select_messages!("where m.message_key in (select value from json_each(?1))", keys);
+    rows.fetch_all(conn).await.map_err(error::of)
+}
+
+pub(super) async fn find(pool: &SqlitePool, id: &SessionId, message: &MessageId) -> Result<Option<Message>> {
+    let (id, message) = (id.as_str(), message.as_str());
+    let row = select_messages!("where s.id = ?1 and m.id = ?2", id, message).fetch_optional(pool).await;
+    row.map(|row| row.map(MessageRow::into_message)).map_err(error::of)
+}
+
+/// Every message of a session, on a connection that holds a snapshot.
+pub(super) async fn all(conn: &mut SqliteConnection, id: &SessionId) -> Result<Vec<Message>> {
+    let id = id.as_str();
+    let rows = select_messages!("where s.id = ?1 order by m.seq", id).fetch_all(conn).await.map_err(error::of)?;
+    Ok(rows.into_iter().map(MessageRow::into_message).collect())
+}
+
+pub(super) async fn page(pool: &SqlitePool, id: &SessionId, filter: MessageFilter) -> Result<MessagePage> {
+    // One snapshot for the page and what lies beyond it.
+    let mut snapshot = pool.begin().await.map_err(error::of)?;
+    let conn = &mut *snapshot;
+    let text = id.as_str();
+    let session = sqlx::query!(r#"select session_key as "key!: i64", last_seq from sessions where id = ?1"#, text);
+    let session = session.fetch_optional(&mut *conn).await.map_err(error::of)?;
+    let session = session.ok_or_else(|| Error::SessionNotFound(id.clone()))?;
+    let (key, limit) = (session.key, filter.limit);
+    let role = filter.role.as_ref().map(types::word);
+    let role = role.as_deref();
+    let messages = match filter.window {
+        Window::First => after(conn, key, 0, role, limit).await?,
+        Window::After(seq) => after(conn, key, seq, role, limit).await?,
+        Window::Last => before(conn, key, i64::MAX, role, limit).await?,
+        Window::Before(seq) => before(conn, key, seq, role, limit).await?,
+        Window::Around(seq) => {
+            let mut both = before(conn, key, seq, role, limit / 2).await?;
+            let rest = limit - i64::try_from(both.len()).unwrap_or(limit);
+            both.extend(after(conn, key, seq.saturating_sub(1), role, rest).await?);
+            both
+        }
+    };
+    let edges = match (messages.first(), messages.last()) {
+        (Some(first), Some(last)) => (first.seq, last.seq),
+        // An empty page still lies somewhere.
+        _ => match filter.window {
+            Window::After(seq) => (seq.saturating_add(1), seq),
+            Window::Before(seq) => (seq, seq.saturating_sub(1)),
+            _ => (0, i64::MAX),
+        },
+    };
+    let beyond = sqlx::query!(
+        r#"select exists (select 1 from messages where session_key = ?1 and seq < ?2 and (?4 is null or role = ?4)) as "before!: bool",
+             exists (select 1 from messages where session_key = ?1 and seq > ?3 and (?4 is null or role = ?4)) as "after!: bool""#,
+        key,
+        edges.0,
+        edges.1,
+        role
+    );
+    let beyond = beyond.fetch_one(conn).await.map_err(error::of)?;
+    Ok(MessagePage {
+        messages,
+        last_seq: session.last_seq,
+        has_more_before: beyond.before,
+        has_more_after: beyond.after,
+    })
+}
+
+async fn after(
+    conn: &mut SqliteConnection,
+    key: i64,
+    seq: i64,
+    role: Option<&str>,
+    limit: i64,
+) -> Result<Vec<Message>> {
+    let rows = select_messages!(
+        "where m.session_key = ?1 and m.seq > ?2 and (?3 is null or m.role = ?3) order by m.seq limit ?4",
+        key,
+        seq,
+        role,
+        limit
+    );
+    let rows = rows.fetch_all(conn).await.map_err(error::of)?;
+    Ok(rows.into_iter().map(MessageRow::into_message).collect())
+}
+
+async fn before(
+    conn: &mut SqliteConnection,
+    key: i64,
+    seq: i64,
+    role: Option<&str>,
+    limit: i64,
+) -> Result<Vec<Message>> {
+    let rows = select_messages!(
+        "where m.session_key = ?1 and m.seq < ?2 and (?3 is null or m.role = ?3) order by m.seq desc limit ?4",
+        key,
+        seq,
+        role,
+        limit
+    );
+    let rows = rows.fetch_all(conn).await.map_err(error::of)?;
+    Ok(rows.into_iter().rev().map(MessageRow::into_message).collect())
+}
+
+/// A message to change.
+pub(super) struct Target {
+    pub(super) session: SessionId,
+    pub(super) message: MessageId,
+    /// The new text; none to remove the message.
+    pub(super) content: Option<String>,
+    pub(super) if_match: Option<i64>,
+}
+
+pub(super) async fn edit(conn: &mut SqliteConnection, target: &Target) -> Result<MessageReceipt> {
+    let row = open_to_change(conn, &target.session, target.if_match).await?;
+    let (key, id, now) = (row.session_key, target.message.as_str(), Timestamp::now().0);
+    let content = target.content.as_deref().unwrap_or_default();
+    let terms = terms(content);
+    let found = sqlx::query!(
+        r#"select role = 'assistant' and (tool_calls is null or tool_calls = '[]') as "editable!: bool" from messages
+           where session_key = ?1 and id = ?2"#,
+        key,
+        id
+    );
+    match found.fetch_optional(&mut *conn).await.map_err(error::of)? {
+        None => return Err(Error::MessageNotFound(target.message.clone())),
+        Some(found) if !found.editable => return Err(Error::NotEditable(target.message.clone())),
+        Some(_) => {}
+    }
+    let edit = sqlx::query!(
+        "update messages set content = ?3, content_terms = ?4, updated_at = ?5 where session_key = ?1 and id = ?2",
+        key,
+        id,
+        content,
+        terms,
+        now
+    );
+    edit.execute(&mut *conn).await.map_err(error::of)?;
+    forget_derived(conn, key).await
+}
+
+pub(super) async fn delete(conn: &mut SqliteConnection, target: &Target) -> Result<MessageReceipt> {
+    let row = open_to_change(conn, &target.session, target.if_match).await?;
+    let (key, id) = (row.session_key, target.message.as_str());
+    let delete = sqlx::query!("delete from messages where session_key = ?1 and id = ?2", key, id);
+    match delete.execute(&mut *conn).await.map_err(error::of)?.rows_affected() {
+        0 => Err(Error::MessageNotFound(target.message.clone())),
+        _ => forget_derived(conn, key).await,
+    }
+}
+
+async fn open_to_change(conn: &mut SqliteConnection, id: &SessionId, if_match: Option<i64>) -> Result<SessionRow> {
+    let row = sessions::row_to_write(conn, id).await?;
+    sessions::check_version(&row, if_match)?;
+    sessions::check_idle(conn, &row).await?;
+    Ok(row)
+}
+
+/// What was derived from a history that is another one now: token usage, summary, compression marks.
+async fn forget_derived(conn: &mut SqliteConnection, key: i64) -> Result<MessageReceipt> {
+    let now = Timestamp::now().0;
+    let unmark = sqlx::query!("update messages set compressed = 0 where session_key = ?1 and compressed = 1", key);
+    unmark.execute(&mut *conn).await.map_err(error::of)?;
+    let row = sqlx::query!(
+        r#"update sessions set token_usage = null, conversation_summary = null, version = version + 1,
+             extra = json_remove(extra, '$.compression_events'),
+             updated_at = max(updated_at, ?2), last_activity_at = max(last_activity_at, ?2)
+           where session_key = ?1 returning message_count as "message_count!: i64", version as "version!: i64""#,
+        key,
+        now
+    );
+    let row = row.fetch_one(conn).await.map_err(error::of)?;
+    Ok(MessageReceipt { message_count: row.message_count, version: row.version })
+}
+
+/// A truncation of a session.
+pub(super) struct Cut {
+    pub(super) session: SessionId,
+    pub(super) cut: Truncate,
+    pub(super) if_match: Option<i64>,
+}
+
+pub(super) async fn truncate(conn: &mut SqliteConnection, input: &Cut) -> Result<TruncateReceipt> {
+    let row = open_to_change(conn, &input.session, input.if_match).await?;
+    let key = row.session_key;
+    let (messages_removed, changed) = match &input.cut {
+        Truncate::AfterLastUser {} => {
+            let last = sqlx::query_scalar!(
+                "select seq from messages where session_key = ?1 and role = 'user' order by seq desc limit 1",
+                key
+            );
+            let last = last.fetch_optional(&mut *conn).await.map_err(error::of)?.ok_or(Error::NoUserMessage)?;
+            cut_after(conn, key, last).await?
+        }
+        Truncate::After { message_id } => {
+            let id = message_id.as_str();
+            let last = sqlx::query_scalar!("select seq from messages where session_key = ?1 and id = ?2", key, id);
+            let last = last.fetch_optional(&mut *conn).await.map_err(error::of)?;
+            cut_after(conn, key, last.ok_or_else(|| Error::MessageNotFound(message_id.clone()))?).await?
+        }
+        Truncate::ErrorRetry {} => drop_unanswered(conn, key).await?,
+    };
+    let session = row.into_session();
+    let receipt = match changed {
+        true => forget_derived(conn, key).await?,
+        false => MessageReceipt { message_count: session.message_count, version: session.version },
+    };
+    Ok(TruncateReceipt {
+        messages_removed,
+        message_count: receipt.message_count,
+        version: receipt.version,
+        last_kept: match &input.cut {
+            Truncate::After { message_id } => Some(message_id.clone()),
+            _ => None,
+        },
+    })
+}
+
+async fn cut_after(conn: &mut SqliteConnection, key: i64, seq: i64) -> Result<(i64, bool)> {
+    let cut = sqlx::query!("delete from messages where session_key = ?1 and seq > ?2", key, seq);
+    let removed = removed(cut.execute(conn).await.map_err(error::of)?);
+    Ok((removed, removed > 0))
+}
+
+fn removed(done: sqlx::sqlite::SqliteQueryResult) -> i64 {
+    i64::try_from(done.rows_affected()).unwrap_or(i64::MAX)
+}
+
+/// Takes out calls without a result, messages that were nothing but such calls, and results without a call.
+async fn drop_unanswered(conn: &mut SqliteConnection, key: i64) -> Result<(i64, bool)> {
+    let now = Timestamp::now().0;
+    let calls = sqlx::query!(
+        "update messages set updated_at = ?2, tool_calls = (
+             select iif(count(*) = 0, null, json_group_array(json(c.value))) from json_each(messages.tool_calls) c
+             where json_extract(c.value, '$.id') in
+               (select tool_call_id from messages where session_key = ?1 and role = 'tool' and tool_call_id is not null))
+         where session_key = ?1 and role = 'assistant' and exists (
+             select 1 from json_each(messages.tool_calls) c
+             where json_extract(c.value, '$.id') not in
+               (select tool_call_id from messages where session_key = ?1 and role = 'tool' and tool_call_id is not null))",
+        key, now
+    );
+    let changed = removed(calls.execute(&mut *conn).await.map_err(error::of)?);
+    let empty = sqlx::query!(
+        "delete from messages where session_key = ?1 and updated_at = ?2 and role = 'assistant'
+           and tool_calls is null and content = '' and parts is null",
+        key,
+        now
+    );
+    let mut gone = removed(empty.execute(&mut *conn).await.map_err(error::of)?);
+    let orphans = sqlx::query!(
+        "delete from messages where session_key = ?1 and role = 'tool' and tool_call_id not in (
+             select json_extract(c.value, '$.id') from messages a, json_each(a.tool_calls) c
+             where a.session_key = ?1 and a.tool_calls is not null)",
+        key
+    );
+    gone += removed(orphans.execute(conn).await.map_err(error::of)?);
+    Ok((gone, gone + changed > 0))
+}
+
+/// A session to clear.
+pub(super) struct Clear {
+    pub(super) session: SessionId,
+    pub(super) if_match: Option<i64>,
+}
+
+pub(super) async fn clear(conn: &mut SqliteConnection, input: &Clear) -> Result<ClearReceipt> {
+    let row = open_to_change(conn, &input.session, input.if_match).await?;
+    let (key, now) = (row.session_key, Timestamp::now().0);
+    let messages = sqlx::query!(
+        "delete from messages where session_key = ?1 and seq is not
+           (select seq from messages where session_key = ?1 and role = 'system' order by seq limit 1)",
+        key
+    );
+    let messages_removed = removed(messages.execute(&mut *conn).await.map_err(error::of)?);
+    let attachments = sqlx::query!("delete from attachments where session_key = ?1", key);
+    let attachments_removed = removed(attachments.execute(&mut *conn).await.map_err(error::of)?);
+    let reset = sqlx::query_scalar!(
+        r#"update sessions set pending_question = null, task_list = null, token_usage = null, conversation_summary = null,
+             last_run_status = null, last_run_error = null, version = version + 1, updated_at = max(updated_at, ?2),
+             last_activity_at = max(last_activity_at, ?2),
+             extra = json_remove(extra, '$.compression_events', '$.agent_runtime_state', '$.prompt_snapshot'),
+             metadata = json_remove(metadata, '$."responses.previous_response_id"', '$.retry_resume_pending',
+               '$.retry_resume_reason', '$.conclusion_with_options_resume_pending')
+           where session_key = ?1 returning version as "version!: i64""#,
+        key,
+        now
+    );
+    let version = reset.fetch_one(conn).await.map_err(error::of)?;
+    Ok(ClearReceipt { messages_removed, attachments_removed, version })
+}

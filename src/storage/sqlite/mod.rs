@@ -1,0 +1,175 @@
+//! [`Storage`] on SQLite: a table of contents. The SQL is in one file per noun, the writes go through `writer.rs`.
+
+mod append;
+mod attachments;
+mod deletion;
+mod error;
+mod idempotency;
+mod lists;
+mod messages;
+mod open;
+mod search;
+mod sessions;
+mod types;
+mod usage;
+mod whole;
+mod writer;
+
+use async_trait::async_trait;
+use serde_json::Value;
+use sqlx::SqlitePool;
+use tokio::sync::watch;
+
+pub use open::{Lock, OpenError, Options, beside, was_left_open};
+
+use super::{Answer, AppendOptions, Claim, Result, Storage};
+use crate::model::{
+    Appended, Attachment, AttachmentId, Cleanup, CleanupReceipt, ClearReceipt, DeleteOptions, DeleteReceipt,
+    JsonObject, Message, MessageFilter, MessageId, MessagePage, MessageReceipt, NewAttachment, NewMessage, NewSession,
+    Page, Position, Session, SessionFilter, SessionId, SessionSave, SessionTree, SessionUpdate, Truncate,
+    TruncateReceipt, UsageRecord, WholeSession,
+};
+use writer::Writer;
+
+/// Sessions in one SQLite file.
+pub struct SqliteStorage {
+    writer: Writer,
+    readers: SqlitePool,
+    _lock: open::Lock,
+}
+
+#[async_trait]
+impl Storage for SqliteStorage {
+    async fn create_session(&self, new: NewSession, claim: Option<Claim>) -> Result<Session> {
+        let input = sessions::Create::new(new, claim);
+        self.writer.call(input, |conn, input| Box::pin(sessions::create(conn, input))).await
+    }
+
+    async fn session(&self, id: &SessionId) -> Result<Option<Session>> {
+        sessions::find(&self.readers, id).await
+    }
+
+    async fn sessions(&self, filter: &SessionFilter, after: Option<Position>, limit: i64) -> Result<Page<Session>> {
+        lists::list(&self.readers, filter, after, limit).await
+    }
+
+    async fn update_session(&self, id: &SessionId, update: SessionUpdate, if_match: Option<i64>) -> Result<Session> {
+        let input = sessions::Update { id: id.clone(), update, if_match };
+        self.writer.call(input, |conn, input| Box::pin(sessions::update(conn, input))).await
+    }
+
+    async fn session_tree(&self, id: &SessionId, limit: i64) -> Result<(SessionTree, bool)> {
+        sessions::tree(&self.readers, id, limit).await
+    }
+
+    async fn delete_session(&self, id: &SessionId, options: DeleteOptions) -> Result<DeleteReceipt> {
+        let input = deletion::Delete { id: id.clone(), options };
+        self.writer.call(input, |conn, input| Box::pin(deletion::delete(conn, input))).await
+    }
+
+    async fn clear_session(&self, id: &SessionId, if_match: Option<i64>) -> Result<ClearReceipt> {
+        let input = messages::Clear { session: id.clone(), if_match };
+        self.writer.call(input, |conn, input| Box::pin(messages::clear(conn, input))).await
+    }
+
+    async fn cleanup_sessions(&self, cleanup: Cleanup) -> Result<CleanupReceipt> {
+        self.writer.call(cleanup, |conn, input| Box::pin(deletion::cleanup(conn, input))).await
+    }
+
+    async fn append_messages(
+        &self,
+        id: &SessionId,
+        mut messages: Vec<NewMessage>,
+        options: AppendOptions,
+    ) -> Result<Appended> {
+        for message in &mut messages {
+            message.id.get_or_insert_with(MessageId::mint);
+        }
+        self.writer.append(append::Append { session: id.clone(), messages, options }).await
+    }
+
+    async fn messages(&self, id: &SessionId, filter: MessageFilter) -> Result<MessagePage> {
+        messages::page(&self.readers, id, filter).await
+    }
+
+    async fn message(&self, id: &SessionId, message: &MessageId) -> Result<Option<Message>> {
+        messages::find(&self.readers, id, message).await
+    }
+
+    async fn edit_message(
+        &self,
+        id: &SessionId,
+        message: &MessageId,
+        content: String,
+        if_match: Option<i64>,
+    ) -> Result<MessageReceipt> {
+        let input =
+            messages::Target { session: id.clone(), message: message.clone(), content: Some(content), if_match };
+        self.writer.call(input, |conn, input| Box::pin(messages::edit(conn, input))).await
+    }
+
+    async fn delete_message(
+        &self,
+        id: &SessionId,
+        message: &MessageId,
+        if_match: Option<i64>,
+    ) -> Result<MessageReceipt> {
+        let input = messages::Target { session: id.clone(), message: message.clone(), content: None, if_match };
+        self.writer.call(input, |conn, input| Box::pin(messages::delete(conn, input))).await
+    }
+
+    async fn truncate_messages(&self, id: &SessionId, cut: Truncate, if_match: Option<i64>) -> Result<TruncateReceipt> {
+        let input = messages::Cut { session: id.clone(), cut, if_match };
+        self.writer.call(input, |conn, input| Box::pin(messages::truncate(conn, input))).await
+    }
+
+    async fn load_session(&self, id: &SessionId) -> Result<Option<WholeSession>> {
+        whole::load(&self.readers, id).await
+    }
+
+    async fn save_session(&self, save: SessionSave) -> Result<(Session, Vec<(MessageId, i64)>)> {
+        self.writer.call(save, |conn, input| Box::pin(whole::save(conn, input))).await
+    }
+
+    async fn append_usage(&self, id: &SessionId, record: JsonObject) -> Result<UsageRecord> {
+        let input = usage::NewRecord { session: id.clone(), record };
+        self.writer.call(input, |conn, input| Box::pin(usage::append(conn, input))).await
+    }
+
+    async fn usage(&self, id: &SessionId, after: Option<Position>, limit: i64) -> Result<Page<UsageRecord>> {
+        usage::page(&self.readers, id, after, limit).await
+    }
+
+    async fn add_attachment(&self, id: &SessionId, new: NewAttachment, bytes: Vec<u8>) -> Result<bool> {
+        let input = attachments::Upload { session: id.clone(), new, bytes };
+        self.writer.call(input, |conn, input| Box::pin(attachments::add(conn, input))).await
+    }
+
+    async fn attachment(&self, id: &SessionId, attachment: &AttachmentId) -> Result<Option<(Attachment, Vec<u8>)>> {
+        attachments::find(&self.readers, id, attachment).await
+    }
+
+    async fn answer(&self, scope: &str, key: &str) -> Result<Option<Answer>> {
+        idempotency::find(&self.readers, scope, key).await
+    }
+
+    async fn keep_refusal(&self, claim: Claim, status: u16, problem: Value) -> Result<()> {
+        let input = (claim, status, problem);
+        self.writer
+            .call(input, |conn, (claim, status, problem)| Box::pin(idempotency::keep(conn, claim, *status, problem)))
+            .await
+    }
+
+    fn foreign_commits(&self) -> watch::Receiver<u64> {
+        self.writer.foreign_commits()
+    }
+
+    async fn check_writable(&self) -> Result<()> {
+        self.writer.call((), |_, ()| Box::pin(async { Ok(()) })).await
+    }
+
+    async fn close(&self) {
+        self.readers.close().await;
+        self.writer.close().await;
+    }
+}

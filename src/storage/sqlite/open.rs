@@ -1,0 +1,256 @@
+//! Opening a database: the lock, the refusals, the migrations, the connections.
+//!
+//! **The server never opens its own database files except through SQLite.** Closing such a file drops the locks that
+//! SQLite holds on it: a shell that ends then removes the write-ahead log under the server. Paths are only asked for
+//! their metadata here; the lock is on a file of its own.
+
+use std::{
+    fs::{File, OpenOptions, TryLockError},
+    io::{Read, Write},
+    path::{Path, PathBuf},
+    str::FromStr,
+    time::Duration,
+};
+
+use sqlx::{
+    ConnectOptions, Connection, SqliteConnection,
+    migrate::Migrator,
+    sqlite::{SqliteAutoVacuum, SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
+};
+
+use super::{
+    SqliteStorage,
+    writer::{self, Writer},
+};
+
+static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
+
+/// CULM, as the first migration sets it.
+const APPLICATION_ID: i64 = 0x4355_4C4D;
+/// The schema's number, as the last migration sets it.
+pub(super) const SCHEMA: i64 = 9;
+/// The first version of SQLite in which two connections cannot corrupt a write-ahead log that is reset.
+const OLDEST_SQLITE: [u32; 3] = [3, 51, 3];
+/// What the lock file holds once its database was made.
+const MADE: &[u8] = b"made\n";
+
+/// Where a database is, and how to open it.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The database's file.
+    pub path: PathBuf,
+    /// Connections that read.
+    pub readers: u32,
+}
+
+impl Options {
+    /// A database at this path, with four readers.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into(), readers: 4 }
+    }
+}
+
+/// Why a database was not opened. No row of it was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Another server has it.
+    #[error("another culm has the database {0} open; stop it first, or use another --db")]
+    Locked(PathBuf),
+    /// It has a schema that this version does not know.
+    #[error(
+        "the database {path} is from a newer version of culm (schema {found}, this one knows {SCHEMA}); use that version"
+    )]
+    Newer {
+        /// The database.
+        path: PathBuf,
+        /// Its schema's number.
+        found: i64,
+    },
+    /// It is not Culm's.
+    #[error("the database {0} belongs to another application; name another file with --db")]
+    OtherApplication(PathBuf),
+    /// Its header or its schema cannot be read.
+    #[error(
+        "the database {path} is damaged ({reason}); restore a backup, or save what can be read with `sqlite3 FILE .recover`"
+    )]
+    Damaged {
+        /// The database.
+        path: PathBuf,
+        /// What SQLite says.
+        reason: String,
+    },
+    /// It cannot be written.
+    #[error("the database {path} cannot be written ({reason}); check its owner, its mode and the disk it is on")]
+    ReadOnly {
+        /// The database.
+        path: PathBuf,
+        /// What the system says.
+        reason: String,
+    },
+    /// The library is too old.
+    #[error("SQLite {0} can corrupt a database that two connections use; at least 3.51.3 is needed")]
+    OldSqlite(String),
+}
+
+/// Whether the database's last server was stopped before it could close it.
+pub fn was_left_open(path: &Path) -> bool {
+    std::fs::metadata(writer::wal_path(path)).is_ok_and(|wal| wal.len() > 0)
+}
+
+/// The instance's lock: held as long as the value lives.
+#[derive(Debug)]
+pub struct Lock(File);
+
+impl Lock {
+    /// Takes the lock of a database, or says that another process has it.
+    pub fn take(path: &Path) -> Result<Self, OpenError> {
+        let lock = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(beside(path, ".lock"));
+        let lock = lock.map_err(|error| read_only(path, &error))?;
+        match lock.try_lock() {
+            Ok(()) => Ok(Self(lock)),
+            Err(TryLockError::WouldBlock) => Err(OpenError::Locked(path.into())),
+            Err(TryLockError::Error(error)) => Err(read_only(path, &error)),
+        }
+    }
+
+    /// Whether a database was made under this lock before.
+    fn knows_database(&mut self) -> bool {
+        let mut text = Vec::new();
+        self.0.read_to_end(&mut text).is_ok() && text == MADE
+    }
+
+    fn remember_database(&mut self) -> std::io::Result<()> {
+        self.0.write_all(MADE)
+    }
+}
+
+/// A file beside a database.
+pub fn beside(path: &Path, ending: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(ending);
+    name.into()
+}
+
+fn read_only(path: &Path, reason: &impl ToString) -> OpenError {
+    OpenError::ReadOnly { path: path.into(), reason: reason.to_string() }
+}
+
+fn damaged(path: &Path, reason: &impl ToString) -> OpenError {
+    OpenError::Damaged { path: path.into(), reason: reason.to_string() }
+}
+
+/// What an error of SQLite means when it comes while a database is opened.
+fn refusal(path: &Path, error: &sqlx::Error) -> OpenError {
+    let code = error.as_database_error().and_then(|e| e.code()).and_then(|code| code.parse::<i32>().ok());
+    match code.map(|code| code & 0xff) {
+        Some(8 | 10 | 13 | 14) => read_only(path, error),
+        Some(5 | 6) => OpenError::Locked(path.into()),
+        _ => damaged(path, error),
+    }
+}
+
+impl SqliteStorage {
+    /// Opens a database, and makes it if there is none.
+    pub async fn open(options: &Options) -> Result<Self, OpenError> {
+        let path = options.path.as_path();
+        let mut lock = Lock::take(path)?;
+        let size = std::fs::metadata(path).map(|file| file.len()).ok();
+        let known = lock.knows_database();
+        match size {
+            Some(0) if known => return Err(damaged(path, &"the file is empty and was not before")),
+            None | Some(0) => {}
+            Some(_) => probe(path).await?,
+        }
+        let options_to_write = to_write(path, size.is_none());
+        let mut conn = options_to_write.connect().await.map_err(|error| refusal(path, &error))?;
+        check_library(&mut conn).await?;
+        migrate(path, &mut conn).await?;
+        if !known {
+            lock.remember_database().map_err(|error| read_only(path, &error))?;
+        }
+        let readers = SqlitePoolOptions::new()
+            .max_connections(options.readers)
+            .acquire_timeout(Duration::from_secs(5))
+            .test_before_acquire(false)
+            .idle_timeout(None)
+            .max_lifetime(None)
+            .connect_lazy_with(to_read(path));
+        Ok(Self { writer: Writer::start(conn, options_to_write.create_if_missing(false)), readers, _lock: lock })
+    }
+}
+
+/// Reads who made a database, and changes nothing: not even its journal's mode.
+async fn probe(path: &Path) -> Result<(), OpenError> {
+    let refused = |error: sqlx::Error| refusal(path, &error);
+    let mut conn = to_read(path).connect().await.map_err(refused)?;
+    let number = async |conn: &mut SqliteConnection, sql: &'static str| -> Result<i64, OpenError> {
+        sqlx::query_scalar(sql).fetch_one(conn).await.map_err(refused)
+    };
+    let tables = number(&mut conn, "select count(*) from sqlite_schema").await?;
+    let application = number(&mut conn, "pragma application_id").await?;
+    let schema = number(&mut conn, "pragma user_version").await?;
+    conn.close().await.map_err(refused)?;
+    match (application, tables) {
+        (0, 0) => Ok(()),
+        (APPLICATION_ID, _) if schema > SCHEMA => Err(OpenError::Newer { path: path.into(), found: schema }),
+        (APPLICATION_ID, _) => Ok(()),
+        _ => Err(OpenError::OtherApplication(path.into())),
+    }
+}
+
+async fn check_library(conn: &mut SqliteConnection) -> Result<(), OpenError> {
+    let version: String = sqlx::query_scalar("select sqlite_version()").fetch_one(conn).await.unwrap_or_default();
+    let parts: Vec<u32> = version.split('.').filter_map(|part| u32::from_str(part).ok()).collect();
+    match parts.as_slice() >= OLDEST_SQLITE.as_slice() {
+        true => Ok(()),
+        false => Err(OpenError::OldSqlite(version)),
+    }
+}
+
+async fn migrate(path: &Path, conn: &mut SqliteConnection) -> Result<(), OpenError> {
+    use sqlx::migrate::MigrateError;
+    MIGRATIONS.run(&mut *conn).await.map_err(|error| match error {
+        MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => refusal(path, &error),
+        error => damaged(path, &error),
+    })?;
+    // A database that is only readable shows it at the first write.
+    let write = async {
+        sqlx::query("begin immediate").execute(&mut *conn).await?;
+        sqlx::query("rollback").execute(&mut *conn).await
+    };
+    write.await.map(drop).map_err(|error| refusal(path, &error))
+}
+
+/// The connection that writes. `synchronous=full`: acknowledged means on disk. `secure_delete`: deleted text is zeroed.
+/// `recursive_triggers` stays off: the trigger that deletes what is below a session must not fire itself.
+fn to_write(path: &Path, create: bool) -> SqliteConnectOptions {
+    SqliteConnectOptions::new()
+        .filename(path)
+        .create_if_missing(create)
+        .auto_vacuum(SqliteAutoVacuum::Incremental)
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(SqliteSynchronous::Full)
+        .foreign_keys(true)
+        .busy_timeout(Duration::from_millis(1500))
+        .pragma("secure_delete", "on")
+        .pragma("trusted_schema", "off")
+        .pragma("cell_size_check", "on")
+        .pragma("temp_store", "memory")
+        .pragma("journal_size_limit", "67108864")
+        .pragma("wal_autocheckpoint", "1000")
+        .thread_name(|id| format!("sqlx-sqlite-worker-writer-{id}"))
+}
+
+/// A connection that reads. A stray write fails loudly.
+pub(super) fn to_read(path: &Path) -> SqliteConnectOptions {
+    SqliteConnectOptions::new()
+        .filename(path)
+        .read_only(true)
+        .busy_timeout(Duration::from_millis(1500))
+        .pragma("query_only", "on")
+        .pragma("trusted_schema", "off")
+        .pragma("cell_size_check", "on")
+        .pragma("temp_store", "memory")
+        .row_buffer_size(1000)
+        .thread_name(|id| format!("sqlx-sqlite-worker-reader-{id}"))
+}

@@ -1,0 +1,57 @@
+//! The token-usage log: append-only, one JSON object a record.
+
+use sqlx::{SqliteConnection, SqlitePool};
+
+use super::{
+    error, sessions,
+    types::{self, Json},
+};
+use crate::{
+    model::{JsonObject, Page, Position, SessionId, Timestamp, UsageRecord},
+    storage::{Error, Result},
+};
+
+/// A record for a session.
+pub(super) struct NewRecord {
+    pub(super) session: SessionId,
+    pub(super) record: JsonObject,
+}
+
+pub(super) async fn append(conn: &mut SqliteConnection, input: &NewRecord) -> Result<UsageRecord> {
+    let key = sessions::row_to_write(conn, &input.session).await?.session_key;
+    let (record, now) = (types::object(&input.record), Timestamp::now());
+    let insert = sqlx::query!(
+        "insert into usage_records (session_key, record, created_at) values (?1, ?2, ?3)",
+        key,
+        record,
+        now.0
+    );
+    insert.execute(conn).await.map_err(error::of)?;
+    Ok(UsageRecord { record: input.record.clone(), created_at: now })
+}
+
+pub(super) async fn page(
+    pool: &SqlitePool,
+    id: &SessionId,
+    after: Option<Position>,
+    limit: i64,
+) -> Result<Page<UsageRecord>> {
+    let text = id.as_str();
+    let key = sqlx::query_scalar!(r#"select session_key as "key!: i64" from sessions where id = ?1"#, text);
+    let key = key.fetch_optional(pool).await.map_err(error::of)?.ok_or_else(|| Error::SessionNotFound(id.clone()))?;
+    let (after, more) = (after.map_or(0, |place| place.key), limit + 1);
+    let rows = sqlx::query!(
+        r#"select usage_key as "key!: i64", record as "record: Json<JsonObject>", created_at as "created_at: Timestamp"
+           from usage_records where session_key = ?1 and usage_key > ?2 order by usage_key limit ?3"#,
+        key,
+        after,
+        more
+    );
+    let mut rows = rows.fetch_all(pool).await.map_err(error::of)?;
+    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+    let more = rows.len() > limit;
+    rows.truncate(limit);
+    let next = rows.last().map(|row| Position { at: row.created_at.0, key: row.key }).filter(|_| more);
+    let items = rows.into_iter().map(|row| UsageRecord { record: row.record.0, created_at: row.created_at }).collect();
+    Ok(Page { items, next })
+}

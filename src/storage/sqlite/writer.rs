@@ -1,0 +1,365 @@
+//! The one writer: a task that owns the only connection that writes, and commits together whatever is queued.
+//!
+//! **One writer.** Every write is a [`Job`] on one queue. A job that breaks a rule fails alone, in a savepoint of its
+//! own. When the engine itself fails (disk full, I/O error), the transaction is rolled back, the connection replaced,
+//! and the jobs are tried again one by one: SQLite has rolled back by itself then, and what is said to the old
+//! connection would run in autocommit. Jobs can be run again: they bring the ids that they store.
+//!
+//! The transaction is begun and ended with plain statements. sqlx's own transactions count their depth, and the count
+//! is never right again after the engine rolled back by itself.
+
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use futures_util::future::BoxFuture;
+use sqlx::{ConnectOptions, Connection, Executor, SqliteConnection, sqlite::SqliteConnectOptions};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    task::JoinHandle,
+};
+
+use super::{append, attachments, error};
+use crate::{
+    model::Appended,
+    storage::{Error, Result},
+    tasks,
+};
+
+/// Jobs that wait at most; more are refused after [`PATIENCE`].
+const QUEUE: usize = 1024;
+/// Jobs that are committed together at most.
+const BATCH: usize = 256;
+/// How long a job waits for its place in the queue, and a transaction for another process that holds the lock.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How often the writer looks for commits of other processes, and purges bytes of deleted attachments.
+const TICK: Duration = Duration::from_millis(250);
+
+/// What a job does with the connection, inside a transaction. It may be run again after the engine failed.
+pub(super) type Work<I, T> = for<'c> fn(&'c mut SqliteConnection, &'c I) -> BoxFuture<'c, Result<T>>;
+
+trait Job: Send {
+    fn run<'c>(&'c mut self, conn: &'c mut SqliteConnection) -> BoxFuture<'c, Result<()>>;
+    fn answer(self: Box<Self>, outcome: Result<()>);
+}
+
+struct Call<I, T> {
+    input: I,
+    work: Work<I, T>,
+    output: Option<T>,
+    reply: oneshot::Sender<Result<T>>,
+}
+
+impl<I: Send + Sync, T: Send> Job for Call<I, T> {
+    fn run<'c>(&'c mut self, conn: &'c mut SqliteConnection) -> BoxFuture<'c, Result<()>> {
+        Box::pin(async {
+            self.output = Some((self.work)(conn, &self.input).await?);
+            Ok(())
+        })
+    }
+
+    fn answer(self: Box<Self>, outcome: Result<()>) {
+        let Self { output, reply, .. } = *self;
+        let answer = outcome.and_then(|()| output.ok_or_else(|| Error::Failed("a job ended without an output".into())));
+        // Nobody waits any more: the work is done all the same.
+        let _ = reply.send(answer);
+    }
+}
+
+struct Append {
+    input: append::Append,
+    reply: oneshot::Sender<Result<Appended>>,
+}
+
+enum Command {
+    /// Appends are written together, by a number of statements that does not grow with theirs.
+    Append(Append),
+    Call(Box<dyn Job>),
+}
+
+/// The queue's end that callers hold.
+pub(super) struct Writer {
+    queue: mpsc::Sender<Command>,
+    foreign: watch::Receiver<u64>,
+    task: tokio::sync::Mutex<Option<JoinHandle<()>>>,
+    closing: tokio_util::sync::CancellationToken,
+}
+
+impl Writer {
+    /// Takes over the connection and starts to work.
+    pub(super) fn start(conn: SqliteConnection, options: SqliteConnectOptions) -> Self {
+        let (queue, jobs) = mpsc::channel(QUEUE);
+        let (foreign_commits, foreign) = watch::channel(0);
+        let closing = tokio_util::sync::CancellationToken::new();
+        let work = Working { conn: Some(conn), options, seen: None, foreign_commits, purging: true };
+        let task = tasks::owned(work.run(jobs, closing.clone()));
+        Self { queue, foreign, task: Some(task).into(), closing }
+    }
+
+    pub(super) fn foreign_commits(&self) -> watch::Receiver<u64> {
+        self.foreign.clone()
+    }
+
+    /// Runs a job in a transaction and gives its output after the commit.
+    pub(super) async fn call<I: Send + Sync + 'static, T: Send + 'static>(
+        &self,
+        input: I,
+        work: Work<I, T>,
+    ) -> Result<T> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Call(Box::new(Call { input, work, output: None, reply }))).await?;
+        answer.await.map_err(|_| closed())?
+    }
+
+    /// Appends messages, together with whatever else is queued.
+    pub(super) async fn append(&self, input: append::Append) -> Result<Appended> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Append(Append { input, reply })).await?;
+        answer.await.map_err(|_| closed())?
+    }
+
+    async fn send(&self, command: Command) -> Result<()> {
+        if self.closing.is_cancelled() {
+            return Err(closed());
+        }
+        self.queue.send_timeout(command, PATIENCE).await.map_err(|refused| match refused {
+            mpsc::error::SendTimeoutError::Timeout(_) => Error::Busy("too many writes are queued"),
+            mpsc::error::SendTimeoutError::Closed(_) => closed(),
+        })
+    }
+
+    /// Commits what is queued, empties the write-ahead log and closes the connection.
+    pub(super) async fn close(&self) {
+        self.closing.cancel();
+        if let Some(task) = self.task.lock().await.take()
+            && let Err(error) = task.await
+        {
+            tracing::error!(%error, "the writer ended badly");
+        }
+    }
+}
+
+fn closed() -> Error {
+    Error::Failed("the database is closed".into())
+}
+
+/// The queue's other end.
+struct Working {
+    conn: Option<SqliteConnection>,
+    options: SqliteConnectOptions,
+    seen: Option<i64>,
+    foreign_commits: watch::Sender<u64>,
+    purging: bool,
+}
+
+impl Working {
+    async fn run(mut self, mut jobs: mpsc::Receiver<Command>, closing: tokio_util::sync::CancellationToken) {
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut batch = Vec::with_capacity(BATCH);
+        loop {
+            tokio::select! {
+                biased;
+                taken = jobs.recv_many(&mut batch, BATCH) => match taken {
+                    0 => break,
+                    _ => self.commit_together(std::mem::take(&mut batch)).await,
+                },
+                // What is queued is still taken; then the channel is empty and ends the loop.
+                () = closing.cancelled(), if !jobs.is_closed() => jobs.close(),
+                _ = tick.tick() => self.idle().await,
+            }
+        }
+        if let Some(mut conn) = self.conn.take() {
+            let _ = conn.execute("pragma optimize").await;
+            let _ = conn.execute("pragma wal_checkpoint(truncate)").await;
+            if let Err(error) = conn.close().await {
+                tracing::warn!(%error, "the database was not closed cleanly");
+            }
+        }
+    }
+
+    /// What is done when nothing is queued.
+    async fn idle(&mut self) {
+        if let Err(error) = self.try_idle().await {
+            tracing::debug!(%error, "nothing was purged this time");
+        }
+    }
+
+    async fn try_idle(&mut self) -> Result<()> {
+        let conn = self.connection().await?;
+        let version = data_version(conn).await?;
+        self.notice(version);
+        if self.purging {
+            let conn = self.connection().await?;
+            begin(conn, Duration::ZERO).await?;
+            let purged = attachments::purge(conn).await;
+            match purged {
+                Ok(more) => {
+                    end(conn, "commit").await?;
+                    self.purging = more;
+                }
+                Err(_) => self.discard().await,
+            }
+        }
+        Ok(())
+    }
+
+    /// `data_version` moves, on this connection, only for commits of others.
+    fn notice(&mut self, version: i64) {
+        if self.seen.is_some_and(|seen| seen != version) {
+            self.foreign_commits.send_modify(|count| *count += 1);
+            self.purging = true;
+        }
+        self.seen = Some(version);
+    }
+
+    async fn commit_together(&mut self, batch: Vec<Command>) {
+        self.purging = true;
+        let (mut appends, mut calls) = (Vec::new(), Vec::new());
+        for command in batch {
+            match command {
+                Command::Append(append) => appends.push(append),
+                Command::Call(call) => calls.push(call),
+            }
+        }
+        match self.transaction(&appends, &mut calls).await {
+            Ok(outcomes) => {
+                for (append, outcome) in appends.into_iter().zip(outcomes.appends) {
+                    let _ = append.reply.send(outcome);
+                }
+                for (call, outcome) in calls.into_iter().zip(outcomes.calls) {
+                    call.answer(outcome);
+                }
+            }
+            Err(_) if appends.len() + calls.len() > 1 => self.one_by_one(appends, calls).await,
+            Err(error) => match (appends.pop(), calls.pop()) {
+                (Some(append), _) => drop(append.reply.send(Err(error))),
+                (_, Some(call)) => call.answer(Err(error)),
+                _ => {}
+            },
+        }
+    }
+
+    /// The engine failed under a batch: whose fault it was shows when each is alone.
+    async fn one_by_one(&mut self, appends: Vec<Append>, calls: Vec<Box<dyn Job>>) {
+        for append in appends {
+            let alone = std::slice::from_ref(&append);
+            let outcome = self.transaction(alone, &mut []).await.and_then(|mut done| done.appends.remove(0));
+            let _ = append.reply.send(outcome);
+        }
+        for call in calls {
+            let mut alone = [call];
+            let outcome = self.transaction(&[], &mut alone).await.and_then(|mut done| done.calls.remove(0));
+            let [call] = alone;
+            call.answer(outcome);
+        }
+    }
+
+    /// One transaction. An error is the engine's: nothing was committed, and the connection has been given up.
+    async fn transaction(&mut self, appends: &[Append], calls: &mut [Box<dyn Job>]) -> Result<Outcomes> {
+        let conn = self.connection().await?;
+        let outcome = match begin(conn, PATIENCE).await {
+            Ok(()) => fill(conn, appends, calls).await,
+            Err(error) => Err(error),
+        };
+        match outcome {
+            Ok((version, outcomes)) => {
+                self.notice(version);
+                Ok(outcomes)
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a write was rolled back");
+                self.discard().await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn connection(&mut self) -> Result<&mut SqliteConnection> {
+        match self.conn {
+            Some(ref mut conn) => Ok(conn),
+            None => {
+                let conn = self.options.connect().await.map_err(error::of)?;
+                Ok(self.conn.insert(conn))
+            }
+        }
+    }
+
+    async fn discard(&mut self) {
+        // The next connection counts from anew: what others committed in between must be noticed all the same.
+        if self.seen.take().is_some() {
+            self.foreign_commits.send_modify(|count| *count += 1);
+        }
+        if let Some(conn) = self.conn.take()
+            && let Err(error) = conn.close_hard().await
+        {
+            tracing::debug!(%error, "a given-up connection did not close");
+        }
+    }
+}
+
+struct Outcomes {
+    appends: Vec<Result<Appended>>,
+    calls: Vec<Result<()>>,
+}
+
+async fn fill(conn: &mut SqliteConnection, appends: &[Append], calls: &mut [Box<dyn Job>]) -> Result<(i64, Outcomes)> {
+    let version = data_version(conn).await?;
+    let inputs: Vec<&append::Append> = appends.iter().map(|append| &append.input).collect();
+    let appended = append::append_all(conn, &inputs).await?;
+    let mut called = Vec::with_capacity(calls.len());
+    for call in calls {
+        savepoint(conn, "savepoint job").await?;
+        let outcome = call.run(conn).await;
+        keep_or_undo(conn, &outcome).await?;
+        called.push(match outcome {
+            Err(error) if error::is_engine(&error) => return Err(error),
+            outcome => outcome,
+        });
+    }
+    end(conn, "commit").await?;
+    Ok((version, Outcomes { appends: appended, calls: called }))
+}
+
+async fn keep_or_undo(conn: &mut SqliteConnection, outcome: &Result<()>) -> Result<()> {
+    match outcome {
+        Ok(_) => savepoint(conn, "release job").await,
+        Err(error) if error::is_engine(error) => Ok(()),
+        Err(_) => {
+            savepoint(conn, "rollback to job").await?;
+            savepoint(conn, "release job").await
+        }
+    }
+}
+
+async fn savepoint(conn: &mut SqliteConnection, statement: &'static str) -> Result<()> {
+    conn.execute(sqlx::query(statement)).await.map(drop).map_err(error::of)
+}
+
+/// Begins, and waits in small steps while another process holds the lock.
+async fn begin(conn: &mut SqliteConnection, patience: Duration) -> Result<()> {
+    let start = Instant::now();
+    loop {
+        match conn.execute(sqlx::query("begin immediate")).await.map_err(error::of) {
+            Ok(_) => return Ok(()),
+            Err(Error::Busy(_)) if start.elapsed() < patience => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+async fn end(conn: &mut SqliteConnection, statement: &'static str) -> Result<()> {
+    conn.execute(sqlx::query(statement)).await.map(drop).map_err(error::of)
+}
+
+async fn data_version(conn: &mut SqliteConnection) -> Result<i64> {
+    sqlx::query_scalar("pragma data_version").fetch_one(conn).await.map_err(error::of)
+}
+
+/// The path of the file that a database's write-ahead log has.
+pub(super) fn wal_path(database: &std::path::Path) -> PathBuf {
+    let mut name = database.as_os_str().to_owned();
+    name.push("-wal");
+    name.into()
+}
