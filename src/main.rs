@@ -1,1 +1,261 @@
-fn main() {}
+//! The command line, and the only wiring: the only place that names concrete types.
+
+use std::{
+    fmt::Display,
+    io::{IsTerminal, Write},
+    net::SocketAddr,
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+};
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use clap::{Parser, Subcommand};
+use culm::{
+    config::{Place, Server, Settings},
+    http::{Access, App, router, serve},
+    repository::SessionRepository,
+    storage::{
+        Storage,
+        sqlite::{self, OpenError, SqliteStorage},
+    },
+    tasks::Tasks,
+};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+};
+use tokio_util::sync::CancellationToken;
+
+const EXIT_CODES: &str = "Exit codes:
+  0  all is well
+  1  a check found something, or the command failed
+  2  a flag, a variable or the configuration file is wrong
+  3  the database is from a newer version of culm
+  4  the database belongs to another application
+  5  the database is damaged
+  6  the database cannot be written
+  7  another culm has the database open
+  8  the address is in use or cannot be listened on";
+
+/// The session server for AI agents: one binary, one SQLite file, one REST API.
+///
+/// Without a command it serves.
+#[derive(Debug, Parser)]
+#[command(version, after_help = EXIT_CODES, args_conflicts_with_subcommands = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    place: Place,
+    #[command(flatten)]
+    server: Server,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve the database over HTTP
+    #[command(after_help = EXIT_CODES)]
+    Serve {
+        #[command(flatten)]
+        place: Place,
+        #[command(flatten)]
+        server: Server,
+    },
+    /// Print the token that clients send, made if there is none yet
+    Token {
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Check a database on a private snapshot, also beside a running server: a line for each finding
+    Check {
+        #[command(flatten)]
+        place: Place,
+    },
+}
+
+/// A command that failed: what to say, and the exit code.
+struct Failure(u8, String);
+
+impl Failure {
+    fn new(code: u8, reason: impl Display) -> Self {
+        Self(code, reason.to_string())
+    }
+}
+
+impl From<OpenError> for Failure {
+    fn from(error: OpenError) -> Self {
+        let code = match &error {
+            OpenError::Newer { .. } => 3,
+            OpenError::OtherApplication(_) => 4,
+            OpenError::Damaged { .. } | OpenError::OldSqlite(_) => 5,
+            OpenError::ReadOnly { .. } => 6,
+            OpenError::Locked(_) => 7,
+        };
+        Self::new(code, error)
+    }
+}
+
+impl From<culm::config::ConfigError> for Failure {
+    fn from(error: culm::config::ConfigError) -> Self {
+        Self::new(2, error)
+    }
+}
+
+fn main() -> ExitCode {
+    // What is made here is for its owner's eyes: the database, its log, its lock, the token, snapshots.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+    let cli = Cli::parse();
+    let command = cli.command.unwrap_or(Command::Serve { place: cli.place, server: cli.server });
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let outcome = match runtime {
+        Ok(runtime) => runtime.block_on(run(command)),
+        Err(error) => Err(Failure::new(1, error)),
+    };
+    match outcome {
+        Ok(code) => code,
+        Err(Failure(code, reason)) => {
+            eprintln!("culm: {reason}");
+            ExitCode::from(code)
+        }
+    }
+}
+
+async fn run(command: Command) -> Result<ExitCode, Failure> {
+    match command {
+        Command::Serve { place, server } => run_server(place.settings(server)?).await,
+        Command::Token { place } => {
+            println!("{}", token(&place.database()?)?);
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Check { place } => {
+            let findings = sqlite::check(&place.database()?).await?;
+            findings.iter().for_each(|finding| println!("{finding}"));
+            Ok(if findings.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        }
+    }
+}
+
+async fn run_server(settings: Settings) -> Result<ExitCode, Failure> {
+    log(&settings.log)?;
+    make_folder(&settings.db)?;
+    let in_use = |error: std::io::Error| Failure::new(8, format!("cannot listen on {}: {error}", settings.listen));
+    let listener = TcpListener::bind(settings.listen).await.map_err(in_use)?;
+    let address = listener.local_addr().map_err(in_use)?;
+    let left_open = sqlite::was_left_open(&settings.db);
+    let options = sqlite::Options { path: settings.db.clone(), readers: settings.readers };
+    let storage = SqliteStorage::open(&options).await?;
+    let token = settings.auth.then(|| token(&settings.db)).transpose()?;
+    let tasks = Tasks::default();
+    let repository = SessionRepository::new(Arc::new(storage), settings.cache_bytes, tasks.clone());
+    if left_open {
+        check_beside(&tasks, settings.db.clone());
+    }
+    let access = Access::new(token.as_deref(), names(address).into_iter().chain(settings.allow_host.iter().cloned()));
+    let routes = router(App::new(repository.clone(), settings.limits), access);
+    greet(&settings, address);
+    serve(listener, routes, &tasks, stop_signal().map_err(|error| Failure::new(1, error))?).await;
+    repository.close().await;
+    tasks.finish().await;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn log(filter: &str) -> Result<(), Failure> {
+    let filter =
+        tracing_subscriber::EnvFilter::try_new(filter).map_err(|error| Failure::new(2, format!("--log: {error}")))?;
+    let ansi = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(ansi).init();
+    // A panic on a connection's own thread would look like a row that is not there.
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        usual(panic);
+        if std::thread::current().name().is_some_and(|name| name.starts_with("sqlx-sqlite-worker")) {
+            std::process::abort();
+        }
+    }));
+    Ok(())
+}
+
+fn make_folder(db: &Path) -> Result<(), Failure> {
+    let Some(folder) = db.parent().filter(|folder| !folder.as_os_str().is_empty()) else { return Ok(()) };
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder);
+    made.map_err(|error| Failure::new(6, format!("cannot make the directory {}: {error}", folder.display())))
+}
+
+/// The names under which a server on this address is asked for.
+fn names(address: SocketAddr) -> Vec<String> {
+    let port = address.port();
+    let mut names = vec![address.to_string()];
+    if address.ip().is_loopback() || address.ip().is_unspecified() {
+        names.extend(["localhost", "127.0.0.1", "[::1]"].map(|name| format!("{name}:{port}")));
+    }
+    if port == 80 {
+        names.extend(names.clone().iter().filter_map(|name| name.strip_suffix(":80")).map(String::from));
+    }
+    names
+}
+
+/// The token beside the database: 32 random bytes, made once, for its owner's eyes.
+fn token(db: &Path) -> Result<String, Failure> {
+    let path = sqlite::beside(db, ".token");
+    let failed =
+        |error: std::io::Error| Failure::new(6, format!("the token {} cannot be used: {error}", path.display()));
+    make_folder(db)?;
+    match std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path) {
+        Ok(mut file) => {
+            let mut bytes = [0; 32];
+            getrandom::fill(&mut bytes).map_err(|error| Failure::new(1, error))?;
+            writeln!(file, "{}", URL_SAFE_NO_PAD.encode(bytes)).map_err(failed)?;
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+        Err(error) => return Err(failed(error)),
+    }
+    let token = std::fs::read_to_string(&path).map_err(failed)?.trim().to_owned();
+    match token.is_empty() {
+        true => {
+            Err(Failure::new(6, format!("the token {} is empty: remove it, and a new one is made", path.display())))
+        }
+        false => Ok(token),
+    }
+}
+
+/// The last server was killed: looks deeper, beside the serving.
+fn check_beside(tasks: &Tasks, db: PathBuf) {
+    tasks.spawn(async move {
+        match sqlite::check(&db).await {
+            Ok(findings) if findings.is_empty() => tracing::info!("the database is sound after an unclean stop"),
+            Ok(findings) => findings.iter().for_each(|finding| tracing::error!(%finding, "the database is damaged")),
+            Err(error) => tracing::error!(%error, "the database could not be checked"),
+        }
+    });
+}
+
+/// Cancelled by SIGINT or SIGTERM. A second SIGINT ends the process at once.
+fn stop_signal() -> std::io::Result<CancellationToken> {
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let stop = CancellationToken::new();
+    let asked = stop.clone();
+    culm::tasks::owned(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        asked.cancel();
+        interrupt.recv().await;
+        std::process::exit(130);
+    });
+    Ok(stop)
+}
+
+fn greet(settings: &Settings, address: SocketAddr) {
+    let token = if settings.auth {
+        format!("-H \"Authorization: Bearer $(culm token --db '{}')\" ", settings.db.display())
+    } else {
+        String::new()
+    };
+    println!("culm {} is ready", env!("CARGO_PKG_VERSION"));
+    println!("  database  {}", settings.db.display());
+    println!("  address   http://{address}  (documentation: http://{address}/docs)");
+    println!("  try       curl {token}http://{address}/api/v1/sessions");
+}

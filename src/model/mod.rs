@@ -108,3 +108,8 @@ fn check_json<T: serde::Serialize>(param: &str, value: &T, limit: usize) -> Resu
         false => Ok(()),
     }
 }
+
+/// A record of the token-usage log: as large as metadata may be.
+pub fn check_record(record: &JsonObject, limits: &Limits) -> Result<(), Invalid> {
+    check_json("record", record, limits.metadata)
+}

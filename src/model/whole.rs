@@ -79,6 +79,22 @@ impl WholeSession {
         }
     }
 
+    /// The same changes on a newer copy: what the holder did not touch is the newer one's.
+    pub fn on_top_of(&self, newer: Self) -> Self {
+        let changes = self.changes();
+        let session = changes.merged(&newer.session);
+        let changed: HashMap<&MessageId, &Message> = changes.changed.iter().map(|m| (&m.id, m)).collect();
+        let mut messages = newer.messages;
+        messages.retain(|m| !changes.removed.contains(&m.id));
+        for message in &mut messages {
+            if let Some(mine) = changed.get(&message.id) {
+                *message = Message::clone(mine);
+            }
+        }
+        messages.extend(changes.added);
+        Self { session, messages, base: newer.base }
+    }
+
     /// Takes over what storage made of a save: the row, and the places of the messages.
     pub fn saved(&mut self, session: Session, places: &HashMap<MessageId, i64>) {
         for message in &mut self.messages {

@@ -2,6 +2,7 @@
 
 mod append;
 mod attachments;
+mod check;
 mod deletion;
 mod error;
 mod idempotency;
@@ -20,6 +21,7 @@ use serde_json::Value;
 use sqlx::SqlitePool;
 use tokio::sync::watch;
 
+pub use check::check;
 pub use open::{Lock, OpenError, Options, beside, was_left_open};
 
 use super::{Answer, AppendOptions, Claim, Result, Storage};

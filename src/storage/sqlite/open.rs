@@ -23,7 +23,7 @@ use super::{
     writer::{self, Writer},
 };
 
-static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
+pub(super) static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
 
 /// CULM, as the first migration sets it.
 const APPLICATION_ID: i64 = 0x4355_4C4D;
@@ -131,7 +131,7 @@ pub fn beside(path: &Path, ending: &str) -> PathBuf {
     name.into()
 }
 
-fn read_only(path: &Path, reason: &impl ToString) -> OpenError {
+pub(super) fn read_only(path: &Path, reason: &impl ToString) -> OpenError {
     OpenError::ReadOnly { path: path.into(), reason: reason.to_string() }
 }
 
@@ -140,7 +140,7 @@ fn damaged(path: &Path, reason: &impl ToString) -> OpenError {
 }
 
 /// What an error of SQLite means when it comes while a database is opened.
-fn refusal(path: &Path, error: &sqlx::Error) -> OpenError {
+pub(super) fn refusal(path: &Path, error: &sqlx::Error) -> OpenError {
     let code = error.as_database_error().and_then(|e| e.code()).and_then(|code| code.parse::<i32>().ok());
     match code.map(|code| code & 0xff) {
         Some(8 | 10 | 13 | 14) => read_only(path, error),
@@ -180,15 +180,12 @@ impl SqliteStorage {
 }
 
 /// Reads who made a database, and changes nothing: not even its journal's mode.
-async fn probe(path: &Path) -> Result<(), OpenError> {
+pub(super) async fn probe(path: &Path) -> Result<(), OpenError> {
     let refused = |error: sqlx::Error| refusal(path, &error);
     let mut conn = to_read(path).connect().await.map_err(refused)?;
-    let number = async |conn: &mut SqliteConnection, sql: &'static str| -> Result<i64, OpenError> {
-        sqlx::query_scalar(sql).fetch_one(conn).await.map_err(refused)
-    };
-    let tables = number(&mut conn, "select count(*) from sqlite_schema").await?;
-    let application = number(&mut conn, "pragma application_id").await?;
-    let schema = number(&mut conn, "pragma user_version").await?;
+    let tables = number(&mut conn, "select count(*) from sqlite_schema").await.map_err(refused)?;
+    let application = number(&mut conn, "pragma application_id").await.map_err(refused)?;
+    let schema = number(&mut conn, "pragma user_version").await.map_err(refused)?;
     conn.close().await.map_err(refused)?;
     match (application, tables) {
         (0, 0) => Ok(()),
@@ -196,6 +193,10 @@ async fn probe(path: &Path) -> Result<(), OpenError> {
         (APPLICATION_ID, _) => Ok(()),
         _ => Err(OpenError::OtherApplication(path.into())),
     }
+}
+
+async fn number(conn: &mut SqliteConnection, sql: &'static str) -> sqlx::Result<i64> {
+    sqlx::query_scalar(sql).fetch_one(conn).await
 }
 
 async fn check_library(conn: &mut SqliteConnection) -> Result<(), OpenError> {

@@ -1,0 +1,137 @@
+//! Settings from flags, environment and file, in this order of precedence; checked once.
+
+use std::{
+    net::{SocketAddr, ToSocketAddrs},
+    path::{Path, PathBuf},
+};
+
+use clap::Args;
+use etcetera::BaseStrategy;
+use serde::Deserialize;
+
+use crate::model::Limits;
+
+/// Where the database is. Every command has these.
+#[derive(Debug, Clone, Default, Args)]
+pub struct Place {
+    /// The database [default: culm/culm.db in the user's data directory]
+    #[arg(long, value_name = "PATH", env = "CULM_DB")]
+    pub db: Option<PathBuf>,
+    /// A TOML file with these settings, `-` written as `_`; flags and environment go before it [default: none]
+    #[arg(long, value_name = "FILE", env = "CULM_CONFIG")]
+    pub config: Option<PathBuf>,
+}
+
+/// What a server can be told. The names are those of flags, of `CULM_…` variables and of the file's keys.
+#[derive(Debug, Clone, Default, Args, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Server {
+    /// The address to listen on [default: 127.0.0.1:9562]
+    #[arg(long, value_name = "ADDR", env = "CULM_LISTEN")]
+    listen: Option<String>,
+    /// Ask for no token; only on a loopback address [default: a token is asked for]
+    #[arg(long, env = "CULM_NO_AUTH", num_args = 0..=1, default_missing_value = "true")]
+    no_auth: Option<bool>,
+    /// One more name, with its port, that the Host header may have; can be given several times [default: none]
+    #[arg(long, value_name = "HOST:PORT", env = "CULM_ALLOW_HOST", value_delimiter = ',')]
+    allow_host: Vec<String>,
+    /// Bytes of memory for sessions that are read often [default: 67108864]
+    #[arg(long, value_name = "BYTES", env = "CULM_CACHE_BYTES")]
+    cache_bytes: Option<usize>,
+    /// Connections that read the database [default: 4]
+    #[arg(long, value_name = "N", env = "CULM_READERS", value_parser = clap::value_parser!(u32).range(1..=64))]
+    readers: Option<u32>,
+    /// Bytes of a title at most [default: 1024]
+    #[arg(long, value_name = "BYTES", env = "CULM_MAX_TITLE_BYTES")]
+    max_title_bytes: Option<usize>,
+    /// Bytes of a session's metadata at most [default: 65536]
+    #[arg(long, value_name = "BYTES", env = "CULM_MAX_METADATA_BYTES")]
+    max_metadata_bytes: Option<usize>,
+    /// Bytes of a message at most [default: 4194304]
+    #[arg(long, value_name = "BYTES", env = "CULM_MAX_MESSAGE_BYTES")]
+    max_message_bytes: Option<usize>,
+    /// Bytes of a request's body at most [default: 16777216]
+    #[arg(long, value_name = "BYTES", env = "CULM_MAX_BODY_BYTES")]
+    max_body_bytes: Option<usize>,
+    /// What to log on standard error, in the words of tracing's EnvFilter [default: warn]
+    #[arg(long, value_name = "FILTER", env = "CULM_LOG")]
+    log: Option<String>,
+    /// The database; a flag of every command, so only a key here.
+    #[arg(skip)]
+    db: Option<PathBuf>,
+}
+
+/// Settings that were checked.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The database.
+    pub db: PathBuf,
+    /// The address.
+    pub listen: SocketAddr,
+    /// Whether a token is asked for.
+    pub auth: bool,
+    /// Further names for the Host header.
+    pub allow_host: Vec<String>,
+    /// Bytes of the cache.
+    pub cache_bytes: usize,
+    /// Connections that read.
+    pub readers: u32,
+    /// How large things may be.
+    pub limits: Limits,
+    /// What to log.
+    pub log: String,
+}
+
+/// A setting that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct ConfigError(String);
+
+impl Place {
+    /// The database that a command works on.
+    pub fn database(&self) -> Result<PathBuf, ConfigError> {
+        Ok(self.settings(Server::default())?.db)
+    }
+
+    /// Settings from flags and environment, then the file, then the defaults.
+    pub fn settings(&self, given: Server) -> Result<Settings, ConfigError> {
+        let file = self.config.as_deref().map(read).transpose()?.unwrap_or_default();
+        let db = self.db.clone().or(file.db).map_or_else(default_database, Ok)?;
+        let listen = given.listen.or(file.listen).unwrap_or_else(|| "127.0.0.1:9562".into());
+        let resolved = listen.to_socket_addrs().ok().and_then(|mut addresses| addresses.next());
+        let listen =
+            resolved.ok_or_else(|| ConfigError(format!("--listen {listen}: not an address such as 127.0.0.1:9562")))?;
+        let auth = !given.no_auth.or(file.no_auth).unwrap_or(false);
+        if !auth && !listen.ip().is_loopback() {
+            return Err(ConfigError(format!("--no-auth is for loopback addresses only, and {listen} is none")));
+        }
+        let defaults = Limits::default();
+        let limits = Limits {
+            title: given.max_title_bytes.or(file.max_title_bytes).unwrap_or(defaults.title),
+            metadata: given.max_metadata_bytes.or(file.max_metadata_bytes).unwrap_or(defaults.metadata),
+            message: given.max_message_bytes.or(file.max_message_bytes).unwrap_or(defaults.message),
+            body: given.max_body_bytes.or(file.max_body_bytes).unwrap_or(defaults.body),
+        };
+        Ok(Settings {
+            db,
+            listen,
+            auth,
+            allow_host: [given.allow_host, file.allow_host].concat(),
+            cache_bytes: given.cache_bytes.or(file.cache_bytes).unwrap_or(64 << 20),
+            readers: given.readers.or(file.readers).unwrap_or(4).clamp(1, 64),
+            limits,
+            log: given.log.or(file.log).unwrap_or_else(|| "warn".into()),
+        })
+    }
+}
+
+fn read(path: &Path) -> Result<Server, ConfigError> {
+    let text = std::fs::read_to_string(path).map_err(|error| ConfigError(format!("{}: {error}", path.display())))?;
+    toml::from_str(&text).map_err(|error| ConfigError(format!("{}: {}", path.display(), error.to_string().trim_end())))
+}
+
+fn default_database() -> Result<PathBuf, ConfigError> {
+    let folders = etcetera::choose_base_strategy()
+        .map_err(|_| ConfigError("there is no home directory: name the database with --db".into()))?;
+    Ok(folders.data_dir().join("culm").join("culm.db"))
+}

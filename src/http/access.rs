@@ -1,0 +1,74 @@
+//! Who may call: the token, the Host, the Origin. Checked before routing, on every path.
+//!
+//! Localhost is no boundary: a page in the user's browser reaches it, by name or by rebinding one, and so does the
+//! agent's own browser. So the Host must be one of the server's names, an Origin its own, and the token is asked for
+//! on loopback too.
+
+use axum::{
+    extract::{Request, State},
+    http::{HeaderMap, StatusCode, header},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
+
+use super::error::Problem;
+
+/// Paths that hold no data.
+const OPEN: [&str; 4] = ["/health", "/ready", "/docs", "/api/v1/openapi.json"];
+
+/// What a request must bring.
+#[derive(Debug, Clone)]
+pub struct Access {
+    /// SHA-256 of the token; none when no token is asked for.
+    token: Option<[u8; 32]>,
+    /// `host:port` of the server's own names, in lower case.
+    hosts: Vec<String>,
+}
+
+impl Access {
+    /// Asks for this token, if any, and for one of these names (each with its port, where it is not 80).
+    pub fn new(token: Option<&str>, hosts: impl IntoIterator<Item = String>) -> Self {
+        let hosts = hosts.into_iter().map(|host| host.to_ascii_lowercase()).collect();
+        Self { token: token.map(|token| Sha256::digest(token).into()), hosts }
+    }
+
+    fn check(&self, path: &str, headers: &HeaderMap) -> Result<(), Problem> {
+        let forbidden = |detail| Err(Problem::new(StatusCode::FORBIDDEN, "forbidden", "Forbidden", detail));
+        let mut hosts = headers.get_all(header::HOST).iter();
+        let host = hosts.next().and_then(|host| host.to_str().ok()).unwrap_or_default().to_ascii_lowercase();
+        if hosts.next().is_some() || !self.hosts.contains(&host) {
+            return forbidden("the Host is not one of this server's names; --allow-host adds one");
+        }
+        if let Some(origin) = headers.get(header::ORIGIN) {
+            let origin = origin.to_str().unwrap_or_default().to_ascii_lowercase();
+            let own = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"));
+            if own.is_none_or(|own| !self.hosts.iter().any(|host| host == own)) {
+                return forbidden("the Origin is not this server's own");
+            }
+        }
+        match OPEN.contains(&path) || self.has_token(headers) {
+            true => Ok(()),
+            false => {
+                let detail = "send the token as Authorization: Bearer …; `culm token` prints it";
+                Err(Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", "Unauthorized", detail))
+            }
+        }
+    }
+
+    fn has_token(&self, headers: &HeaderMap) -> bool {
+        let Some(expected) = &self.token else { return true };
+        let given = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let token = given.split_once(' ').filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
+        token.is_some_and(|(_, token)| bool::from(Sha256::digest(token.trim())[..].ct_eq(&expected[..])))
+    }
+}
+
+/// Lets a request through, or answers it.
+pub(super) async fn guard(State(access): State<std::sync::Arc<Access>>, request: Request, next: Next) -> Response {
+    match access.check(request.uri().path(), request.headers()) {
+        Ok(()) => next.run(request).await,
+        Err(problem) => problem.into_response(),
+    }
+}

@@ -1,0 +1,183 @@
+//! Errors on the wire: one shape (RFC 9457), and the one place where an error becomes a status.
+
+use aide::{OperationOutput, generate::GenContext, openapi};
+use axum::{
+    body::Body,
+    http::{HeaderMap, HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::{model::Invalid, storage};
+
+/// What is said of a request that failed. `code` is stable; `error` is for clients of the original API.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub(super) struct Problem {
+    /// `about:blank`: the code says what it is.
+    #[serde(rename = "type")]
+    kind: String,
+    /// The status in words.
+    title: String,
+    /// The status.
+    pub(super) status: u16,
+    /// What happened, as a word.
+    pub(super) code: String,
+    /// What happened, in few words.
+    error: String,
+    /// What happened to this request.
+    detail: String,
+    /// The field that is wrong.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    param: Option<String>,
+    /// The request's id, also in the server's log.
+    #[serde(default)]
+    request_id: String,
+    /// What else there is to say: the session's id, the current version, the limit.
+    #[serde(flatten)]
+    #[schemars(skip)]
+    more: Map<String, Value>,
+}
+
+impl Problem {
+    pub(super) fn new(status: StatusCode, code: &str, error: &str, detail: impl Into<String>) -> Self {
+        Self {
+            kind: "about:blank".into(),
+            title: status.canonical_reason().unwrap_or("Error").into(),
+            status: status.as_u16(),
+            code: code.into(),
+            error: error.into(),
+            detail: detail.into(),
+            param: None,
+            request_id: String::new(),
+            more: Map::new(),
+        }
+    }
+
+    /// Malformed: `param` names the field.
+    pub(super) fn invalid(param: impl Into<String>, detail: impl Into<String>) -> Self {
+        let mut problem = Self::new(StatusCode::BAD_REQUEST, "invalid_request", "Invalid request", detail);
+        problem.param = Some(param.into());
+        problem
+    }
+
+    pub(super) fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
+        self.more.insert(name.into(), value.into());
+        self
+    }
+
+    pub(super) fn too_large(limit: usize) -> Self {
+        let detail = format!("the body has more than {limit} bytes");
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "payload_too_large", "Payload too large", detail).with("limit", limit)
+    }
+
+    /// The problem that a bare status of the framework stands for.
+    pub(super) fn of_status(status: StatusCode) -> Self {
+        let (code, detail) = match status {
+            StatusCode::NOT_FOUND => ("not_found", "there is nothing at this path"),
+            StatusCode::METHOD_NOT_ALLOWED => ("method_not_allowed", "this path does not take this method; see Allow"),
+            StatusCode::REQUEST_TIMEOUT => ("request_timeout", "the request took too long to arrive"),
+            status if status.is_client_error() => ("invalid_request", "the request was not understood"),
+            _ => ("internal", "something went wrong; the server's log has it under the request's id"),
+        };
+        Self::new(status, code, status.canonical_reason().unwrap_or("Error"), detail)
+    }
+
+    /// Whether an idempotency key keeps it: what the client did wrong stays wrong, what the server did may pass.
+    pub(super) fn is_refusal(&self) -> bool {
+        (400..500).contains(&self.status)
+    }
+
+    /// The answer, with its body.
+    pub(super) fn render(mut self, request_id: &str) -> Response {
+        self.request_id = request_id.into();
+        let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let mut headers = HeaderMap::new();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if matches!(self.code.as_str(), "storage_busy" | "overloaded") {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        if status == StatusCode::UNAUTHORIZED {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        let body = serde_json::to_vec(&self).unwrap_or_default();
+        (status, headers, Body::from(body)).into_response()
+    }
+}
+
+/// The body is made last, where the request's id is known.
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let mut response = status.into_response();
+        response.extensions_mut().insert(self);
+        response
+    }
+}
+
+impl OperationOutput for Problem {
+    type Inner = Self;
+
+    fn operation_response(ctx: &mut GenContext, _: &mut openapi::Operation) -> Option<openapi::Response> {
+        Some(super::extract::response_of::<Self>(ctx, "What went wrong.", "application/problem+json"))
+    }
+
+    fn inferred_responses(
+        ctx: &mut GenContext,
+        operation: &mut openapi::Operation,
+    ) -> Vec<(Option<u16>, openapi::Response)> {
+        Self::operation_response(ctx, operation).into_iter().map(|response| (None, response)).collect()
+    }
+}
+
+impl From<Invalid> for Problem {
+    fn from(invalid: Invalid) -> Self {
+        let detail = format!("{}: {}", invalid.param, invalid.reason);
+        let mut problem = Self::invalid(invalid.param, detail);
+        if invalid.content {
+            problem.status = 422;
+            problem.title = "Unprocessable Entity".into();
+            problem.code = "invalid_content".into();
+        }
+        problem
+    }
+}
+
+impl From<storage::Error> for Problem {
+    fn from(error: storage::Error) -> Self {
+        use storage::Error as E;
+        let detail = error.to_string();
+        let of = |status, code, words: &str| Self::new(status, code, words, detail.clone());
+        let not_found = |code, words| of(StatusCode::NOT_FOUND, code, words);
+        let conflict = |code, words| of(StatusCode::CONFLICT, code, words);
+        match error {
+            E::SessionNotFound(id) => {
+                not_found("session_not_found", "Session not found").with("session_id", id.as_str())
+            }
+            E::SessionDeleted(id) => {
+                of(StatusCode::GONE, "session_deleted", "Session deleted").with("session_id", id.as_str())
+            }
+            E::SessionExists(id) => conflict("session_exists", "Session exists").with("session_id", id.as_str()),
+            E::SessionBusy(id) => {
+                conflict("session_busy", "Session is currently running").with("session_id", id.as_str())
+            }
+            E::SessionPinned(id) => conflict("session_pinned", "Session is pinned").with("session_id", id.as_str()),
+            E::MessageNotFound(id) => {
+                not_found("message_not_found", "Message not found").with("message_id", id.as_str())
+            }
+            E::MessageExists(id) => conflict("message_exists", "Message exists").with("message_id", id.as_str()),
+            E::NotEditable(id) => Self::invalid("message_id", detail).with("message_id", id.as_str()),
+            E::NoUserMessage => Self::invalid("mode", detail),
+            E::VersionConflict { what, current } => {
+                of(StatusCode::PRECONDITION_FAILED, "version_conflict", "Version conflict").with(what, current)
+            }
+            E::Full => of(StatusCode::INSUFFICIENT_STORAGE, "storage_full", "Storage full"),
+            E::Busy(_) => of(StatusCode::SERVICE_UNAVAILABLE, "storage_busy", "Storage busy"),
+            E::Failed(reason) => {
+                tracing::error!(%reason, "storage failed");
+                Self::of_status(StatusCode::INTERNAL_SERVER_ERROR)
+            }
+        }
+    }
+}

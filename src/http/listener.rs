@@ -1,0 +1,79 @@
+//! The listener: HTTP/1 with limits that a careless or hostile client meets.
+//!
+//! `axum::serve` has no header timeout: a connection that sends half a header, or nothing, stays for ever. So the
+//! connections are served here, with a deadline for each head, a bound on heads and on their number.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    server::graceful::GracefulShutdown,
+    service::TowerToHyperService,
+};
+use tokio::{net::TcpListener, sync::Semaphore};
+use tokio_util::sync::CancellationToken;
+
+use crate::tasks::Tasks;
+
+/// How long a head may take, on a new connection and on one that is kept alive.
+const HEAD: Duration = Duration::from_secs(10);
+/// Bytes of a head at most; more is answered 431.
+const HEAD_BYTES: usize = 64 << 10;
+/// Headers at most; more is answered 431.
+const HEADERS: usize = 100;
+/// Connections at most; more wait in the system's queue.
+const CONNECTIONS: usize = 4096;
+/// How long requests that are under way may take once the server stops.
+const DRAIN: Duration = Duration::from_secs(30);
+
+/// Serves until `stop`, then lets what is under way end.
+pub async fn serve(listener: TcpListener, router: Router, tasks: &Tasks, stop: CancellationToken) {
+    let graceful = GracefulShutdown::new();
+    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    loop {
+        let accepted = tokio::select! {
+            () = stop.cancelled() => break,
+            accepted = accept(&listener, &places) => accepted,
+        };
+        let Some((stream, place)) = accepted else { continue };
+        let service = TowerToHyperService::new(router.clone());
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD)
+            .max_buf_size(HEAD_BYTES)
+            .max_headers(HEADERS)
+            .serve_connection(TokioIo::new(stream), service);
+        let connection = graceful.watch(connection);
+        tasks.spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "a connection broke");
+            }
+            drop(place);
+        });
+    }
+    drop(listener);
+    if tokio::time::timeout(DRAIN, graceful.shutdown()).await.is_err() {
+        tracing::warn!("some requests had not ended when the server stopped");
+    }
+}
+
+type Place = tokio::sync::OwnedSemaphorePermit;
+
+async fn accept(listener: &TcpListener, places: &Arc<Semaphore>) -> Option<(tokio::net::TcpStream, Place)> {
+    let place = places.clone().acquire_owned().await.ok()?;
+    match listener.accept().await {
+        Ok((stream, _)) => {
+            // Answers are small: none should wait for the next.
+            let _ = stream.set_nodelay(true);
+            Some((stream, place))
+        }
+        Err(error) => {
+            // Out of files, most likely: others must close theirs first.
+            tracing::warn!(%error, "a connection was not accepted");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            None
+        }
+    }
+}

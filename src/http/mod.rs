@@ -1,0 +1,118 @@
+//! The REST API: every route on one screen. What the calls mean is in `API.md`'s words, in the OpenAPI document.
+
+mod access;
+mod envelope;
+mod error;
+mod extract;
+mod idempotency;
+mod listener;
+mod messages;
+mod server;
+mod sessions;
+
+use std::sync::Arc;
+
+use aide::{
+    axum::{
+        ApiRouter,
+        routing::{get_with, post_with},
+    },
+    openapi::{OpenApi, SecurityScheme},
+    transform::{TransformOpenApi, TransformOperation},
+};
+use axum::{Router, middleware};
+use tower_http::catch_panic::CatchPanicLayer;
+
+pub use access::Access;
+pub use listener::serve;
+
+use crate::{model::Limits, repository::SessionRepository, tasks::Tasks};
+
+/// What handlers share.
+#[derive(Clone)]
+pub struct App {
+    repository: SessionRepository,
+    tasks: Tasks,
+    limits: Limits,
+    under_way: idempotency::UnderWay,
+    document: server::Document,
+}
+
+impl App {
+    /// An application on these sessions.
+    pub fn new(repository: SessionRepository, limits: Limits) -> Self {
+        let (under_way, document) = (idempotency::UnderWay::default(), server::Document::default());
+        Self { tasks: repository.tasks().clone(), repository, limits, under_way, document }
+    }
+}
+
+fn routes() -> ApiRouter<App> {
+    use messages as m;
+    use sessions as s;
+    let session = get_with(s::read, doc("sessions", "Read a session"))
+        .patch_with(s::update, doc("sessions", "Change a session"))
+        .delete_with(s::delete, doc("sessions", "Delete a session and everything below it"));
+    let message = get_with(m::read, doc("messages", "Read a message"))
+        .patch_with(m::edit, doc("messages", "Edit an assistant's text"))
+        .delete_with(m::delete, doc("messages", "Delete a message"));
+    let list =
+        get_with(s::list, doc("sessions", "List sessions")).post_with(s::create, doc("sessions", "Create a session"));
+    let history = get_with(m::page, doc("messages", "Page through a history"))
+        .post_with(m::append, doc("messages", "Append messages"));
+    let usage = get_with(s::usage, doc("sessions", "Read the token-usage log"))
+        .post_with(s::append_usage, doc("sessions", "Append to the token-usage log"));
+    ApiRouter::new()
+        .api_route("/api/v1/sessions", list)
+        .api_route("/api/v1/sessions/cleanup", post_with(s::cleanup, doc("sessions", "Delete many sessions")))
+        .api_route("/api/v1/sessions/{id}", session)
+        .api_route("/api/v1/sessions/{id}/clear", post_with(s::clear, doc("sessions", "Clear a session")))
+        .api_route("/api/v1/sessions/{id}/tree", get_with(s::tree, doc("sessions", "Read a session's tree")))
+        .api_route("/api/v1/sessions/{id}/usage", usage)
+        .api_route("/api/v1/sessions/{id}/messages", history)
+        .api_route(
+            "/api/v1/sessions/{id}/messages/truncate",
+            post_with(m::truncate, doc("messages", "Cut off a history")),
+        )
+        .api_route("/api/v1/sessions/{id}/messages/{message_id}", message)
+        .api_route("/health", get_with(server::health, doc("server", "Whether the server lives")))
+        .api_route("/ready", get_with(server::ready, doc("server", "Whether the server can work")))
+        .route("/api/v1/openapi.json", axum::routing::get(server::openapi))
+        .route("/docs", axum::routing::get(server::docs))
+}
+
+fn doc(tag: &'static str, summary: &'static str) -> impl FnOnce(TransformOperation<'_>) -> TransformOperation<'_> {
+    move |operation| operation.tag(tag).summary(summary)
+}
+
+/// The whole API, guarded.
+pub fn router(app: App, access: Access) -> Router {
+    let mut document = OpenApi::default();
+    let limits = app.limits;
+    let routes = routes().finish_api_with(&mut document, |api| described(api, &limits)).with_state(app.clone());
+    // Made once a server: it is the routes' own description.
+    let _ = app.document.0.set(serde_json::to_vec(&document).unwrap_or_default().into());
+    routes
+        .layer(CatchPanicLayer::new())
+        .layer(middleware::from_fn_with_state(Arc::new(access), access::guard))
+        .layer(middleware::from_fn(envelope::finish))
+}
+
+fn described<'a>(api: TransformOpenApi<'a>, limits: &Limits) -> TransformOpenApi<'a> {
+    let bearer = SecurityScheme::Http {
+        scheme: "bearer".into(),
+        bearer_format: None,
+        description: Some("`culm token` prints it.".into()),
+        extensions: Default::default(),
+    };
+    let description = format!(
+        "The session server for AI agents. Limits in bytes: title {}, metadata {}, one message {}, one body {}. \
+         Errors are application/problem+json; `code` says what happened. `Idempotency-Key` is taken where sessions and \
+         messages are created, `If-Match` where they change.",
+        limits.title, limits.metadata, limits.message, limits.body
+    );
+    api.title("Culm")
+        .version(env!("CARGO_PKG_VERSION"))
+        .description(&description)
+        .security_scheme("token", bearer)
+        .security_requirement("token")
+}

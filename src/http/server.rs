@@ -1,0 +1,61 @@
+//! The server's own calls: whether it lives, whether it can work, and what it offers.
+
+use std::{sync::OnceLock, time::Duration};
+
+use axum::{
+    extract::State,
+    http::{HeaderName, HeaderValue, StatusCode, header},
+    response::{Html, IntoResponse, Response},
+};
+use bytes::Bytes;
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use super::{App, error::Problem, extract::Answer};
+use crate::storage::Storage;
+
+/// How long the database may take to say that it can be written.
+const READY: Duration = Duration::from_secs(2);
+
+/// All is well.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct StatusBody {
+    status: String,
+}
+
+fn well() -> Answer<200, StatusBody> {
+    Answer::new(&StatusBody { status: "ok".into() })
+}
+
+pub(super) async fn health() -> Answer<200, StatusBody> {
+    well()
+}
+
+/// Ready means that a write would be taken now.
+pub(super) async fn ready(State(app): State<App>) -> Result<Answer<200, StatusBody>, Problem> {
+    match tokio::time::timeout(READY, app.repository.check_writable()).await {
+        Ok(writable) => writable.map(|()| well()).map_err(Problem::from),
+        Err(_) => {
+            let detail = "the database does not take a write at the moment";
+            Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "storage_busy", "Storage busy", detail))
+        }
+    }
+}
+
+/// The OpenAPI document, made from the routes when the server starts.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Document(pub(super) std::sync::Arc<OnceLock<Bytes>>);
+
+pub(super) async fn openapi(State(app): State<App>) -> Response {
+    let document = app.document.0.get().cloned().unwrap_or_default();
+    ([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], document).into_response()
+}
+
+/// A page that shows the document, with all that it needs in itself: the policy lets it load nothing else.
+pub(super) async fn docs() -> impl IntoResponse {
+    static PAGE: OnceLock<String> = OnceLock::new();
+    let page = PAGE.get_or_init(|| aide::scalar::Scalar::new("/api/v1/openapi.json").with_title("Culm").html());
+    let policy = "default-src 'none'; connect-src 'self'; img-src 'self' data:; font-src data:; \
+                  style-src 'unsafe-inline'; script-src 'unsafe-inline' 'unsafe-eval'; frame-ancestors 'none'";
+    ([(HeaderName::from_static("content-security-policy"), HeaderValue::from_static(policy))], Html(page.as_str()))
+}

@@ -1,0 +1,279 @@
+//! Sessions over HTTP.
+
+use axum::{
+    extract::State,
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::{
+    App,
+    error::Problem,
+    extract::{Answer, IfMatch, Json, Listing, NoFilter, Path, Query, cursor, etag, is_known},
+    idempotency::{Key, once},
+};
+use crate::{
+    model::{
+        Cleanup, CleanupReceipt, DeleteOptions, DeleteReceipt, JsonObject, NewSession, Session, SessionFilter,
+        SessionId, SessionTree, SessionUpdate, UsageRecord,
+    },
+    storage::{Error, Storage},
+};
+
+/// Sessions that a tree shows at most.
+const TREE: i64 = 1000;
+
+/// A session in a path.
+#[derive(Debug, Deserialize, JsonSchema)]
+pub(super) struct InSession {
+    /// The session's id.
+    pub(super) id: SessionId,
+}
+
+/// One session.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct SessionBody {
+    session: Session,
+}
+
+/// A page of sessions.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct SessionsBody {
+    sessions: Vec<Session>,
+    next_cursor: Option<String>,
+}
+
+fn created(session: Session) -> Answer<201, SessionBody> {
+    let path: String = form_urlencoded::byte_serialize(session.id.as_str().as_bytes()).collect();
+    let path = format!("/api/v1/sessions/{}", path.replace('+', "%20"));
+    let location = HeaderValue::from_str(&path).unwrap_or(HeaderValue::from_static("/api/v1/sessions"));
+    Answer::new(&SessionBody { session: session.clone() })
+        .with((header::LOCATION, location))
+        .with(etag(session.version))
+}
+
+pub(super) async fn create(
+    State(app): State<App>,
+    key: Key,
+    body: Json<NewSession>,
+) -> Result<Answer<201, SessionBody>, Problem> {
+    let (new, first, again) = (body.value, app.clone(), app.clone());
+    let work = move |claim| async move {
+        new.check(&first.limits)?;
+        Ok(created(first.repository.create_session(new, claim).await?))
+    };
+    let again = move |kept: Value| async move {
+        let id: Option<SessionId> = serde_json::from_value(kept["session"].clone()).ok();
+        let id = id.ok_or_else(|| Problem::of_status(StatusCode::INTERNAL_SERVER_ERROR))?;
+        let session = again.repository.session(&id).await?.ok_or(Error::SessionDeleted(id))?;
+        Ok(created(session))
+    };
+    once(app, key, body.bytes, work, again).await
+}
+
+pub(super) async fn list(
+    State(app): State<App>,
+    list: Listing<SessionFilter>,
+) -> Result<Answer<200, SessionsBody>, Problem> {
+    if list.filter.q.as_ref().is_some_and(|q| q.trim().is_empty()) {
+        return Err(Problem::invalid("q", "q holds at least one word"));
+    }
+    let page = app.repository.sessions(&list.filter, list.after, list.limit).await?;
+    Ok(Answer::new(&SessionsBody { sessions: page.items, next_cursor: cursor(&list.filter, page.next) }))
+}
+
+pub(super) async fn read(
+    State(app): State<App>,
+    Path(at): Path<InSession>,
+    headers: HeaderMap,
+) -> Result<Answer<200, SessionBody>, NotModified> {
+    let found = app.repository.session_json(&at.id).await.map_err(Problem::from)?;
+    let (version, json) = found.ok_or_else(|| Problem::from(Error::SessionNotFound(at.id)))?;
+    match is_known(&headers, version) {
+        true => Err(NotModified::Still(version)),
+        false => Ok(Answer::raw(json).with(etag(version))),
+    }
+}
+
+/// No session to send: the client has it, or something went wrong.
+pub(super) enum NotModified {
+    Still(i64),
+    Failed(Problem),
+}
+
+impl From<Problem> for NotModified {
+    fn from(problem: Problem) -> Self {
+        Self::Failed(problem)
+    }
+}
+
+impl IntoResponse for NotModified {
+    fn into_response(self) -> Response {
+        match self {
+            Self::Still(version) => (StatusCode::NOT_MODIFIED, [etag(version)]).into_response(),
+            Self::Failed(problem) => problem.into_response(),
+        }
+    }
+}
+
+impl aide::OperationOutput for NotModified {
+    type Inner = Problem;
+
+    fn inferred_responses(
+        ctx: &mut aide::generate::GenContext,
+        operation: &mut aide::openapi::Operation,
+    ) -> Vec<(Option<u16>, aide::openapi::Response)> {
+        let still =
+            aide::openapi::Response { description: "The version that the client has.".into(), ..Default::default() };
+        let mut responses = Problem::inferred_responses(ctx, operation);
+        responses.push((Some(304), still));
+        responses
+    }
+}
+
+pub(super) async fn update(
+    State(app): State<App>,
+    Path(at): Path<InSession>,
+    IfMatch(version): IfMatch,
+    body: Json<SessionUpdate>,
+) -> Result<Answer<200, SessionBody>, Problem> {
+    body.value.check(&app.limits)?;
+    let session = app.repository.update_session(&at.id, body.value, version).await?;
+    let version = session.version;
+    Ok(Answer::new(&SessionBody { session }).with(etag(version)))
+}
+
+/// How to delete.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct DeleteQuery {
+    /// `false` refuses when the session, or one below it, is pinned.
+    #[serde(default = "yes")]
+    force: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+pub(super) async fn delete(
+    State(app): State<App>,
+    Path(at): Path<InSession>,
+    Query(query): Query<DeleteQuery>,
+    IfMatch(if_match): IfMatch,
+    headers: HeaderMap,
+) -> Result<Deleted, Problem> {
+    let options = DeleteOptions { keep_pinned: !query.force, if_match };
+    let receipt = app.repository.delete_session(&at.id, options).await?;
+    let preferred = headers.get_all("prefer").iter().filter_map(|value| value.to_str().ok());
+    let wanted = preferred
+        .flat_map(|value| value.split(','))
+        .any(|wish| wish.trim().eq_ignore_ascii_case("return=representation"));
+    Ok(Deleted(wanted.then_some(receipt)))
+}
+
+/// A deletion: with the receipt where the client prefers to have it.
+pub(super) struct Deleted(Option<DeleteReceipt>);
+
+impl IntoResponse for Deleted {
+    fn into_response(self) -> Response {
+        let applied =
+            (HeaderName::from_static("preference-applied"), HeaderValue::from_static("return=representation"));
+        match self.0 {
+            Some(receipt) => Answer::<200, _>::new(&receipt).with(applied).into_response(),
+            None => StatusCode::OK.into_response(),
+        }
+    }
+}
+
+impl aide::OperationOutput for Deleted {
+    type Inner = DeleteReceipt;
+
+    fn inferred_responses(
+        ctx: &mut aide::generate::GenContext,
+        operation: &mut aide::openapi::Operation,
+    ) -> Vec<(Option<u16>, aide::openapi::Response)> {
+        let mut responses = Answer::<200, DeleteReceipt>::inferred_responses(ctx, operation);
+        for (_, response) in &mut responses {
+            response.description =
+                "Deleted. The receipt comes with `Prefer: return=representation`, else nothing.".into();
+        }
+        responses
+    }
+}
+
+/// What a clear did.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct ClearedBody {
+    success: bool,
+    session_id: SessionId,
+    messages_removed: i64,
+    attachments_removed: i64,
+}
+
+pub(super) async fn clear(
+    State(app): State<App>,
+    Path(at): Path<InSession>,
+    IfMatch(version): IfMatch,
+) -> Result<Answer<200, ClearedBody>, Problem> {
+    let receipt = app.repository.clear_session(&at.id, version).await?;
+    let (messages_removed, attachments_removed) = (receipt.messages_removed, receipt.attachments_removed);
+    let body = ClearedBody { success: true, session_id: at.id, messages_removed, attachments_removed };
+    Ok(Answer::new(&body).with(etag(receipt.version)))
+}
+
+pub(super) async fn cleanup(
+    State(app): State<App>,
+    body: Json<Cleanup>,
+) -> Result<Answer<200, CleanupReceipt>, Problem> {
+    Ok(Answer::new(&app.repository.cleanup_sessions(body.value).await?))
+}
+
+/// A session and what is below it.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct TreeBody {
+    root: SessionTree,
+    /// Whether there are more sessions than the tree shows.
+    truncated: bool,
+}
+
+pub(super) async fn tree(State(app): State<App>, Path(at): Path<InSession>) -> Result<Answer<200, TreeBody>, Problem> {
+    let (root, truncated) = app.repository.session_tree(&at.id, TREE).await?;
+    Ok(Answer::new(&TreeBody { root, truncated }))
+}
+
+/// One record for the token-usage log.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct NewUsage {
+    /// Any JSON object.
+    record: JsonObject,
+}
+
+pub(super) async fn append_usage(
+    State(app): State<App>,
+    Path(at): Path<InSession>,
+    body: Json<NewUsage>,
+) -> Result<Answer<201, UsageRecord>, Problem> {
+    crate::model::check_record(&body.value.record, &app.limits)?;
+    Ok(Answer::new(&app.repository.append_usage(&at.id, body.value.record).await?))
+}
+
+/// A page of the token-usage log.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct UsageBody {
+    usage: Vec<UsageRecord>,
+    next_cursor: Option<String>,
+}
+
+pub(super) async fn usage(
+    State(app): State<App>,
+    Path(at): Path<InSession>,
+    list: Listing<NoFilter>,
+) -> Result<Answer<200, UsageBody>, Problem> {
+    let page = app.repository.usage(&at.id, list.after, list.limit).await?;
+    Ok(Answer::new(&UsageBody { usage: page.items, next_cursor: cursor(&list.filter, page.next) }))
+}

@@ -1,0 +1,444 @@
+//! The cache in front of storage, and the only way to it: a `Storage` around a `Storage`.
+//!
+//! Nothing but this holds the storage that it wraps, so nothing changes a session behind the cache's back, except
+//! another process: its commits are noticed within a second, and the cache forgets everything then.
+//!
+//! **A gone client breaks nothing.** Each write runs in a task of its own, with what follows its commit: a caller that
+//! is dropped in between cannot leave a cache that shows the past.
+
+mod cache;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+use bytes::{BufMut, Bytes, BytesMut};
+use serde_json::Value;
+use tokio::sync::watch;
+
+pub use cache::{Cache, Part, Ticket};
+
+use crate::{
+    model::{
+        Appended, Attachment, AttachmentId, Cleanup, CleanupReceipt, ClearReceipt, DeleteOptions, DeleteReceipt,
+        JsonObject, Message, MessageFilter, MessageId, MessagePage, MessageReceipt, NewAttachment, NewMessage,
+        NewSession, Page, Position, Session, SessionFilter, SessionId, SessionSave, SessionTree, SessionUpdate,
+        Truncate, TruncateReceipt, UsageRecord, WholeSession, Window,
+    },
+    storage::{Answer, AppendOptions, Claim, Result, Storage},
+    tasks::Tasks,
+};
+
+/// The newest messages of a session that are kept at most.
+const RECENT: i64 = 200;
+
+/// What is kept of a session: ready to be sent.
+#[derive(Debug)]
+enum Kept {
+    Row { session: Box<Session>, json: Bytes },
+    Recent(Recent),
+}
+
+/// The newest messages of a session, each as its JSON.
+#[derive(Debug)]
+struct Recent {
+    messages: Vec<(i64, Bytes)>,
+    last_seq: i64,
+    has_more_before: bool,
+}
+
+/// A page of messages as JSON: `{"messages": […], "last_seq", "has_more_before", "has_more_after"}`.
+pub type MessagesJson = Bytes;
+
+/// Sessions behind a cache that never lies. Cheap to clone.
+#[derive(Clone)]
+pub struct SessionRepository {
+    storage: Arc<dyn Storage>,
+    cache: Arc<Mutex<Cache<Kept>>>,
+    tasks: Tasks,
+}
+
+/// How a runtime saves the session that it works on, without knowing where it is kept.
+#[async_trait]
+pub trait RuntimePersistence: Send + Sync {
+    /// Saves what the runtime changed, on top of what others changed meanwhile, and corrects its copy.
+    async fn save_runtime_session(&self, session: &mut WholeSession) -> Result<()>;
+    /// Appends one record to the session's token-usage log.
+    async fn append_token_usage_record(&self, id: &SessionId, record: JsonObject) -> Result<()>;
+}
+
+impl SessionRepository {
+    /// A cache of at most this many bytes in front of a storage that nobody else holds.
+    pub fn new(storage: Arc<dyn Storage>, cache_bytes: usize, tasks: Tasks) -> Self {
+        let cache = Arc::new(Mutex::new(Cache::new(cache_bytes)));
+        let (mut foreign, forgetful) = (storage.foreign_commits(), cache.clone());
+        tasks.spawn(async move {
+            while foreign.changed().await.is_ok() {
+                locked(&forgetful).forget_all();
+            }
+        });
+        Self { storage, cache, tasks }
+    }
+
+    /// A whole session, always as storage has it: histories are not kept in memory.
+    pub async fn load(&self, id: &SessionId) -> Result<Option<WholeSession>> {
+        self.storage.load_session(id).await
+    }
+
+    /// A whole session, created as a root with this model if there is none. A deleted id stays deleted.
+    pub async fn load_or_create(&self, id: &SessionId, model: &str) -> Result<WholeSession> {
+        loop {
+            if let Some(session) = self.load(id).await? {
+                return Ok(session);
+            }
+            let new = NewSession { id: Some(id.clone()), model: Some(model.into()), ..NewSession::default() };
+            match self.create_session(new, None).await {
+                // Created by another one at this moment: then there is one to load.
+                Ok(_) | Err(crate::storage::Error::SessionExists(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Brings a copy in memory up to date without losing what its holder changed and has not saved: fields that the
+    /// holder did not touch, and messages that others wrote, come from storage. None when the session is gone.
+    pub async fn load_merged(&self, held: &WholeSession) -> Result<Option<WholeSession>> {
+        Ok(self.load(&held.session.id).await?.map(|stored| held.on_top_of(stored)))
+    }
+
+    /// Writes what the holder of a whole session changed, and corrects its copy: see [`WholeSession`]. When it fails,
+    /// neither the cache nor the copy has changed.
+    pub async fn save(&self, session: &mut WholeSession) -> Result<()> {
+        let (row, places) = self.save_session(session.changes()).await?;
+        session.saved(row, &places.into_iter().collect());
+        Ok(())
+    }
+
+    /// A session's version, and the session as JSON: `{"session": {…}}`.
+    pub async fn session_json(&self, id: &SessionId) -> Result<Option<(i64, Bytes)>> {
+        let Some(kept) = self.row(id).await? else { return Ok(None) };
+        match &*kept {
+            Kept::Row { session, json } => Ok(Some((session.version, json.clone()))),
+            Kept::Recent(_) => Ok(None),
+        }
+    }
+
+    /// A window of a session's messages as JSON, in ascending or descending order of `seq`.
+    pub async fn messages_json(&self, id: &SessionId, filter: MessageFilter, descending: bool) -> Result<MessagesJson> {
+        if filter.role.is_none() && matches!(filter.window, Window::Last | Window::After(_)) {
+            let kept = self.recent(id).await?;
+            if let Kept::Recent(recent) = &*kept
+                && let Some(json) = recent.window(filter, descending)
+            {
+                return Ok(json);
+            }
+        }
+        let page = self.storage.messages(id, filter).await?;
+        let rows: Vec<Bytes> = page.messages.iter().map(json).collect();
+        Ok(page_json(&mut rows.iter(), descending, page.last_seq, page.has_more_before, page.has_more_after))
+    }
+
+    /// Waits until what was begun has ended.
+    pub fn tasks(&self) -> &Tasks {
+        &self.tasks
+    }
+
+    async fn row(&self, id: &SessionId) -> Result<Option<Arc<Kept>>> {
+        if let Some(kept) = self.cache().get(id, Part::Row) {
+            return Ok(Some(kept));
+        }
+        let ticket = Out::take(self, id, Part::Row);
+        let Some(session) = self.storage.session(id).await? else { return Ok(None) };
+        let json = json(&serde_json::json!({ "session": session }));
+        // The row is kept twice: as it is and as JSON.
+        let bytes = json.len() * 2 + 512;
+        let kept = Arc::new(Kept::Row { session: Box::new(session), json });
+        ticket.keep(&kept, bytes);
+        Ok(Some(kept))
+    }
+
+    async fn recent(&self, id: &SessionId) -> Result<Arc<Kept>> {
+        if let Some(kept) = self.cache().get(id, Part::Recent) {
+            return Ok(kept);
+        }
+        let ticket = Out::take(self, id, Part::Recent);
+        let filter = MessageFilter { window: Window::Last, limit: RECENT, role: None };
+        let page = self.storage.messages(id, filter).await?;
+        let messages: Vec<(i64, Bytes)> = page.messages.iter().map(|m| (m.seq, json(m))).collect();
+        let bytes = messages.iter().map(|(_, json)| json.len() + 64).sum::<usize>() + 256;
+        let recent = Recent { messages, last_seq: page.last_seq, has_more_before: page.has_more_before };
+        let kept = Arc::new(Kept::Recent(recent));
+        ticket.keep(&kept, bytes);
+        Ok(kept)
+    }
+
+    fn cache(&self) -> MutexGuard<'_, Cache<Kept>> {
+        locked(&self.cache)
+    }
+
+    /// Runs a write to its end, and forgets what it touched before it is acknowledged.
+    async fn write<T, F>(&self, touched: Touched, work: impl FnOnce(Arc<dyn Storage>) -> F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T>> + Send + 'static,
+    {
+        let (work, cache) = (work(self.storage.clone()), self.cache.clone());
+        self.tasks
+            .detached(async move {
+                let outcome = work.await;
+                let mut cache = locked(&cache);
+                match touched {
+                    Touched::These(ids) => ids.iter().for_each(|id| cache.forget(id)),
+                    Touched::Any => cache.forget_all(),
+                }
+                outcome
+            })
+            .await
+    }
+}
+
+/// What a write may have changed.
+enum Touched {
+    These(Vec<SessionId>),
+    Any,
+}
+
+impl Touched {
+    fn one(id: &SessionId) -> Self {
+        Self::These(vec![id.clone()])
+    }
+}
+
+/// A ticket that is given back whatever happens to the read.
+struct Out<'a> {
+    repository: &'a SessionRepository,
+    ticket: Option<Ticket>,
+}
+
+impl<'a> Out<'a> {
+    fn take(repository: &'a SessionRepository, id: &SessionId, part: Part) -> Self {
+        let ticket = Some(repository.cache().ticket(id, part));
+        Self { repository, ticket }
+    }
+
+    fn keep(mut self, value: &Arc<Kept>, bytes: usize) {
+        if let Some(ticket) = self.ticket.take() {
+            self.repository.cache().keep(ticket, value.clone(), bytes);
+        }
+    }
+}
+
+impl Drop for Out<'_> {
+    fn drop(&mut self) {
+        if let Some(ticket) = self.ticket.take() {
+            self.repository.cache().give_up(ticket);
+        }
+    }
+}
+
+/// A panic under this lock leaves nothing half done that a later reader could not bear.
+fn locked<V>(cache: &Mutex<Cache<V>>) -> MutexGuard<'_, Cache<V>> {
+    cache.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn json<T: serde::Serialize>(value: &T) -> Bytes {
+    serde_json::to_vec(value).unwrap_or_default().into()
+}
+
+impl Recent {
+    /// The window, when it lies within what is kept.
+    fn window(&self, filter: MessageFilter, descending: bool) -> Option<MessagesJson> {
+        let limit = usize::try_from(filter.limit).ok()?;
+        let (from, to) = match filter.window {
+            Window::Last => (self.messages.len().saturating_sub(limit), self.messages.len()),
+            Window::After(seq) => {
+                let from = self.messages.partition_point(|(place, _)| *place <= seq);
+                if from == 0 && self.has_more_before {
+                    return None;
+                }
+                (from, (from + limit).min(self.messages.len()))
+            }
+            _ => return None,
+        };
+        if filter.window == Window::Last && self.has_more_before && limit > self.messages.len() {
+            return None;
+        }
+        let before = from > 0 || self.has_more_before;
+        let rows = &self.messages[from..to];
+        let mut rows = rows.iter().map(|(_, json)| json);
+        Some(page_json(&mut rows, descending, self.last_seq, before, to < self.messages.len()))
+    }
+}
+
+fn page_json<'a>(
+    rows: &mut dyn DoubleEndedIterator<Item = &'a Bytes>,
+    descending: bool,
+    last_seq: i64,
+    before: bool,
+    after: bool,
+) -> MessagesJson {
+    let mut json = BytesMut::from(&b"{\"messages\":["[..]);
+    let mut first = true;
+    while let Some(row) = if descending { rows.next_back() } else { rows.next() } {
+        if !std::mem::take(&mut first) {
+            json.put_u8(b',');
+        }
+        json.extend_from_slice(row);
+    }
+    let rest = format!("],\"last_seq\":{last_seq},\"has_more_before\":{before},\"has_more_after\":{after}}}");
+    json.extend_from_slice(rest.as_bytes());
+    json.freeze()
+}
+
+#[async_trait]
+impl RuntimePersistence for SessionRepository {
+    async fn save_runtime_session(&self, session: &mut WholeSession) -> Result<()> {
+        self.save(session).await
+    }
+
+    async fn append_token_usage_record(&self, id: &SessionId, record: JsonObject) -> Result<()> {
+        self.append_usage(id, record).await.map(drop)
+    }
+}
+
+#[async_trait]
+impl Storage for SessionRepository {
+    async fn create_session(&self, new: NewSession, claim: Option<Claim>) -> Result<Session> {
+        // A new child raises its parent's counter.
+        let touched = Touched::These(new.id.iter().chain(&new.parent).cloned().collect());
+        self.write(touched, |storage| async move { storage.create_session(new, claim).await }).await
+    }
+
+    async fn session(&self, id: &SessionId) -> Result<Option<Session>> {
+        Ok(self.row(id).await?.and_then(|kept| match &*kept {
+            Kept::Row { session, .. } => Some(Session::clone(session)),
+            Kept::Recent(_) => None,
+        }))
+    }
+
+    async fn sessions(&self, filter: &SessionFilter, after: Option<Position>, limit: i64) -> Result<Page<Session>> {
+        self.storage.sessions(filter, after, limit).await
+    }
+
+    async fn update_session(&self, id: &SessionId, update: SessionUpdate, if_match: Option<i64>) -> Result<Session> {
+        let key = id.clone();
+        self.write(Touched::one(id), |storage| async move { storage.update_session(&key, update, if_match).await })
+            .await
+    }
+
+    async fn session_tree(&self, id: &SessionId, limit: i64) -> Result<(SessionTree, bool)> {
+        self.storage.session_tree(id, limit).await
+    }
+
+    async fn delete_session(&self, id: &SessionId, options: DeleteOptions) -> Result<DeleteReceipt> {
+        // The tree below and the parent above change too, and are known only by the commit.
+        let key = id.clone();
+        self.write(Touched::Any, |storage| async move { storage.delete_session(&key, options).await }).await
+    }
+
+    async fn clear_session(&self, id: &SessionId, if_match: Option<i64>) -> Result<ClearReceipt> {
+        let key = id.clone();
+        self.write(Touched::one(id), |storage| async move { storage.clear_session(&key, if_match).await }).await
+    }
+
+    async fn cleanup_sessions(&self, cleanup: Cleanup) -> Result<CleanupReceipt> {
+        self.write(Touched::Any, |storage| async move { storage.cleanup_sessions(cleanup).await }).await
+    }
+
+    async fn append_messages(
+        &self,
+        id: &SessionId,
+        messages: Vec<NewMessage>,
+        options: AppendOptions,
+    ) -> Result<Appended> {
+        let key = id.clone();
+        self.write(Touched::one(id), |storage| async move { storage.append_messages(&key, messages, options).await })
+            .await
+    }
+
+    async fn messages(&self, id: &SessionId, filter: MessageFilter) -> Result<MessagePage> {
+        self.storage.messages(id, filter).await
+    }
+
+    async fn message(&self, id: &SessionId, message: &MessageId) -> Result<Option<Message>> {
+        self.storage.message(id, message).await
+    }
+
+    async fn edit_message(
+        &self,
+        id: &SessionId,
+        message: &MessageId,
+        content: String,
+        if_match: Option<i64>,
+    ) -> Result<MessageReceipt> {
+        let (key, message) = (id.clone(), message.clone());
+        let work =
+            |storage: Arc<dyn Storage>| async move { storage.edit_message(&key, &message, content, if_match).await };
+        self.write(Touched::one(id), work).await
+    }
+
+    async fn delete_message(
+        &self,
+        id: &SessionId,
+        message: &MessageId,
+        if_match: Option<i64>,
+    ) -> Result<MessageReceipt> {
+        let (key, message) = (id.clone(), message.clone());
+        self.write(Touched::one(id), |storage| async move { storage.delete_message(&key, &message, if_match).await })
+            .await
+    }
+
+    async fn truncate_messages(&self, id: &SessionId, cut: Truncate, if_match: Option<i64>) -> Result<TruncateReceipt> {
+        let key = id.clone();
+        self.write(Touched::one(id), |storage| async move { storage.truncate_messages(&key, cut, if_match).await })
+            .await
+    }
+
+    async fn load_session(&self, id: &SessionId) -> Result<Option<WholeSession>> {
+        self.storage.load_session(id).await
+    }
+
+    async fn save_session(&self, save: SessionSave) -> Result<(Session, Vec<(MessageId, i64)>)> {
+        let touched =
+            Touched::These(std::iter::once(&save.session.id).chain(&save.session.parent_session_id).cloned().collect());
+        self.write(touched, |storage| async move { storage.save_session(save).await }).await
+    }
+
+    async fn append_usage(&self, id: &SessionId, record: JsonObject) -> Result<UsageRecord> {
+        let key = id.clone();
+        self.write(Touched::one(id), |storage| async move { storage.append_usage(&key, record).await }).await
+    }
+
+    async fn usage(&self, id: &SessionId, after: Option<Position>, limit: i64) -> Result<Page<UsageRecord>> {
+        self.storage.usage(id, after, limit).await
+    }
+
+    async fn add_attachment(&self, id: &SessionId, new: NewAttachment, bytes: Vec<u8>) -> Result<bool> {
+        let key = id.clone();
+        self.write(Touched::one(id), |storage| async move { storage.add_attachment(&key, new, bytes).await }).await
+    }
+
+    async fn attachment(&self, id: &SessionId, attachment: &AttachmentId) -> Result<Option<(Attachment, Vec<u8>)>> {
+        self.storage.attachment(id, attachment).await
+    }
+
+    async fn answer(&self, scope: &str, key: &str) -> Result<Option<Answer>> {
+        self.storage.answer(scope, key).await
+    }
+
+    async fn keep_refusal(&self, claim: Claim, status: u16, problem: Value) -> Result<()> {
+        self.write(Touched::These(vec![]), |storage| async move { storage.keep_refusal(claim, status, problem).await })
+            .await
+    }
+
+    fn foreign_commits(&self) -> watch::Receiver<u64> {
+        self.storage.foreign_commits()
+    }
+
+    async fn check_writable(&self) -> Result<()> {
+        self.storage.check_writable().await
+    }
+
+    async fn close(&self) {
+        self.storage.close().await;
+    }
+}

@@ -1,0 +1,179 @@
+//! `culm check`: proves what the schema cannot, on a private snapshot, so also beside a running server.
+//!
+//! The pages of the database itself are only read. Everything else runs on a copy, for the strict check of the search
+//! index is a write.
+
+use std::path::Path;
+
+use sha2::{Digest, Sha256};
+use sqlx::{
+    AssertSqlSafe, ConnectOptions, Connection, Row, SqliteConnection,
+    sqlite::{SqliteConnectOptions, SqlitePoolOptions},
+};
+
+use super::open::{self, OpenError};
+
+/// Rows that are read at once where all rows are read.
+const ROWS: i64 = 500;
+/// Findings of one kind that are told at most.
+const MANY: i64 = 100;
+
+/// What must select nothing, and what it means if it does.
+const RULES: [(&str, &str); 13] = [
+    ("a row refers to one that is not there", "select \"table\" || ' ' || coalesce(rowid, '') from pragma_foreign_key_check"),
+    ("the cached message count is wrong",
+     "select id from sessions s where message_count <> (select count(*) from messages m where m.session_key = s.session_key)"),
+    ("the last seq is lower than a message's",
+     "select id from sessions s where last_seq < (select coalesce(max(seq), 0) from messages m where m.session_key = s.session_key)"),
+    ("the cached number of attachments is wrong",
+     "select id from sessions s where attachment_count <> (select count(*) from attachments a where a.session_key = s.session_key)"),
+    ("the cached size of attachments is wrong",
+     "select id from sessions s where attachment_bytes <> (select coalesce(sum(size), 0) from attachments a where a.session_key = s.session_key)"),
+    ("the cached number of children is wrong",
+     "select id from sessions s where children_count <> (select count(*) from sessions c where c.parent_key = s.session_key)"),
+    ("the place in the tree disagrees with the parent's",
+     "select c.id from sessions c join sessions p on p.session_key = c.parent_key where c.root_key <> p.root_key or c.spawn_depth <> p.spawn_depth + 1"),
+    ("a deleted session is there", "select id from sessions where id in (select id from tombstones)"),
+    ("a sequence is behind its table",
+     "select name from sqlite_sequence q where seq < case name
+        when 'sessions' then (select max(session_key) from sessions) when 'messages' then (select max(message_key) from messages)
+        when 'attachments' then (select max(attachment_key) from attachments) when 'runs' then (select max(run_key) from runs)
+        when 'usage_records' then (select max(usage_key) from usage_records) end"),
+    ("an attachment's size is not that of its bytes",
+     "select id from attachments a where size <> (select coalesce(sum(length(bytes)), 0) from attachment_chunks c where c.attachment_key = a.attachment_key)"),
+    ("bytes belong to no attachment",
+     "select distinct attachment_key from attachment_chunks
+      where attachment_key not in (select attachment_key from attachments union all select attachment_key from attachment_purges)"),
+    ("a session's text holds NUL", "select id from sessions where instr(title, char(0)) > 0 or instr(coalesce(workspace, ''), char(0)) > 0"),
+    ("a message's text holds NUL",
+     "select s.id || ' ' || m.seq from messages m join sessions s using (session_key)
+      where instr(m.content, char(0)) > 0 or instr(coalesce(m.reasoning, ''), char(0)) > 0"),
+];
+
+/// Texts that are read whole, a page of rows at a time: key, name of the row, text.
+const TEXTS: [(&str, &str); 3] = [
+    ("a session's text is not UTF-8",
+     "select session_key, cast(id as blob), cast(title || coalesce(workspace, '') || coalesce(prompt, '') || metadata as blob)
+      from sessions where session_key > ?1 order by session_key limit ?2"),
+    ("a message's text is not UTF-8",
+     "select message_key, cast(session_key || ' ' || seq as blob), cast(content || coalesce(reasoning, '') || coalesce(parts, '') || coalesce(tool_calls, '') as blob)
+      from messages where message_key > ?1 order by message_key limit ?2"),
+    ("a usage record is not UTF-8",
+     "select usage_key, cast(usage_key as blob), cast(record as blob) from usage_records where usage_key > ?1 order by usage_key limit ?2"),
+];
+
+/// Checks a database. Each finding is one line; none means that it is sound.
+pub async fn check(path: &Path) -> Result<Vec<String>, OpenError> {
+    open::probe(path).await?;
+    let refused = |error: sqlx::Error| open::refusal(path, &error);
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    // Beside the database: there is room for one more, or there is none for anything.
+    let scratch = tempfile::Builder::new()
+        .prefix(".culm-check-")
+        .tempdir_in(folder)
+        .map_err(|error| open::read_only(path, &error))?;
+    let copy = scratch.path().join("snapshot.db");
+    let mut original = SqliteConnectOptions::new().filename(path).read_only(true).connect().await.map_err(refused)?;
+    let mut findings = pages(&mut original).await.map_err(refused)?;
+    let into = copy.to_string_lossy().into_owned();
+    let copied = sqlx::query("vacuum into ?1").bind(into).execute(&mut original).await;
+    original.close().await.map_err(refused)?;
+    if let Err(error) = copied {
+        findings.push(format!("the database cannot be copied whole: {error}"));
+        return Ok(findings);
+    }
+    let mut snapshot =
+        SqliteConnectOptions::new().filename(&copy).foreign_keys(false).connect().await.map_err(refused)?;
+    let rest = contents(&mut snapshot).await;
+    let closed = snapshot.close().await;
+    findings.extend(rest.and_then(|rest| closed.map(|()| rest)).map_err(refused)?);
+    Ok(findings)
+}
+
+async fn pages(conn: &mut SqliteConnection) -> sqlx::Result<Vec<String>> {
+    let lines: Vec<String> = sqlx::query_scalar("pragma integrity_check(100)").fetch_all(conn).await?;
+    Ok(lines.into_iter().filter(|line| line != "ok").map(|line| format!("pages: {line}")).collect())
+}
+
+async fn contents(conn: &mut SqliteConnection) -> sqlx::Result<Vec<String>> {
+    let mut findings = schema(conn).await?;
+    for (meaning, sql) in RULES {
+        let sql =
+            format!("select cast(f.\"1\" as text) from (select null as \"1\" where 0 union all {sql}) f limit {MANY}");
+        let rows: Vec<Option<String>> = sqlx::query_scalar(AssertSqlSafe(sql)).fetch_all(&mut *conn).await?;
+        findings.extend(rows.into_iter().map(|row| format!("{meaning}: {}", row.unwrap_or_default())));
+    }
+    for index in ["message_index", "session_index"] {
+        let strict = format!("insert into {index} ({index}, rank) values ('integrity-check', 1)");
+        if let Err(error) = sqlx::query(AssertSqlSafe(strict)).execute(&mut *conn).await {
+            findings.push(format!("the search index {index} is not that of the texts: {error}"));
+        }
+    }
+    for (meaning, sql) in TEXTS {
+        findings.extend(texts(conn, meaning, sql).await?);
+    }
+    findings.extend(attachments(conn).await?);
+    Ok(findings)
+}
+
+/// Compares the schema with the one that the migrations make.
+async fn schema(conn: &mut SqliteConnection) -> sqlx::Result<Vec<String>> {
+    let sql = "select type || ' ' || name || ': ' || coalesce(sql, '') from sqlite_schema where name not like '\\_sqlx%' escape '\\' and name not like 'sqlite\\_%' escape '\\'";
+    let fresh =
+        SqlitePoolOptions::new().max_connections(1).connect_with(SqliteConnectOptions::new().in_memory(true)).await?;
+    open::MIGRATIONS.run(&fresh).await.map_err(|error| sqlx::Error::Protocol(error.to_string()))?;
+    let expected: Vec<String> = sqlx::query_scalar(sql).fetch_all(&fresh).await?;
+    fresh.close().await;
+    let found: Vec<String> = sqlx::query_scalar(sql).fetch_all(conn).await?;
+    let name = |line: &str| line.split(':').next().unwrap_or_default().to_owned();
+    let missing = expected
+        .iter()
+        .filter(|line| !found.contains(line))
+        .map(|line| format!("schema: {} is missing or another", name(line)));
+    let foreign = found
+        .iter()
+        .filter(|line| !expected.iter().any(|other| name(other) == name(line)))
+        .map(|line| format!("schema: {} is not Culm's", name(line)));
+    Ok(missing.chain(foreign).collect())
+}
+
+async fn texts(conn: &mut SqliteConnection, meaning: &str, sql: &'static str) -> sqlx::Result<Vec<String>> {
+    let (mut findings, mut last) = (Vec::new(), 0i64);
+    loop {
+        let rows = sqlx::query(sql).bind(last).bind(ROWS).fetch_all(&mut *conn).await?;
+        for row in &rows {
+            last = row.try_get(0)?;
+            let (name, text): (Vec<u8>, Vec<u8>) = (row.try_get(1)?, row.try_get(2)?);
+            if std::str::from_utf8(&text).is_err() || std::str::from_utf8(&name).is_err() {
+                findings.push(format!("{meaning}: {}", String::from_utf8_lossy(&name)));
+            }
+        }
+        if rows.is_empty() {
+            return Ok(findings);
+        }
+    }
+}
+
+/// Reads every attachment's bytes, a chunk at a time, and compares their hash.
+async fn attachments(conn: &mut SqliteConnection) -> sqlx::Result<Vec<String>> {
+    let (mut findings, mut last) = (Vec::new(), 0i64);
+    let next =
+        "select attachment_key, id, sha256 from attachments where attachment_key > ?1 order by attachment_key limit 1";
+    while let Some(row) = sqlx::query(next).bind(last).fetch_optional(&mut *conn).await? {
+        last = row.try_get(0)?;
+        let (id, expected): (String, String) = (row.try_get(1)?, row.try_get(2)?);
+        let mut hasher = Sha256::new();
+        let chunk = "select bytes from attachment_chunks where attachment_key = ?1 and place = ?2";
+        for place in 0i64.. {
+            let bytes: Option<Vec<u8>> =
+                sqlx::query_scalar(chunk).bind(last).bind(place).fetch_optional(&mut *conn).await?;
+            let Some(bytes) = bytes else { break };
+            hasher.update(bytes);
+        }
+        let found: String = hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        if found != expected {
+            findings.push(format!("an attachment's bytes are not those that were stored: {id}"));
+        }
+    }
+    Ok(findings)
+}
