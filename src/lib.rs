@@ -1,4 +1,13 @@
-//! Culm.
+//! Culm, the session server for AI agents.
+//!
+//! Everything durable is in one SQLite database, and every change is one transaction of it. A request comes in through
+//! [`http`], which knows status codes and nothing of SQL; it calls the [`repository`], a cache that never lies in front
+//! of [`storage`]; storage's contract is one trait, and its one implementation so far sends every write through one
+//! writer that commits together whatever is queued. [`model`] has the nouns that all of them speak of; [`tasks`] is the
+//! only place that spawns; [`config`] reads what a server is told.
+//!
+//! `ARCHITECTURE.md` says which invariants hold, and where each is kept.
+
 pub mod config;
 pub mod http;
 pub mod model;

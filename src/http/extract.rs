@@ -20,7 +20,7 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use schemars::JsonSchema;
 use serde::{
     Deserialize, Deserializer, Serialize,
-    de::{DeserializeOwned, IgnoredAny, MapAccess, SeqAccess, Visitor},
+    de::{DeserializeOwned, IgnoredAny, MapAccess, SeqAccess, Visitor, value::MapAccessDeserializer},
 };
 use sha2::{Digest, Sha256};
 
@@ -47,7 +47,7 @@ impl<T: DeserializeOwned> FromRequest<App> for Json<T> {
         serde_path_to_error::deserialize::<_, NoDoubles>(&mut json).map_err(refused)?;
         json.end().map_err(|error| Problem::invalid("", error.to_string()))?;
         let mut json = serde_json::Deserializer::from_slice(&bytes);
-        let value = serde_path_to_error::deserialize(&mut json).map_err(refused)?;
+        let Object(value) = serde_path_to_error::deserialize(&mut json).map_err(refused)?;
         Ok(Self { value, bytes })
     }
 }
@@ -89,6 +89,28 @@ fn refused(error: serde_path_to_error::Error<serde_json::Error>) -> Problem {
         (path, _) => path.to_owned(),
     };
     Problem::invalid(param, reason)
+}
+
+/// A value that is written as an object: serde would take its fields in an array, too.
+struct Object<T>(T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(ObjectOf(PhantomData))
+    }
+}
+
+struct ObjectOf<T>(PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>> Visitor<'de> for ObjectOf<T> {
+    type Value = Object<T>;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("an object")
+    }
+    fn visit_map<A: MapAccess<'de>>(self, fields: A) -> Result<Object<T>, A::Error> {
+        T::deserialize(MapAccessDeserializer::new(fields)).map(Object)
+    }
 }
 
 /// Any JSON in which no object has a field twice, but below a field `metadata`.

@@ -109,14 +109,14 @@ pub struct Message {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub run_id: Option<RunId>,
     /// Whether the summary stands for it.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
     pub compressed: bool,
     /// When it was written.
     pub created_at: Timestamp,
     /// When it last changed.
     pub updated_at: Timestamp,
     /// What an import met and has no field for.
-    #[serde(skip_serializing_if = "JsonObject::is_empty")]
+    #[serde(skip_serializing_if = "JsonObject::is_empty", default)]
     pub extra: JsonObject,
 }
 

@@ -38,6 +38,12 @@ enum Kept {
     Recent(Recent),
 }
 
+/// A session as its call answers it.
+#[derive(serde::Serialize)]
+struct Wrapped<'a> {
+    session: &'a Session,
+}
+
 /// The newest messages of a session, each as its JSON.
 #[derive(Debug)]
 struct Recent {
@@ -148,7 +154,7 @@ impl SessionRepository {
         }
         let ticket = Out::take(self, id, Part::Row);
         let Some(session) = self.storage.session(id).await? else { return Ok(None) };
-        let json = json(&serde_json::json!({ "session": session }));
+        let json = json(&Wrapped { session: &session });
         // The row is kept twice: as it is and as JSON.
         let bytes = json.len() * 2 + 512;
         let kept = Arc::new(Kept::Row { session: Box::new(session), json });

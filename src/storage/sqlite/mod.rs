@@ -19,7 +19,7 @@ mod writer;
 use async_trait::async_trait;
 use serde_json::Value;
 use sqlx::SqlitePool;
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 
 pub use check::check;
 pub use open::{Lock, OpenError, Options, beside, was_left_open};
@@ -37,7 +37,8 @@ use writer::Writer;
 pub struct SqliteStorage {
     writer: Writer,
     readers: SqlitePool,
-    _lock: open::Lock,
+    /// Held until the database is closed.
+    lock: Mutex<Option<Lock>>,
 }
 
 #[async_trait]
@@ -173,5 +174,6 @@ impl Storage for SqliteStorage {
     async fn close(&self) {
         self.readers.close().await;
         self.writer.close().await;
+        drop(self.lock.lock().await.take());
     }
 }

@@ -175,7 +175,11 @@ impl SqliteStorage {
             .idle_timeout(None)
             .max_lifetime(None)
             .connect_lazy_with(to_read(path));
-        Ok(Self { writer: Writer::start(conn, options_to_write.create_if_missing(false)), readers, _lock: lock })
+        Ok(Self {
+            writer: Writer::start(conn, options_to_write.create_if_missing(false)),
+            readers,
+            lock: Some(lock).into(),
+        })
     }
 }
 

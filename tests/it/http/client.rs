@@ -1,0 +1,169 @@
+//! A server on a free port, and a client that checks on every answer what must hold for all.
+
+use std::sync::Arc;
+
+use culm::{
+    http::{Access, App, router, serve},
+    model::Limits,
+    repository::SessionRepository,
+    storage::{
+        Storage,
+        sqlite::{Options, SqliteStorage},
+    },
+    tasks::Tasks,
+};
+use reqwest::{Method, StatusCode, header::HeaderMap};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+pub(crate) const TOKEN: &str = "a-token-of-the-tests";
+
+/// A server that is stopped when the test ends.
+pub(crate) struct Server {
+    pub(crate) address: String,
+    pub(crate) folder: TempDir,
+    pub(crate) repository: SessionRepository,
+    client: reqwest::Client,
+    document: Value,
+    stop: DropGuard,
+    tasks: Tasks,
+}
+
+/// An answer that was checked.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Value,
+}
+
+impl Server {
+    pub(crate) async fn start() -> Self {
+        Self::start_in(tempfile::tempdir().unwrap()).await
+    }
+
+    pub(crate) async fn start_in(folder: TempDir) -> Self {
+        let storage = SqliteStorage::open(&Options::new(folder.path().join("culm.db"))).await.unwrap();
+        let tasks = Tasks::default();
+        let repository = SessionRepository::new(Arc::new(storage), 1 << 20, tasks.clone());
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let router =
+            router(App::new(repository.clone(), Limits::default()), Access::new(Some(TOKEN), [address.clone()]));
+        let stop = CancellationToken::new();
+        let (serving, asked) = (tasks.clone(), stop.clone());
+        tasks.spawn(async move { serve(listener, router, &serving, asked).await });
+        let client = reqwest::Client::new();
+        let document = client.get(format!("http://{address}/api/v1/openapi.json")).send().await.unwrap();
+        let document = document.json().await.unwrap();
+        Self { address, folder, repository, client, document, stop: stop.drop_guard(), tasks }
+    }
+
+    /// Stops as a signal does, and starts again on the same database.
+    pub(crate) async fn restart(self) -> Self {
+        drop(self.stop);
+        self.repository.close().await;
+        self.tasks.finish().await;
+        Self::start_in(self.folder).await
+    }
+
+    pub(crate) fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
+        self.client.request(method, self.url(path)).bearer_auth(TOKEN)
+    }
+
+    pub(crate) fn url(&self, path: &str) -> String {
+        let base = if path.starts_with("/api") || path == "/health" { "" } else { "/api/v1" };
+        format!("http://{}{base}{path}", self.address)
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Answer {
+        self.send(self.request(Method::GET, path)).await
+    }
+
+    pub(crate) async fn post(&self, path: &str, body: Value) -> Answer {
+        self.send(self.request(Method::POST, path).json(&body)).await
+    }
+
+    pub(crate) async fn patch(&self, path: &str, body: Value) -> Answer {
+        self.send(self.request(Method::PATCH, path).json(&body)).await
+    }
+
+    pub(crate) async fn delete(&self, path: &str) -> Answer {
+        self.send(self.request(Method::DELETE, path)).await
+    }
+
+    /// Creates a session with this id and these user messages.
+    pub(crate) async fn session(&self, id: &str, messages: &[&str]) {
+        assert_eq!(self.post("/sessions", json!({ "id": id })).await.status, 201);
+        if !messages.is_empty() {
+            let messages: Vec<_> = messages.iter().map(|text| json!({ "role": "user", "content": text })).collect();
+            let answer = self.post(&format!("/sessions/{id}/messages"), json!({ "messages": messages })).await;
+            assert_eq!(answer.status, 201);
+        }
+    }
+
+    pub(crate) async fn send(&self, request: reqwest::RequestBuilder) -> Answer {
+        let request = request.build().unwrap();
+        let (method, path) = (request.method().clone(), request.url().path().to_owned());
+        let response = self.client.execute(request).await.unwrap();
+        let (status, headers) = (response.status(), response.headers().clone());
+        let bytes = response.bytes().await.unwrap();
+        assert!(headers.contains_key("x-request-id"), "{method} {path}: no request id");
+        if bytes.is_empty() {
+            return Answer { status, headers, body: Value::Null };
+        }
+        let body: Value =
+            serde_json::from_slice(&bytes).unwrap_or_else(|_| panic!("{method} {path}: no JSON: {bytes:?}"));
+        let content_type = headers["content-type"].to_str().unwrap();
+        if status.is_success() {
+            assert_eq!(content_type, "application/json");
+        } else {
+            assert_eq!(content_type, "application/problem+json");
+            assert_eq!(body["status"], status.as_u16());
+            assert_eq!(body["request_id"].as_str(), headers["x-request-id"].to_str().ok());
+        }
+        self.check_schema(&method, &path, status, &body);
+        Answer { status, headers, body }
+    }
+
+    /// The answer is one that the OpenAPI document speaks of.
+    fn check_schema(&self, method: &Method, path: &str, status: StatusCode, body: &Value) {
+        let paths = self.document["paths"].as_object().unwrap();
+        let parts = |path: &str| path.split('/').map(String::from).collect::<Vec<_>>();
+        let fits = |template: &str| {
+            let (template, path) = (parts(template), parts(path));
+            template.len() == path.len() && template.iter().zip(&path).all(|(t, p)| t.starts_with('{') || t == p)
+        };
+        let exact = paths.get(path);
+        let Some(item) = exact.or_else(|| paths.iter().find(|(template, _)| fits(template)).map(|(_, item)| item))
+        else {
+            assert!(matches!(status.as_u16(), 401 | 403 | 404), "{method} {path} is not in the document");
+            return;
+        };
+        let operation = &item[method.as_str().to_lowercase()];
+        if operation.is_null() {
+            assert_eq!(status, 405, "{method} {path} is not in the document");
+            return;
+        }
+        let responses = &operation["responses"];
+        let response = match &responses[status.as_str()] {
+            Value::Null => &responses["default"],
+            response => response,
+        };
+        let content =
+            response["content"].as_object().unwrap_or_else(|| panic!("{method} {path} {status} is not described"));
+        let schema = content.values().next().unwrap()["schema"].clone();
+        let schema = json!({ "components": self.document["components"], "allOf": [schema] });
+        let validator = jsonschema::validator_for(&schema).unwrap();
+        let errors: Vec<_> = validator.iter_errors(body).map(|error| error.to_string()).collect();
+        assert!(errors.is_empty(), "{method} {path} {status}: {errors:?} in {body}");
+    }
+}
+
+impl Answer {
+    pub(crate) fn code(&self) -> (u16, &str) {
+        (self.status.as_u16(), self.body["code"].as_str().unwrap_or_default())
+    }
+}

@@ -1,0 +1,9 @@
+//! The API on a real listener, with a real database, through a client that looks at every answer.
+
+mod access;
+mod bad_input;
+mod client;
+mod messages;
+mod sessions;
+
+pub(crate) use client::{Answer, Server};
