@@ -1,4 +1,5 @@
 //! Culm.
+pub mod import;
 pub mod model;
 pub mod storage;
 pub mod tasks;
