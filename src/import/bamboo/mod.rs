@@ -103,7 +103,7 @@ async fn one(
         session.extra.insert("messages".into(), found.others.into());
     }
     let above = above(node, parent, report);
-    session::place(&mut session, node, above, report);
+    session::place(&mut session, node, above);
     let outcome = save(session, found.messages, standing, target, report).await?;
     if let Outcome::Here { id, .. } = &outcome {
         beside::attachments(place, id, target, report).await?;

@@ -259,13 +259,8 @@ fn mirrored(session: &mut Session, mirror: &JsonObject, fields: &mut Fields) {
 
 /// The row's place in its tree: below `parent` (its id, root and depth), or a root. What the source says otherwise is
 /// kept.
-pub(super) fn place(
-    session: &mut Session,
-    node: &Node,
-    parent: Option<(SessionId, SessionId, i64)>,
-    report: &mut Report,
-) {
-    let (found, path) = (&node.found, node.found.directory.display().to_string());
+pub(super) fn place(session: &mut Session, node: &Node, parent: Option<(SessionId, SessionId, i64)>) {
+    let found = &node.found;
     let mut keep = |key: &str, value: &Option<String>, now: Option<&str>| {
         if let Some(value) = value.as_deref().filter(|value| !value.is_empty() && Some(*value) != now) {
             session.extra.insert(key.into(), value.into());
@@ -280,10 +275,6 @@ pub(super) fn place(
     keep("root_session_id", &found.root, Some(root.as_str()));
     let word = if parent.is_some() { "child" } else { "root" };
     keep("kind", &found.kind, Some(word));
-    if found.root.as_deref() != Some(root.as_str()) && found.id == session.id.as_str() {
-        let old = found.root.as_deref().unwrap_or_default();
-        report.add(FindingKind::WrongRoot, path, format!("says that its root is '{old}'; it is '{root}'"));
-    }
     if session.extra.get("spawn_depth").and_then(Value::as_i64) == Some(depth) {
         session.extra.remove("spawn_depth");
     }

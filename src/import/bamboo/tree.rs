@@ -32,6 +32,7 @@ pub(super) fn placed(found: Vec<Found>, report: &mut Report) -> (Vec<Node>, Vec<
     let mut parents = parents(&found, report);
     break_cycles(&found, &mut parents, report);
     let order = parents_first(&parents);
+    check_roots(&found, &parents, &order, report);
     let nodes = found.into_iter().zip(ids).zip(&parents);
     let nodes = nodes.map(|((found, id), parent)| Node { found, id, parent: *parent }).collect();
     (nodes, order)
@@ -107,6 +108,20 @@ fn break_cycles(found: &[Found], parents: &mut [Option<usize>], report: &mut Rep
         parents[first] = None;
         let text = "is above itself by its parents; it becomes a root";
         report.add(FindingKind::ParentCycle, found[first].directory.display().to_string(), text);
+    }
+}
+
+/// Reports sessions that name another root than the one they are below, or none.
+fn check_roots(found: &[Found], parents: &[Option<usize>], order: &[usize], report: &mut Report) {
+    let mut roots: Vec<usize> = (0..found.len()).collect();
+    for index in order {
+        let session = &found[*index];
+        roots[*index] = parents[*index].map_or(*index, |parent| roots[parent]);
+        let root = &found[roots[*index]].id;
+        if let Some(said) = session.root.as_ref().filter(|said| *said != root) {
+            let text = format!("says that its root is '{said}'; it is '{root}'");
+            report.add(FindingKind::WrongRoot, session.directory.display().to_string(), text);
+        }
     }
 }
 
