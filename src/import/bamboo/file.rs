@@ -147,8 +147,8 @@ mod tests {
             (r#""\ud800\ud83c\udf8b""#, "\u{fffd}🎋"),
         ];
         for (json, text) in cases {
-            let read: String = serde_json::from_str(&repaired(json.as_bytes())).unwrap();
-            assert_eq!(read, text, "{json}");
+            let read = serde_json::from_str::<String>(&repaired(json.as_bytes())).ok();
+            assert_eq!(read.as_deref(), Some(text), "{json}");
         }
         assert_eq!(repaired(b"\xef\xbb\xbf\"\xff\""), "\"\u{fffd}\"");
         assert_eq!(repaired(br"\"), r"\");
