@@ -15,6 +15,7 @@ use clap::{Parser, Subcommand};
 use culm::{
     config::{Place, Server, Settings},
     http::{Access, App, router, serve},
+    import,
     repository::SessionRepository,
     storage::{
         Storage,
@@ -63,6 +64,11 @@ enum Command {
         #[command(flatten)]
         server: Server,
     },
+    /// Import the sessions of another system; run again, it adds only what is new
+    Import {
+        #[command(subcommand)]
+        source: Source,
+    },
     /// Print the token that clients send, made if there is none yet
     Token {
         #[command(flatten)]
@@ -72,6 +78,20 @@ enum Command {
     Check {
         #[command(flatten)]
         place: Place,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum Source {
+    /// A Bamboo home of 2026.5, 2026.6 or 2026.11; it is only read
+    Bamboo {
+        /// The home: the directory with `sessions.json` and `sessions`
+        dir: PathBuf,
+        #[command(flatten)]
+        place: Place,
+        /// Only say what would be imported
+        #[arg(long)]
+        dry_run: bool,
     },
 }
 
@@ -125,6 +145,9 @@ fn main() -> ExitCode {
 async fn run(command: Command) -> Result<ExitCode, Failure> {
     match command {
         Command::Serve { place, server } => run_server(place.settings(server)?).await,
+        Command::Import { source: Source::Bamboo { dir, place, dry_run } } => {
+            import_bamboo(&dir, &place.database()?, dry_run).await
+        }
         Command::Token { place } => {
             println!("{}", token(&place.database()?)?);
             Ok(ExitCode::SUCCESS)
@@ -135,6 +158,32 @@ async fn run(command: Command) -> Result<ExitCode, Failure> {
             Ok(if findings.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
     }
+}
+
+async fn import_bamboo(home: &Path, db: &Path, dry_run: bool) -> Result<ExitCode, Failure> {
+    // A dry run makes no database, not even an empty one.
+    let storage = match dry_run && !db.exists() {
+        true => None,
+        false => {
+            make_folder(db)?;
+            Some(SqliteStorage::open(&sqlite::Options::new(db)).await?)
+        }
+    };
+    // Drawn only where standard error is a terminal.
+    let bar = indicatif::ProgressBar::new(0);
+    let mut progress = |done, total| {
+        bar.set_length(total);
+        bar.set_position(done);
+    };
+    let borrowed = storage.as_ref().map(|storage| storage as &dyn Storage);
+    let report = import::bamboo::import(home, borrowed, import::Options { dry_run }, &mut progress).await;
+    bar.finish_and_clear();
+    if let Some(storage) = &storage {
+        storage.close().await;
+    }
+    let report = report.map_err(|error| Failure::new(1, error))?;
+    print!("{report}");
+    Ok(ExitCode::SUCCESS)
 }
 
 async fn run_server(settings: Settings) -> Result<ExitCode, Failure> {

@@ -2,3 +2,4 @@
 #![allow(clippy::unwrap_used, reason = "a test ends where it is surprised")]
 
 mod http;
+mod import;

@@ -1,0 +1,191 @@
+//! The one place that writes: brings a session to the storage, or finds out what bringing it there would do.
+
+use std::collections::{HashMap, HashSet};
+
+use crate::{
+    model::{
+        AttachmentId, JsonObject, Message, MessageId, NewAttachment, Position, Session, SessionId, SessionSave,
+        WholeSession,
+    },
+    storage::{AppendOptions, Error, Result, Storage},
+};
+
+/// Bytes of messages that one transaction writes.
+const SLICE: usize = 8 << 20;
+/// The key in a session's `extra` of the last message that was imported: what people removed up to there stays removed.
+const THROUGH: &str = "imported_through";
+/// Records of the usage log that are read at once.
+const PAGE: i64 = 1000;
+
+/// Where an import goes.
+#[derive(Clone, Copy)]
+pub(super) struct Target<'a> {
+    pub(super) storage: Option<&'a dyn Storage>,
+    pub(super) dry_run: bool,
+}
+
+/// What an id is in the storage.
+pub(super) enum Standing {
+    New,
+    Here(Box<Session>),
+    Deleted,
+}
+
+/// Whether a refusal is about one session alone, and not about the storage.
+pub(super) fn is_refusal(error: &Error) -> bool {
+    !matches!(error, Error::Full | Error::Busy(_) | Error::Failed(_))
+}
+
+impl<'a> Target<'a> {
+    /// The storage, where it is to be written to.
+    fn writes(&self) -> Option<&'a dyn Storage> {
+        self.storage.filter(|_| !self.dry_run)
+    }
+
+    pub(super) async fn standing(&self, id: &SessionId) -> Result<Standing> {
+        let Some(storage) = self.storage else { return Ok(Standing::New) };
+        if let Some(session) = storage.session(id).await? {
+            return Ok(Standing::Here(Box::new(session)));
+        }
+        // Only a write is told that an id was deleted; one of nothing changes nothing.
+        match storage.append_messages(id, Vec::new(), AppendOptions::default()).await {
+            Err(Error::SessionDeleted(_)) => Ok(Standing::Deleted),
+            Ok(_) | Err(Error::SessionNotFound(_)) => Ok(Standing::New),
+            Err(error) => Err(error),
+        }
+    }
+
+    pub(super) async fn create(&self, mut session: Session, messages: Vec<Message>) -> Result<()> {
+        let Some(storage) = self.writes() else { return Ok(()) };
+        let mut slices = slices(messages).into_iter();
+        let first = slices.next().unwrap_or_default();
+        mark(&mut session, &first);
+        let save = WholeSession::new(session, first).changes();
+        let (mut row, _) = storage.save_session(save).await?;
+        for added in slices {
+            // Without a change of the row, its times stay those of the source.
+            row = self.add(storage, row.clone(), row, added).await?;
+        }
+        Ok(())
+    }
+
+    /// Adds what is new; the number of messages that are.
+    pub(super) async fn add_new(&self, id: &SessionId, messages: Vec<Message>) -> Result<u64> {
+        let Some(storage) = self.storage else { return Ok(0) };
+        let Some(stored) = storage.load_session(id).await? else { return Ok(0) };
+        let new = new_messages(&stored, messages);
+        let count = new.len() as u64;
+        if let (Some(storage), true) = (self.writes(), count > 0) {
+            let mut row = stored.session;
+            for added in slices(new) {
+                let mut marked = row.clone();
+                mark(&mut marked, &added);
+                row = self.add(storage, row, marked, added).await?;
+            }
+        }
+        Ok(count)
+    }
+
+    async fn add(
+        &self,
+        storage: &dyn Storage,
+        base: Session,
+        session: Session,
+        added: Vec<Message>,
+    ) -> Result<Session> {
+        let save = SessionSave { session, base: Some(base), added, changed: Vec::new(), removed: Vec::new() };
+        storage.save_session(save).await.map(|(row, _)| row)
+    }
+
+    pub(super) async fn has_attachment(&self, session: &SessionId, id: &AttachmentId) -> Result<bool> {
+        match self.storage {
+            Some(storage) => Ok(storage.attachment(session, id).await?.is_some()),
+            None => Ok(false),
+        }
+    }
+
+    /// Whether the attachment is new.
+    pub(super) async fn attach(&self, session: &SessionId, new: NewAttachment, bytes: Vec<u8>) -> Result<bool> {
+        match self.writes() {
+            Some(storage) => storage.add_attachment(session, new, bytes).await,
+            None => Ok(!self.has_attachment(session, &new.id).await?),
+        }
+    }
+
+    /// Adds the records that the session's log lacks; the number of those.
+    pub(super) async fn add_usage(&self, session: &SessionId, records: Vec<JsonObject>) -> Result<u64> {
+        let mut there = self.usage(session).await?;
+        let mut added = 0;
+        for record in records {
+            match there.get_mut(&as_stored(&record)) {
+                Some(count) if *count > 0 => *count -= 1,
+                _ => {
+                    added += 1;
+                    if let Some(storage) = self.writes() {
+                        storage.append_usage(session, record).await?;
+                    }
+                }
+            }
+        }
+        Ok(added)
+    }
+
+    /// The log's records, and how often each is there.
+    async fn usage(&self, session: &SessionId) -> Result<HashMap<String, u64>> {
+        let mut there = HashMap::new();
+        let Some(storage) = self.storage else { return Ok(there) };
+        let mut after: Option<Position> = None;
+        loop {
+            let page = match storage.usage(session, after, PAGE).await {
+                Err(Error::SessionNotFound(_)) => return Ok(there),
+                page => page?,
+            };
+            for stored in page.items {
+                *there.entry(as_stored(&stored.record)).or_default() += 1;
+            }
+            match page.next {
+                Some(next) => after = Some(next),
+                None => return Ok(there),
+            }
+        }
+    }
+}
+
+/// A record's JSON as it is after a round through the storage: the last digit of a number may differ before.
+fn as_stored(record: &JsonObject) -> String {
+    let once = serde_json::to_string(record).unwrap_or_default();
+    let again = serde_json::from_str::<JsonObject>(&once).unwrap_or_default();
+    serde_json::to_string(&again).unwrap_or_default()
+}
+
+fn mark(session: &mut Session, messages: &[Message]) {
+    if let Some(last) = messages.last() {
+        session.extra.insert(THROUGH.into(), last.id.as_str().into());
+    }
+}
+
+/// The messages after the last one that was imported: what is missing before it was removed here.
+fn new_messages(stored: &WholeSession, messages: Vec<Message>) -> Vec<Message> {
+    let through = stored.session.extra.get(THROUGH).and_then(serde_json::Value::as_str);
+    let there: HashSet<&MessageId> = stored.messages.iter().map(|message| &message.id).collect();
+    let imported = |m: &Message| there.contains(&m.id) || through == Some(m.id.as_str());
+    let first = messages.iter().rposition(imported).map_or(0, |last| last + 1);
+    messages.into_iter().skip(first).collect()
+}
+
+/// Messages in groups of bounded size.
+fn slices(messages: Vec<Message>) -> Vec<Vec<Message>> {
+    let (mut slices, mut size) = (vec![Vec::new()], 0);
+    for message in messages {
+        let bytes = serde_json::to_string(&message).map_or(0, |json| json.len());
+        if size > 0 && size + bytes > SLICE {
+            slices.push(Vec::new());
+            size = 0;
+        }
+        size += bytes;
+        if let Some(slice) = slices.last_mut() {
+            slice.push(message);
+        }
+    }
+    slices
+}
