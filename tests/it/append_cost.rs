@@ -1,1 +1,53 @@
-//! Cost follows the change.
+//! Cost follows the change, not the history: what an append writes is counted in frames of the write-ahead log.
+
+use crate::support::*;
+
+const APPENDS: usize = 64;
+/// In each window the log is emptied first; a window stays below the thousand frames that would start a checkpoint.
+const WINDOW: usize = 8;
+
+/// Sessions with one message each, and one, `big`, with this many.
+async fn filled(sessions: i64, messages: i64) -> Database {
+    let database = sqlite().await;
+    create(database.storage(), "big").await;
+    let mut shell = database.shell().await;
+    let text = "'word' || (n % 997) || ' and word' || (n % 89) || ' of ' || n";
+    let fill = format!(
+        "begin;
+         insert into sessions (session_key, id, kind, root_key, title, created_at, updated_at, last_activity_at)
+         with recursive c (n) as (select 2 union all select n + 1 from c where n < {sessions})
+         select n, 's' || n, 'root', n, 'Title ' || n, n, n, n from c;
+         insert into messages (session_key, seq, id, role, content, created_at, updated_at)
+         with recursive c (n) as (select 2 union all select n + 1 from c where n < {sessions})
+         select n, 1, 'm' || n, 'user', {text}, n, n from c;
+         insert into messages (session_key, seq, id, role, content, created_at, updated_at)
+         with recursive c (n) as (select 1 union all select n + 1 from c where n < {messages})
+         select 1, n, 'm' || n, 'user', {text}, n, n from c;
+         commit"
+    );
+    run(&mut shell, &fill).await;
+    database
+}
+
+/// Frames that the appends wrote, each a page of the database.
+async fn frames(database: &Database) -> i64 {
+    let mut shell = database.shell().await;
+    let mut frames = 0;
+    for window in 0..APPENDS / WINDOW {
+        run(&mut shell, "pragma wal_checkpoint(truncate)").await;
+        for n in 0..WINDOW {
+            let text = format!("word{n} in the answer {} of many words", window * WINDOW + n);
+            append(database.storage(), "big", vec![culm::model::NewMessage::text(culm::model::Role::User, text)]).await;
+        }
+        frames += log_frames(&mut shell).await;
+    }
+    frames
+}
+
+#[tokio::test]
+async fn an_append_writes_the_same_whatever_the_history() {
+    let small = frames(&filled(10, 10).await).await;
+    let large = frames(&filled(10_000, 10_000).await).await;
+    println!("{APPENDS} appends write {small} pages into a small database, {large} into a large one");
+    assert!(large * 10 <= small * 12, "{APPENDS} appends write {small} pages, and {large} where there is much");
+}

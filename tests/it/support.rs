@@ -13,7 +13,7 @@ use culm::{
         sqlite::{Options, SqliteStorage},
     },
 };
-use sqlx::{AssertSqlSafe, ConnectOptions, Row, SqliteConnection, sqlite::SqliteConnectOptions};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Row, SqliteConnection, sqlite::SqliteConnectOptions};
 use tempfile::TempDir;
 
 /// Asserts that a call failed for this reason.
@@ -61,6 +61,13 @@ impl Database {
     pub(crate) fn into_closed(self) -> (TempDir, PathBuf) {
         let path = self.path();
         (self.dir, path)
+    }
+
+    /// Runs statements in a shell that has ended when this returns.
+    pub(crate) async fn run_and_leave(&self, sql: &str) {
+        let mut shell = self.shell().await;
+        run(&mut shell, sql).await;
+        shell.close().await.unwrap();
     }
 
     /// A connection as an operator's shell has it: foreign keys are off.
@@ -210,4 +217,10 @@ pub(crate) async fn all_ids(storage: &dyn Storage) -> Vec<String> {
 
 pub(crate) fn cleanup(mode: CleanupMode) -> Cleanup {
     Cleanup { mode, keep_pinned: false, inactive_before: None, dry_run: false }
+}
+
+/// The frames in the write-ahead log.
+pub(crate) async fn log_frames(shell: &mut SqliteConnection) -> i64 {
+    let row = sqlx::query("pragma wal_checkpoint(passive)").fetch_one(shell).await.unwrap();
+    row.get(1)
 }

@@ -24,7 +24,8 @@ pub(super) async fn messages_are_stored_in_order_with_all_their_fields(storage: 
         tool_success: Some(true),
         phase: Some("final_answer".into()),
         metadata: Some(json!({ "a": [1, null, "x"] })),
-        ..calls("数据库 it's \"quoted\" \u{1} 🦀", &["c1", "c2"])
+        content: "数据库 it's \"quoted\" \u{1} 🦀".into(),
+        ..calls("calling", &["c1", "c2"])
     };
     let appended = append(storage, "a", vec![said(Role::User, "hello"), full, result("ok", "c1")]).await;
     assert_eq!(appended.messages.iter().map(|m| m.seq).collect::<Vec<_>>(), [1, 2, 3]);

@@ -212,13 +212,13 @@ async fn refused_after(change: impl AsyncFnOnce(&Database)) -> OpenError {
 
 #[tokio::test]
 async fn a_newer_schema_is_refused() {
-    let refused = refused_after(async |db| run(&mut db.shell().await, "pragma user_version = 4711").await).await;
+    let refused = refused_after(async |db| db.run_and_leave("pragma user_version = 4711").await).await;
     assert!(matches!(refused, OpenError::Newer { found: 4711, .. }), "{refused:?}");
 }
 
 #[tokio::test]
 async fn a_database_of_another_application_is_refused() {
-    let refused = refused_after(async |db| run(&mut db.shell().await, "pragma application_id = 1").await).await;
+    let refused = refused_after(async |db| db.run_and_leave("pragma application_id = 1").await).await;
     assert!(matches!(refused, OpenError::OtherApplication(_)), "{refused:?}");
 }
 
