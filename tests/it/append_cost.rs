@@ -13,7 +13,7 @@ async fn filled(sessions: i64, messages: i64) -> Database {
     let mut shell = database.shell().await;
     let text = "'word' || (n % 997) || ' and word' || (n % 89) || ' of ' || n";
     let fill = format!(
-        "begin;
+        "begin immediate;
          insert into sessions (session_key, id, kind, root_key, title, created_at, updated_at, last_activity_at)
          with recursive c (n) as (select 2 union all select n + 1 from c where n < {sessions})
          select n, 's' || n, 'root', n, 'Title ' || n, n, n, n from c;
@@ -23,6 +23,9 @@ async fn filled(sessions: i64, messages: i64) -> Database {
          insert into messages (session_key, seq, id, role, content, created_at, updated_at)
          with recursive c (n) as (select 1 union all select n + 1 from c where n < {messages})
          select 1, n, 'm' || n, 'user', {text}, n, n from c;
+         -- One transaction of this size leaves one segment where small ones are merged: here it is put where years
+         -- of small ones would have put it.
+         insert into message_index (message_index) values ('optimize');
          commit"
     );
     run(&mut shell, &fill).await;

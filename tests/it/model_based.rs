@@ -135,7 +135,9 @@ impl Model {
                 Said { id: format!("m{}", self.texts), seq: 0, role, text }
             })
             .collect();
-        let new = said.iter().map(|s| culm::model::NewMessage { content: s.text.clone(), ..crate::support::said(s.role, &s.id) });
+        let new = said
+            .iter()
+            .map(|s| culm::model::NewMessage { content: s.text.clone(), ..crate::support::said(s.role, &s.id) });
         let outcome = storage.append_messages(&id(name), new.collect(), AppendOptions::default()).await;
         let Some(talk) = self.expect(name, &outcome) else { return };
         for message in said {
@@ -171,8 +173,15 @@ impl Model {
                 }
             }
             op => {
-                let (Op::Append(n, _) | Op::Edit(n, _) | Op::DeleteMessage(n, _) | Op::TruncateAfterUser(n)
-                | Op::TruncateAfter(n, _) | Op::Clear(n) | Op::Rename(n, _) | Op::Pin(n, _) | Op::Delete(n, _)) = op
+                let (Op::Append(n, _)
+                | Op::Edit(n, _)
+                | Op::DeleteMessage(n, _)
+                | Op::TruncateAfterUser(n)
+                | Op::TruncateAfter(n, _)
+                | Op::Clear(n)
+                | Op::Rename(n, _)
+                | Op::Pin(n, _)
+                | Op::Delete(n, _)) = op
                 else {
                     unreachable!()
                 };
@@ -266,7 +275,8 @@ impl Model {
             let children = self.talks.values().filter(|other| other.parent.as_ref() == Some(name)).count();
             assert_eq!(session.children_count, i64::try_from(children).unwrap());
             if histories {
-                let said = |m: culm::model::Message| Said { id: m.id.to_string(), seq: m.seq, role: m.role, text: m.content };
+                let said =
+                    |m: culm::model::Message| Said { id: m.id.to_string(), seq: m.seq, role: m.role, text: m.content };
                 assert_eq!(history(storage, name).await.into_iter().map(said).collect::<Vec<_>>(), talk.messages);
             }
         }

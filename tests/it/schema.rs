@@ -1,10 +1,7 @@
 //! The schema: what it looks like, how its hot queries are answered, what it refuses, and what holds after a shell's
 //! edits, where foreign keys are off.
 
-use culm::{
-    model::{CleanupMode, DeleteOptions, NewSession, Role, Truncate},
-    storage::Storage as _,
-};
+use culm::model::{CleanupMode, DeleteOptions, NewSession, Role, Truncate};
 use sqlx::{AssertSqlSafe, Row, SqliteConnection};
 
 use crate::support::*;
@@ -120,7 +117,7 @@ async fn editing_in_a_shell_raises_the_version_and_keeps_the_index() {
 async fn chain(database: &Database, depth: i64) {
     let mut shell = database.shell().await;
     let fill = format!(
-        "begin;
+        "begin immediate;
          insert into sessions (session_key, id, kind, parent_key, root_key, spawn_depth, created_at, updated_at, last_activity_at)
          with recursive c (n) as (select 1 union all select n + 1 from c where n < {depth})
          select n, 's' || n, iif(n = 1, 'root', 'child'), nullif(n - 1, 0), 1, n - 1, 1, 1, 1 from c;
@@ -192,7 +189,8 @@ async fn each_rule_of_the_schema_refuses_what_breaks_it() {
     };
     let sha = "hex(zeroblob(32))";
     let set = |column: &str, value: &str| format!("update sessions set {column} = {value} where session_key = 2");
-    let write = |column: &str, value: &str| format!("update messages set {column} = {value} where session_key = 2 and seq = 1");
+    let write =
+        |column: &str, value: &str| format!("update messages set {column} = {value} where session_key = 2 and seq = 1");
     // What is right is taken: the rules refuse the one thing that each case below changes.
     for right in [
         session("'ok'", "root", "null", "99", "0"),

@@ -105,7 +105,8 @@ fn tests_wait_for_conditions_and_never_for_time() {
 
 #[test]
 fn migrations_run_in_a_shell_of_version_3_40() {
-    let newer = ["octet_length", "jsonb", "unistr", "string_agg", "concat(", "concat_ws", "contentless_delete", "timediff"];
+    let newer =
+        ["octet_length", "jsonb", "unistr", "string_agg", "concat(", "concat_ws", "contentless_delete", "timediff"];
     for (name, text) in files("migrations", "sql") {
         let statements: Vec<&str> = text.lines().map(|line| line.split("--").next().unwrap()).collect();
         let statements = statements.join("\n").to_lowercase();

@@ -18,7 +18,8 @@ pub(super) async fn roots_are_listed_by_default_newest_activity_first(storage: &
 
 pub(super) async fn each_filter_leaves_out_what_it_says(storage: &dyn Storage) {
     let a = create(storage, "a").await;
-    let b = storage.create_session(NewSession { model: Some("m".into()), pinned: true, ..new("b") }, None).await.unwrap();
+    let b =
+        storage.create_session(NewSession { model: Some("m".into()), pinned: true, ..new("b") }, None).await.unwrap();
     child(storage, "a", "a1").await;
     child(storage, "a1", "a2").await;
     say(storage, "a", &["hello"]).await;

@@ -40,7 +40,8 @@ pub(super) async fn a_whole_session_comes_back_as_it_was_saved(storage: &dyn Sto
     let mut odd = message("odd");
     (odd.compressed, odd.extra) = (true, json!({ "x": 1 }).as_object().cloned().unwrap());
     (odd.created_at, odd.updated_at) = (Timestamp(1), Timestamp(2));
-    let (stored, places) = storage.save_session(WholeSession::new(session.clone(), vec![odd.clone()]).changes()).await.unwrap();
+    let (stored, places) =
+        storage.save_session(WholeSession::new(session.clone(), vec![odd.clone()]).changes()).await.unwrap();
     assert_eq!(places, [(mid("odd"), 1)]);
     let loaded = load(storage, "a").await;
     assert_eq!(loaded.session, stored);
