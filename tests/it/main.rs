@@ -1,5 +1,7 @@
 //! One binary for the whole suite. Each file tests one layer at its own boundary.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
+
 #[macro_use]
 mod support;
 
