@@ -219,7 +219,7 @@ fn log(filter: &str) -> Result<(), Failure> {
     let usual = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         usual(panic);
-        if std::thread::current().name().is_some_and(|name| name.starts_with("sqlx-sqlite-worker")) {
+        if std::thread::current().name().is_some_and(|name| name.starts_with(sqlite::THREADS)) {
             std::process::abort();
         }
     }));

@@ -4,6 +4,7 @@
 //! [`Limits`] says how large their parts may be.
 
 mod id;
+mod list;
 mod message;
 mod receipt;
 mod session;
@@ -11,6 +12,7 @@ mod time;
 mod whole;
 
 pub use id::{AttachmentId, InvalidId, MessageId, RunId, SessionId};
+pub use list::{Archived, KindFilter, Order, Page, Position, SessionFilter, SessionTree};
 pub use message::{
     Appended, ImageUrl, Message, MessageFilter, MessagePage, MessagePart, NewMessage, Role, ToolCall, ToolFunction,
     Truncate, Window,
@@ -19,10 +21,7 @@ pub use receipt::{
     Attachment, Cleanup, CleanupMode, CleanupReceipt, ClearReceipt, DeleteCounts, DeleteOptions, DeleteReceipt,
     MessageReceipt, NewAttachment, TruncateReceipt, UsageRecord,
 };
-pub use session::{
-    Archived, Kind, KindFilter, ModelRef, NewSession, Order, Page, Position, ReasoningEffort, RunStatus, Session,
-    SessionFilter, SessionTree, SessionUpdate,
-};
+pub use session::{Kind, ModelRef, NewSession, ReasoningEffort, RunStatus, Session, SessionUpdate};
 pub use time::Timestamp;
 pub use whole::{SessionSave, WholeSession};
 

@@ -275,8 +275,8 @@ impl Recent {
     }
 }
 
-fn page_json<'a>(
-    rows: &mut dyn DoubleEndedIterator<Item = &'a Bytes>,
+fn page_json(
+    rows: &mut dyn DoubleEndedIterator<Item = &Bytes>,
     descending: bool,
     last_seq: i64,
     before: bool,

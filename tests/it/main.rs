@@ -1,5 +1,14 @@
-//! One test binary: behaviours at each layer's own boundary.
-#![allow(clippy::unwrap_used, reason = "a test ends where it is surprised")]
+//! One binary for the whole suite. Each file tests one layer at its own boundary.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
+
+#[macro_use]
+mod support;
+
+mod append_cost;
 mod http;
 mod import;
+mod model_based;
+mod schema;
+mod storage;
+mod tidy;

@@ -173,7 +173,9 @@ pub(super) async fn insert(conn: &mut SqliteConnection, rows: &[(i64, Message)],
     sqlx::query!(
         r#"update sessions set message_count = message_count + json_extract(j.value, '$[1]'),
              last_seq = json_extract(j.value, '$[2]'), version = version + 1,
-             updated_at = max(updated_at, ?2), last_activity_at = max(last_activity_at, ?2), closed_at = null
+             updated_at = max(updated_at, ?2), last_activity_at = max(last_activity_at, ?2),
+             -- What is written later opens it again; a whole session that comes closed stays closed.
+             closed_at = iif(closed_at >= ?2, closed_at, null)
            from json_each(?1) j where session_key = json_extract(j.value, '$[0]')"#,
         counters,
         now.0

@@ -129,7 +129,7 @@ pub(super) async fn page(pool: &SqlitePool, id: &SessionId, filter: MessageFilte
         // An empty page still lies somewhere.
         _ => match filter.window {
             Window::After(seq) => (seq.saturating_add(1), seq),
-            Window::Before(seq) => (seq, seq.saturating_sub(1)),
+            Window::Before(seq) | Window::Around(seq) => (seq, seq.saturating_sub(1)),
             _ => (0, i64::MAX),
         },
     };

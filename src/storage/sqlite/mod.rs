@@ -22,7 +22,7 @@ use sqlx::SqlitePool;
 use tokio::sync::{Mutex, watch};
 
 pub use check::check;
-pub use open::{Lock, OpenError, Options, beside, was_left_open};
+pub use open::{Lock, OpenError, Options, THREADS, beside, was_left_open};
 
 use super::{Answer, AppendOptions, Claim, Result, Storage};
 use crate::model::{

@@ -31,6 +31,8 @@ const APPLICATION_ID: i64 = 0x4355_4C4D;
 pub(super) const SCHEMA: i64 = 9;
 /// The first version of SQLite in which two connections cannot corrupt a write-ahead log that is reset.
 const OLDEST_SQLITE: [u32; 3] = [3, 51, 3];
+/// How the names of the threads begin that connections run on.
+pub const THREADS: &str = "culm-sqlite";
 /// What the lock file holds once its database was made.
 const MADE: &[u8] = b"made\n";
 
@@ -243,7 +245,7 @@ fn to_write(path: &Path, create: bool) -> SqliteConnectOptions {
         .pragma("temp_store", "memory")
         .pragma("journal_size_limit", "67108864")
         .pragma("wal_autocheckpoint", "1000")
-        .thread_name(|id| format!("sqlx-sqlite-worker-writer-{id}"))
+        .thread_name(|id| format!("{THREADS}-writer-{id}"))
 }
 
 /// A connection that reads. A stray write fails loudly.
@@ -257,5 +259,5 @@ pub(super) fn to_read(path: &Path) -> SqliteConnectOptions {
         .pragma("cell_size_check", "on")
         .pragma("temp_store", "memory")
         .row_buffer_size(1000)
-        .thread_name(|id| format!("sqlx-sqlite-worker-reader-{id}"))
+        .thread_name(|id| format!("{THREADS}-reader-{id}"))
 }

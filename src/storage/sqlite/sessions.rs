@@ -236,14 +236,17 @@ impl Create {
             ..SessionUpdate::default()
         };
         models.apply(&mut session);
-        if let Some(parent) = parent {
-            session.kind = Kind::Child;
-            session.parent_session_id = Some(parent.id.clone());
-            session.root_session_id = parent.root_session_id.clone();
-            session.spawn_depth = parent.spawn_depth + 1;
-        }
+        place(&mut session, parent);
         session
     }
+}
+
+/// Puts a session below its parent, or at the root of its own tree.
+pub(super) fn place(session: &mut Session, parent: Option<&SessionRow>) {
+    session.kind = if parent.is_some() { Kind::Child } else { Kind::Root };
+    session.parent_session_id = parent.map(|parent| parent.id.clone());
+    session.root_session_id = parent.map_or_else(|| session.id.clone(), |parent| parent.root_session_id.clone());
+    session.spawn_depth = parent.map_or(0, |parent| parent.spawn_depth + 1);
 }
 
 pub(super) async fn create(conn: &mut SqliteConnection, input: &Create) -> Result<Session> {

@@ -45,13 +45,17 @@ pub(super) async fn save(conn: &mut SqliteConnection, save: &SessionSave) -> Res
 }
 
 async fn create(conn: &mut SqliteConnection, session: &Session) -> Result<i64> {
-    if let Some(parent) = &session.parent_session_id {
-        sessions::row_to_write(conn, parent).await?;
-    }
     if sessions::row(conn, &session.id).await?.is_some() {
         return Err(Error::SessionExists(session.id.clone()));
     }
-    sessions::insert(conn, session, None).await
+    // The tree says where a session is, not its holder.
+    let parent = match &session.parent_session_id {
+        Some(parent) => Some(sessions::row_to_write(conn, parent).await?),
+        None => None,
+    };
+    let mut placed = session.clone();
+    sessions::place(&mut placed, parent.as_ref());
+    sessions::insert(conn, &placed, None).await
 }
 
 async fn write_fields(conn: &mut SqliteConnection, row: SessionRow, save: &SessionSave) -> Result<i64> {
@@ -110,7 +114,8 @@ async fn add(
     if added.is_empty() {
         return Ok(Vec::new());
     }
-    let there = stored(conn, key, added).await?;
+    // One that comes twice in the save is met as one that is stored.
+    let mut there = stored(conn, key, added).await?;
     let places = append::places(conn, std::iter::once(id)).await?;
     let mut seq = match places.get(id) {
         Some(Ok(place)) => place.last_seq,
@@ -124,7 +129,9 @@ async fn add(
             None => {
                 seq += 1;
                 given.push((message.id.clone(), seq));
-                rows.push((key, Message { seq, ..message.clone() }));
+                let message = Message { seq, ..message.clone() };
+                there.insert(message.id.clone(), message.clone());
+                rows.push((key, message));
             }
         }
     }

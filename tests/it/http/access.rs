@@ -1,3 +1,5 @@
+//! Who is let in, and what heads are taken.
+
 use reqwest::{Client, Method};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},

@@ -1,3 +1,5 @@
+//! Messages over HTTP: append, page, edit, cut.
+
 use std::collections::HashSet;
 
 use reqwest::Method;

@@ -1,3 +1,5 @@
+//! Sessions over HTTP: what a client of the API sees of them.
+
 use culm::{
     model::{NewMessage, NewSession, Role, Timestamp},
     storage::Storage,

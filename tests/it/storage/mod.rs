@@ -1,0 +1,148 @@
+//! The storage contract: each behaviour is written once, as `async fn(&dyn Storage)`, and run on each backend.
+//! What only SQLite has is in `sqlite_only`.
+
+mod append;
+mod attachments;
+mod cleanup;
+mod deletion;
+mod history;
+mod idempotency;
+mod lists;
+mod sessions;
+mod sqlite_only;
+mod usage;
+mod whole;
+
+/// The behaviours of every backend. A function that is not listed here is reported as unused.
+macro_rules! on_each_backend {
+    ($($file:ident { $($behaviour:ident),* $(,)? })*) => {
+        on_backend!(on_sqlite, crate::support::sqlite, $($file { $($behaviour),* })*);
+        on_backend!(on_repository, crate::support::repository, $($file { $($behaviour),* })*);
+    };
+}
+
+macro_rules! on_backend {
+    ($backend:ident, $open:path, $($file:ident { $($behaviour:ident),* })*) => {
+        mod $backend {
+            $( mod $file { $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $behaviour() {
+                    let database = $open().await;
+                    crate::storage::$file::$behaviour(database.storage()).await;
+                }
+            )* } )*
+        }
+    };
+}
+
+on_each_backend! {
+    sessions {
+        a_session_is_read_as_it_was_created,
+        a_system_prompt_becomes_the_first_message,
+        a_blank_title_is_the_default_one,
+        an_absent_session_is_none_and_no_error,
+        the_same_creation_sent_twice_is_answered_and_another_one_is_refused,
+        a_child_takes_its_place_below_its_parent,
+        a_child_needs_a_parent_that_is_there,
+        a_child_cannot_take_the_id_of_a_root,
+        an_update_changes_what_it_names_and_raises_the_version_by_one,
+        an_update_that_changes_nothing_leaves_the_version,
+        metadata_is_merged_and_null_removes_a_key,
+        model_and_provider_together_say_model_ref_and_one_alone_ends_it,
+        an_update_based_on_another_version_is_refused,
+        updates_of_different_fields_at_once_all_survive,
+        a_list_shows_a_change_at_once,
+        renaming_and_pinning_do_not_reorder_the_list,
+        a_tree_holds_all_below_in_the_order_of_creation,
+        a_tree_is_cut_off_at_its_deepest,
+    }
+    lists {
+        roots_are_listed_by_default_newest_activity_first,
+        each_filter_leaves_out_what_it_says,
+        titles_are_found_by_words_that_are_never_syntax,
+        the_order_of_creation_does_not_move,
+        pages_lose_nothing_and_repeat_nothing_while_sessions_are_added,
+    }
+    append {
+        messages_are_stored_in_order_with_all_their_fields,
+        a_message_brought_twice_is_stored_once,
+        another_message_under_a_used_id_is_refused_and_nothing_is_stored,
+        one_batch_with_one_id_twice_stores_it_once_or_not_at_all,
+        message_ids_are_unique_within_their_session_only,
+        an_append_expecting_another_last_seq_is_refused,
+        a_seq_is_never_given_twice,
+        concurrent_appends_all_survive_with_increasing_places,
+        concurrent_appends_expecting_one_place_are_won_by_one,
+        an_append_raises_the_version_and_the_activity,
+        an_append_to_no_session_is_not_found,
+        numbers_in_metadata_come_back_as_they_were,
+    }
+    history {
+        pages_go_on_in_both_directions,
+        a_window_around_a_place_shows_both_sides,
+        a_role_filters_pages_and_what_lies_beyond,
+        an_empty_page_says_what_lies_beyond,
+        reading_the_messages_of_no_session_is_not_found,
+        an_edit_replaces_an_assistants_text_and_forgets_what_was_derived,
+        only_an_assistants_plain_text_is_edited,
+        a_deleted_message_is_gone_and_only_that_one,
+        a_change_of_a_message_based_on_another_version_is_refused,
+        truncating_after_the_last_user_message_keeps_it,
+        truncating_after_a_message_keeps_it,
+        truncating_nothing_changes_nothing,
+        a_retry_drops_calls_without_results_and_results_without_calls,
+        clearing_keeps_the_first_system_message_and_nothing_derived,
+        clearing_based_on_another_version_is_refused,
+    }
+    deletion {
+        deleting_removes_the_tree_and_says_exactly_what,
+        deleting_a_child_takes_its_grandchildren_and_leaves_its_siblings,
+        deleting_again_is_not_found,
+        a_pinned_session_below_refuses_a_forceless_delete,
+        deleting_another_version_is_refused,
+        no_write_brings_a_deleted_session_back,
+        a_child_is_not_created_below_a_deleted_parent,
+        appends_racing_a_delete_leave_nothing,
+    }
+    cleanup {
+        cleaning_up_all_removes_all,
+        cleaning_up_empty_never_removes_content,
+        cleaning_up_children_leaves_the_roots,
+        a_pinned_session_protects_what_is_above_and_below,
+        sessions_that_were_active_lately_stay_with_what_is_above,
+        a_dry_run_says_what_the_real_one_does_and_removes_nothing,
+        an_attachment_is_content,
+    }
+    whole {
+        a_whole_session_comes_back_as_it_was_saved,
+        a_save_of_a_used_id_is_refused,
+        a_save_keeps_messages_that_others_appended,
+        a_save_does_not_bring_back_messages_that_others_deleted,
+        a_save_writes_only_what_its_holder_changed,
+        a_title_changed_on_both_sides_is_the_databases,
+        a_save_without_changes_leaves_the_version,
+        a_saved_child_takes_its_place_below_its_parent,
+        a_saved_child_needs_a_parent_that_is_there,
+        one_message_twice_in_a_save_is_refused_or_stored_once,
+        concurrent_saves_of_one_session_lose_no_message,
+        saving_after_a_delete_does_not_bring_the_session_back,
+        messages_keep_their_identity_from_load_to_load,
+    }
+    usage {
+        usage_records_come_back_in_order_page_by_page,
+        usage_of_no_session_is_not_found,
+    }
+    idempotency {
+        an_answer_is_kept_with_the_write_it_speaks_of,
+        a_write_that_fails_keeps_no_answer,
+        a_refusal_is_kept_under_its_key,
+        keys_are_apart_by_scope,
+    }
+    attachments {
+        an_attachment_comes_back_byte_for_byte,
+        an_attachment_is_stored_once,
+        attachments_are_apart_by_session_and_by_whole_id,
+        attachments_show_in_the_session_and_go_with_a_clear,
+        attachments_of_no_session_are_not_found,
+    }
+}

@@ -1,0 +1,247 @@
+//! What only a database in one SQLite file has: runs put there by hand, a shell beside the server, opening and refusing.
+
+use std::time::Duration;
+
+use culm::{
+    model::{Archived, Cleanup, CleanupMode, DeleteOptions, Role, SessionFilter, Truncate},
+    storage::{
+        AppendOptions, Error,
+        sqlite::{OpenError, Options, SqliteStorage},
+    },
+};
+
+use crate::support::*;
+
+async fn start_run(database: &Database, session: &str, status: &str) {
+    let mut shell = database.shell().await;
+    let insert = format!(
+        "insert into runs (id, session_key, executor, status, created_at)
+         select 'run-' || id, session_key, 'fake', '{status}', 1 from sessions where id = '{session}'"
+    );
+    run(&mut shell, &insert).await;
+}
+
+#[tokio::test]
+async fn messages_do_not_change_while_a_run_is_active_and_settings_do() {
+    let database = sqlite().await;
+    let storage = database.storage();
+    for status in ["pending", "running"] {
+        let session = create(storage, status).await.id;
+        append(storage, status, vec![said(Role::User, "hi"), said(Role::Assistant, "there")]).await;
+        start_run(&database, status, status).await;
+        let more = storage.append_messages(&session, vec![said(Role::User, "x")], AppendOptions::default()).await;
+        assert_fails!(more, Error::SessionBusy(_));
+        assert_fails!(storage.edit_message(&session, &mid("there"), "x".into(), None).await, Error::SessionBusy(_));
+        assert_fails!(storage.delete_message(&session, &mid("hi"), None).await, Error::SessionBusy(_));
+        let cut = storage.truncate_messages(&session, Truncate::AfterLastUser {}, None).await;
+        assert_fails!(cut, Error::SessionBusy(_));
+        assert_fails!(storage.clear_session(&session, None).await, Error::SessionBusy(_));
+        // What is there already is answered all the same.
+        say(storage, status, &["hi"]).await;
+        storage.update_session(&session, title("new"), None).await.unwrap();
+        let after = read(storage, status).await;
+        assert_eq!((after.message_count, after.is_running), (2, status == "running"));
+    }
+    let running = SessionFilter { running: Some(true), ..SessionFilter::default() };
+    assert_eq!(listed(storage, &running).await, ["running"]);
+}
+
+#[tokio::test]
+async fn an_active_run_is_no_emptiness_and_a_delete_names_it() {
+    let database = sqlite().await;
+    let storage = database.storage();
+    create(storage, "a").await;
+    create(storage, "b").await;
+    start_run(&database, "a", "pending").await;
+    start_run(&database, "b", "completed").await;
+    let receipt = storage.cleanup_sessions(cleanup(CleanupMode::Empty)).await.unwrap();
+    assert_eq!(receipt.deleted_session_ids, [id("b")]);
+    let told = storage.cleanup_sessions(Cleanup { dry_run: true, ..cleanup(CleanupMode::All) }).await.unwrap();
+    assert_eq!(told.cancelled_run_ids, ["run-a".parse().unwrap()]);
+    let receipt = storage.delete_session(&id("a"), DeleteOptions::default()).await.unwrap();
+    assert_eq!((receipt.deleted.runs, receipt.cancelled_run_ids), (1, vec!["run-a".parse().unwrap()]));
+    assert_sound(&mut database.shell().await).await;
+}
+
+#[tokio::test]
+async fn archived_sessions_are_listed_only_when_asked_for() {
+    let database = sqlite().await;
+    let storage = database.storage();
+    create(storage, "a").await;
+    create(storage, "b").await;
+    child(storage, "b", "c").await;
+    run(&mut database.shell().await, "update sessions set archived_at = 1 where id in ('a', 'c')").await;
+    let list = async |archived, filter: SessionFilter| {
+        listed(storage, &SessionFilter { archived: Some(archived), ..filter }).await
+    };
+    assert_eq!(list(Archived::False, everything()).await, ["b"]);
+    assert_eq!(list(Archived::True, everything()).await, ["c", "a"]);
+    assert_eq!(list(Archived::All, everything()).await, ["c", "b", "a"]);
+    let below = SessionFilter { parent: Some(id("b")), ..SessionFilter::default() };
+    assert!(list(Archived::False, below.clone()).await.is_empty());
+    assert_eq!(list(Archived::True, below).await, ["c"]);
+}
+
+/// Defects 4 and 16 are gone: what a delete or a clear unlinks is out of reach at once, and purged soon.
+#[tokio::test]
+async fn the_bytes_of_deleted_attachments_are_purged() {
+    let database = sqlite().await;
+    let storage = database.storage();
+    for session in ["a", "b"] {
+        create(storage, session).await;
+        attach(storage, session, "f", vec![7; 5 << 20]).await;
+    }
+    storage.clear_session(&id("a"), None).await.unwrap();
+    storage.delete_session(&id("b"), DeleteOptions::default()).await.unwrap();
+    let mut shell = database.shell().await;
+    until(&mut shell, "select count(*) from attachment_purges", 0).await;
+    assert_eq!(number(&mut shell, "select count(*) from attachment_chunks").await, 0);
+}
+
+#[tokio::test]
+async fn a_purge_goes_on_after_a_restart() {
+    let database = sqlite().await;
+    create(database.storage(), "a").await;
+    attach(database.storage(), "a", "f", vec![7; 5 << 20]).await;
+    database.storage().delete_session(&id("a"), DeleteOptions::default()).await.unwrap();
+    let database = database.reopen().await;
+    let mut shell = database.shell().await;
+    until(&mut shell, "select count(*) from attachment_purges", 0).await;
+    assert_eq!(number(&mut shell, "select count(*) from attachment_chunks").await, 0);
+}
+
+#[tokio::test]
+async fn a_commit_of_a_shell_is_noticed_within_a_second_and_an_own_one_is_none() {
+    let database = sqlite().await;
+    let storage = database.storage();
+    let before = create(storage, "a").await;
+    let mut commits = storage.foreign_commits();
+    let own = *commits.borrow_and_update();
+    say(storage, "a", &["one"]).await;
+    storage.check_writable().await.unwrap();
+    assert_eq!(*commits.borrow_and_update(), own);
+    run(&mut database.shell().await, "update sessions set title = 'theirs' where id = 'a'").await;
+    tokio::time::timeout(Duration::from_secs(1), commits.changed()).await.expect("within a second").unwrap();
+    let after = read(storage, "a").await;
+    assert_eq!(after.title, "theirs");
+    assert!(after.version > before.version + 1);
+}
+
+#[tokio::test]
+async fn a_shell_that_holds_the_lock_costs_waiting_and_no_write() {
+    let database = sqlite().await;
+    let storage = database.storage();
+    create(storage, "a").await;
+    let mut shell = database.shell().await;
+    run(&mut shell, "begin immediate").await;
+    let (_, appended) = futures_util::future::join(
+        async {
+            assert_eq!(read(storage, "a").await.message_count, 0, "readers do not wait");
+            run(&mut shell, "commit").await;
+        },
+        say(storage, "a", &["one"]),
+    )
+    .await;
+    assert_eq!(appended.last_seq, 1);
+}
+
+/// Defect 15 is gone: what was acknowledged is in one file, and nothing lies beside it after a close.
+#[tokio::test]
+async fn reopening_keeps_everything() {
+    let database = sqlite().await;
+    create(database.storage(), "a").await;
+    say(database.storage(), "a", &["one", "two"]).await;
+    attach(database.storage(), "a", "f", vec![1, 2]).await;
+    create(database.storage(), "gone").await;
+    database.storage().delete_session(&id("gone"), DeleteOptions::default()).await.unwrap();
+    let before = database.storage().load_session(&id("a")).await.unwrap().unwrap();
+    let database = database.reopen().await;
+    let after = database.storage().load_session(&id("a")).await.unwrap().unwrap();
+    assert_eq!((after.session, after.messages), (before.session, before.messages));
+    assert!(database.storage().attachment(&id("a"), &"f".parse().unwrap()).await.unwrap().is_some());
+    assert_fails!(database.storage().create_session(new("gone"), None).await, Error::SessionDeleted(_));
+    assert_sound(&mut database.shell().await).await;
+}
+
+/// Defect 15 is gone: a database that is copied without a close holds every acknowledged write.
+#[tokio::test]
+async fn an_acknowledged_write_survives_the_process() {
+    let database = sqlite().await;
+    create(database.storage(), "a").await;
+    say(database.storage(), "a", &["one"]).await;
+    let copy = tempfile::tempdir().unwrap();
+    for ending in ["", "-wal"] {
+        let name = format!("culm.db{ending}");
+        std::fs::copy(database.path().with_file_name(&name), copy.path().join(&name)).unwrap();
+    }
+    let after = SqliteStorage::open(&Options::new(copy.path().join("culm.db"))).await.unwrap();
+    assert_eq!(texts(&after, "a").await, ["one"]);
+}
+
+#[tokio::test]
+async fn a_closed_database_takes_no_more_calls() {
+    let database = sqlite().await;
+    create(database.storage(), "a").await;
+    database.storage().close().await;
+    assert_fails!(database.storage().create_session(new("b"), None).await, Error::Failed(_));
+    assert_fails!(database.storage().session(&id("a")).await, Error::Failed(_));
+}
+
+#[tokio::test]
+async fn a_second_server_is_refused() {
+    let database = sqlite().await;
+    let second = SqliteStorage::open(&Options::new(database.path())).await;
+    assert!(matches!(second, Err(OpenError::Locked(_))));
+    create(database.storage(), "a").await;
+}
+
+/// Opens a closed database after a change to its file, and asserts that the file was left as it is.
+async fn refused_after(change: impl AsyncFnOnce(&Database)) -> OpenError {
+    let database = sqlite().await;
+    create(database.storage(), "a").await;
+    database.storage().close().await;
+    change(&database).await;
+    let (_dir, path) = database.into_closed();
+    let path = &path;
+    let before = std::fs::read(path).unwrap();
+    let refused = SqliteStorage::open(&Options::new(path)).await.err().expect("a refusal");
+    assert!(std::fs::read(path).unwrap() == before, "the file was changed");
+    assert!(refused.to_string().contains(path.to_str().unwrap()));
+    refused
+}
+
+#[tokio::test]
+async fn a_newer_schema_is_refused() {
+    let refused = refused_after(async |db| db.run_and_leave("pragma user_version = 4711").await).await;
+    assert!(matches!(refused, OpenError::Newer { found: 4711, .. }), "{refused:?}");
+}
+
+#[tokio::test]
+async fn a_database_of_another_application_is_refused() {
+    let refused = refused_after(async |db| db.run_and_leave("pragma application_id = 1").await).await;
+    assert!(matches!(refused, OpenError::OtherApplication(_)), "{refused:?}");
+}
+
+/// Defect 5 is gone: what cannot be read is never replaced by something new.
+#[tokio::test]
+async fn garbage_is_refused() {
+    let refused = refused_after(async |db| std::fs::write(db.path(), "garbage ".repeat(1000)).unwrap()).await;
+    assert!(matches!(refused, OpenError::Damaged { .. }), "{refused:?}");
+}
+
+#[tokio::test]
+async fn a_file_that_lost_its_content_is_refused() {
+    let refused = refused_after(async |db| std::fs::write(db.path(), "").unwrap()).await;
+    assert!(matches!(refused, OpenError::Damaged { .. }), "{refused:?}");
+}
+
+#[tokio::test]
+async fn a_damaged_schema_is_refused() {
+    let refused = refused_after(async |db| {
+        let mut bytes = std::fs::read(db.path()).unwrap();
+        bytes[100..4096].fill(0xff);
+        std::fs::write(db.path(), bytes).unwrap();
+    })
+    .await;
+    assert!(matches!(refused, OpenError::Damaged { .. }), "{refused:?}");
+}

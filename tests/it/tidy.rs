@@ -1,0 +1,119 @@
+//! The project's own rules, kept by reading its files. `DESIGN` says which; each message says what to do.
+
+use std::path::{Path, PathBuf};
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// All files below a folder with this ending, and their text; paths are relative to the package.
+fn files(folder: &str, ending: &str) -> Vec<(String, String)> {
+    let (mut found, mut folders) = (Vec::new(), vec![root().join(folder)]);
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path: PathBuf = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == ending) {
+                let name = path.strip_prefix(root()).unwrap().to_string_lossy().replace('\\', "/");
+                found.push((name, std::fs::read_to_string(&path).unwrap()));
+            }
+        }
+    }
+    assert!(!found.is_empty(), "nothing below {folder} ends with {ending}");
+    found.sort();
+    found
+}
+
+/// A source file without its tests and its comments.
+fn code(text: &str) -> String {
+    let text = text.split("\n#[cfg(test)]\n").next().unwrap();
+    let lines = text.lines().filter(|line| !line.trim_start().starts_with("//"));
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+/// Asserts that no source file but the allowed ones holds one of the words.
+fn only_in(allowed: &[&str], words: &[&str]) {
+    for (name, text) in files("src", "rs") {
+        let found = code(&text).lines().find(|line| words.iter().any(|word| line.contains(word))).map(str::to_owned);
+        if let Some(line) = found {
+            assert!(allowed.iter().any(|prefix| name.starts_with(prefix)), "{name} is not the place for: {line}");
+        }
+    }
+}
+
+#[test]
+fn the_database_is_known_to_storage_only() {
+    only_in(&["src/storage/"], &["sqlx", "libsqlite3"]);
+}
+
+#[test]
+fn sql_is_written_in_storage_only() {
+    only_in(&["src/storage/"], &["select ", "insert into ", "delete from ", " set version", "pragma "]);
+}
+
+#[test]
+fn the_wire_is_known_to_http_only() {
+    only_in(&["src/http/", "src/main.rs"], &["axum"]);
+}
+
+#[test]
+fn tasks_are_spawned_in_one_place_only() {
+    only_in(&["src/tasks.rs"], &["tokio::spawn", "task::spawn", "thread::spawn", "JoinSet"]);
+}
+
+#[test]
+fn the_model_knows_nothing_of_ours() {
+    for (name, text) in files("src/model", "rs") {
+        let text = code(&text);
+        let foreign = text.lines().find(|line| line.contains("crate::") && !line.contains("crate::model"));
+        assert_eq!(foreign, None, "{name}");
+    }
+}
+
+#[test]
+fn nothing_is_left_undone_and_nothing_panics_by_surprise() {
+    only_in(&[], &["todo!", "unimplemented!", "dbg!", ".unwrap()", ".expect("]);
+}
+
+#[test]
+fn statements_name_their_columns_and_replace_nothing() {
+    for (name, text) in files("src", "rs").into_iter().chain(files("migrations", "sql")) {
+        let text = text.to_lowercase();
+        for words in ["select *", "insert or replace", "replace into", "on conflict do update"] {
+            assert!(!text.contains(words), "{name}: {words}");
+        }
+    }
+}
+
+#[test]
+fn every_source_file_says_what_it_is_for_and_is_short() {
+    for (name, text) in files("src", "rs").into_iter().chain(files("tests/it", "rs")) {
+        assert!(text.starts_with("//!"), "{name} opens with //!: what it is for, what it does not know");
+        let lines = text.lines().count();
+        assert!(lines <= 500, "{name} has {lines} lines: a second decision has moved in");
+    }
+}
+
+#[test]
+fn tests_wait_for_conditions_and_never_for_time() {
+    let word = ["sle", "ep("].concat();
+    for (name, text) in files("tests", "rs") {
+        assert!(!text.contains(&word), "{name}");
+    }
+}
+
+#[test]
+fn migrations_run_in_a_shell_of_version_3_40() {
+    let newer =
+        ["octet_length", "jsonb", "unistr", "string_agg", "concat(", "concat_ws", "contentless_delete", "timediff"];
+    for (name, text) in files("migrations", "sql") {
+        let statements: Vec<&str> = text.lines().map(|line| line.split("--").next().unwrap()).collect();
+        let statements = statements.join("\n").to_lowercase();
+        for word in newer {
+            assert!(!statements.contains(word), "{name}: {word}");
+        }
+        assert!(text.starts_with("--"), "{name} opens with what it is for");
+        assert!(!text.contains('\r'), "{name}: a migration's bytes are its identity");
+    }
+}
