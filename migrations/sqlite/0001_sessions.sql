@@ -47,8 +47,8 @@ create table sessions (
   attachment_count integer not null default 0 check (attachment_count >= 0),
   attachment_bytes integer not null default 0 check (attachment_bytes >= 0),
   children_count integer not null default 0 check (children_count >= 0),
-  -- Raised by every change; the ETag. Freshness is decided by it, never by a clock.
-  version integer not null default 1 check (version > 0),
+  -- Raised by every change; the ETag. 0 only within the transaction that creates the row. Freshness is decided by it, never by a clock.
+  version integer not null default 1 check (version >= 0),
   -- What the session was created from (SHA-256, hex): the same create sent twice is told from an id in use.
   created_from text,
   -- Microseconds since 1970 UTC.

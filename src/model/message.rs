@@ -19,7 +19,7 @@ pub enum Role {
 
 /// A piece of a message that is not plain text alone.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
+#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields, remote = "Self")]
 pub enum MessagePart {
     /// Text.
     Text {
@@ -35,7 +35,7 @@ pub enum MessagePart {
 
 /// Where an image is: `attachment://…`, `https://…` or `data:…`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, remote = "Self")]
 pub struct ImageUrl {
     /// The address.
     pub url: String,
@@ -46,7 +46,7 @@ pub struct ImageUrl {
 
 /// A call of a tool, as chat-completion APIs write it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, remote = "Self")]
 pub struct ToolCall {
     /// What its result refers to.
     pub id: String,
@@ -63,13 +63,15 @@ fn function() -> String {
 
 /// A tool's name and its arguments.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, remote = "Self")]
 pub struct ToolFunction {
     /// The tool's name.
     pub name: String,
     /// Its arguments: JSON, as a string.
     pub arguments: String,
 }
+
+only_objects!(MessagePart, ImageUrl, ToolCall, ToolFunction, NewMessage);
 
 /// A message as it is read.
 #[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
@@ -122,7 +124,7 @@ pub struct Message {
 
 /// What a client gives to append a message.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, remote = "Self")]
 pub struct NewMessage {
     /// An id of the client's own; the server makes one otherwise.
     #[serde(default)]

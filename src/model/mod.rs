@@ -3,6 +3,33 @@
 //! Nothing here knows a database or a wire. Types that clients send refuse unknown fields;
 //! [`Limits`] says how large their parts may be.
 
+/// Types that are written as objects only: what serde derives would take their fields in an array, too. They derive
+/// with `#[serde(remote = "Self")]`, which makes functions of their own where it would implement the traits.
+macro_rules! only_objects {
+    ($($name:ident),*) => { $(
+        impl<'de> serde::Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                struct Fields;
+                impl<'de> serde::de::Visitor<'de> for Fields {
+                    type Value = $name;
+                    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                        f.write_str("an object")
+                    }
+                    fn visit_map<A: serde::de::MapAccess<'de>>(self, fields: A) -> Result<$name, A::Error> {
+                        $name::deserialize(serde::de::value::MapAccessDeserializer::new(fields))
+                    }
+                }
+                deserializer.deserialize_map(Fields)
+            }
+        }
+        impl serde::Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                $name::serialize(self, serializer)
+            }
+        }
+    )* };
+}
+
 mod id;
 mod list;
 mod message;

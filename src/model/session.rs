@@ -52,13 +52,15 @@ pub enum RunStatus {
 
 /// A model together with who provides it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, remote = "Self")]
 pub struct ModelRef {
     /// Who provides the model.
     pub provider: String,
     /// The model's name there.
     pub model: String,
 }
+
+only_objects!(ModelRef);
 
 /// A session as it is listed and read.
 #[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]

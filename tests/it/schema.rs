@@ -268,7 +268,7 @@ async fn each_rule_of_the_schema_refuses_what_breaks_it() {
         ("attachment_count", "-1"),
         ("attachment_bytes", "-1"),
         ("children_count", "-1"),
-        ("version", "0"),
+        ("version", "-1"),
         ("created_at", "0"),
         ("updated_at", "0"),
         ("last_activity_at", "0"),

@@ -284,9 +284,9 @@ pub(super) async fn insert(conn: &mut SqliteConnection, s: &Session, created_fro
     let metadata = types::object(&s.metadata);
     let inserted = sqlx::query_scalar!(
         r#"insert into sessions (session_key, id, kind, parent_key, root_key, spawn_depth, title, metadata, created_from,
-             created_at, updated_at, last_activity_at)
+             created_at, updated_at, last_activity_at, version)
            select next.key, ?1, ?2, (select p.session_key from sessions p where p.id = ?3),
-             iif(?3 is null, next.key, (select r.session_key from sessions r where r.id = ?4)), ?5, ?6, ?7, ?8, ?9, ?10, ?11
+             iif(?3 is null, next.key, (select r.session_key from sessions r where r.id = ?4)), ?5, ?6, ?7, ?8, ?9, ?10, ?11, 0
            -- The key that autoincrement will give: a root's own row names it.
            from (select coalesce((select seq from sqlite_sequence where name = 'sessions'), 0) + 1 as key) next
            returning session_key as "session_key!: i64""#,
