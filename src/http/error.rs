@@ -174,6 +174,10 @@ impl From<storage::Error> for Problem {
             }
             E::Full => of(StatusCode::INSUFFICIENT_STORAGE, "storage_full", "Storage full"),
             E::Busy(_) => of(StatusCode::SERVICE_UNAVAILABLE, "storage_busy", "Storage busy"),
+            E::Unavailable(reason) => {
+                tracing::error!(%reason, "the disk fails");
+                of(StatusCode::SERVICE_UNAVAILABLE, "storage_busy", "Storage unavailable")
+            }
             E::Failed(reason) => {
                 tracing::error!(%reason, "storage failed");
                 Self::of_status(StatusCode::INTERNAL_SERVER_ERROR)

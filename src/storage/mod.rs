@@ -72,7 +72,10 @@ pub enum Error {
     /// Another process holds the database, or more is queued than is allowed to wait.
     #[error("the database is busy: {0}")]
     Busy(&'static str),
-    /// The database cannot be read or written at the moment.
+    /// The disk fails; it may pass.
+    #[error("the disk cannot be written or read: {0}")]
+    Unavailable(String),
+    /// The database cannot be read or written, or does not hold what it must.
     #[error("the storage failed: {0}")]
     Failed(String),
 }

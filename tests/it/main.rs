@@ -6,6 +6,7 @@
 mod support;
 
 mod append_cost;
+mod cli;
 mod http;
 mod import;
 mod model_based;
