@@ -33,7 +33,7 @@ pub(super) enum Standing {
 
 /// Whether a refusal is about one session alone, and not about the storage.
 pub(super) fn is_refusal(error: &Error) -> bool {
-    !matches!(error, Error::Full | Error::Busy(_) | Error::Failed(_))
+    !matches!(error, Error::Full | Error::Busy(_) | Error::Unavailable(_) | Error::Failed(_))
 }
 
 impl<'a> Target<'a> {
