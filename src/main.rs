@@ -179,6 +179,9 @@ async fn import_bamboo(home: &Path, db: &Path, dry_run: bool) -> Result<ExitCode
     let report = import::bamboo::import(home, borrowed, import::Options { dry_run }, &mut progress).await;
     bar.finish_and_clear();
     if let Some(storage) = &storage {
+        if !dry_run && report.as_ref().is_ok_and(|report| report.messages.added > 0) {
+            storage.merge_index().await.map_err(|error| Failure::new(1, error))?;
+        }
         storage.close().await;
     }
     let report = report.map_err(|error| Failure::new(1, error))?;

@@ -177,3 +177,15 @@ impl Storage for SqliteStorage {
         drop(self.lock.lock().await.take());
     }
 }
+
+impl SqliteStorage {
+    /// Merges the search index into one piece, step by step. Bulk writes leave it in many, and the small writes that
+    /// follow would each pay a part of it. The cost is that of writing the index once.
+    pub async fn merge_index(&self) -> Result<()> {
+        let mut pages = search::START_OF_MERGE;
+        while self.writer.call(pages, |conn, pages| Box::pin(search::merge(conn, *pages))).await? {
+            pages = search::STEP_OF_MERGE;
+        }
+        Ok(())
+    }
+}

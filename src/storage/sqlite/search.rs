@@ -1,5 +1,10 @@
 //! From what people type to FTS5: a user's words are never its syntax.
 
+use sqlx::SqliteConnection;
+
+use super::error;
+use crate::storage::Result;
+
 /// Words that are quoted, so that none is an operator; the last may be the beginning of one. None without a word.
 pub(super) fn title_query(words: &str) -> Option<String> {
     let quoted: Vec<String> = words
@@ -11,6 +16,25 @@ pub(super) fn title_query(words: &str) -> Option<String> {
         true => None,
         false => Some(format!("{{title}} : ({} *)", quoted.join(" AND "))),
     }
+}
+
+/// Pages that one step of a merge writes: some ten milliseconds' work.
+pub(super) const STEP_OF_MERGE: i64 = 256;
+/// The same for the first step: FTS5 takes a negative number as the order to merge everything.
+pub(super) const START_OF_MERGE: i64 = -STEP_OF_MERGE;
+
+/// One step of merging the index. False when nothing was left to merge: FTS5 then changes one row at most.
+pub(super) async fn merge(conn: &mut SqliteConnection, pages: i64) -> Result<bool> {
+    let before = changes(conn).await?;
+    sqlx::query!("insert into message_index (message_index, rank) values ('merge', ?1)", pages)
+        .execute(&mut *conn)
+        .await
+        .map_err(error::of)?;
+    Ok(changes(conn).await? - before > 1)
+}
+
+async fn changes(conn: &mut SqliteConnection) -> Result<i64> {
+    sqlx::query_scalar!(r#"select total_changes() as "changes!: i64""#).fetch_one(conn).await.map_err(error::of)
 }
 
 /// Whether a character is written without spaces between words: Chinese, Japanese, Korean.
