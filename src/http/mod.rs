@@ -90,7 +90,7 @@ pub fn router(app: App, access: Access) -> Router {
     let limits = app.limits;
     let routes = routes().finish_api_with(&mut document, |api| described(api, &limits)).with_state(app.clone());
     // Made once a server: it is the routes' own description.
-    let _ = app.document.0.set(serde_json::to_vec(&document).unwrap_or_default().into());
+    app.document.set(&document);
     routes
         .layer(CatchPanicLayer::new())
         .layer(middleware::from_fn_with_state(Arc::new(access), access::guard))

@@ -1,7 +1,11 @@
 //! The server's own calls: whether it lives, whether it can work, and what it offers.
 
-use std::{sync::OnceLock, time::Duration};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
+use aide::openapi::OpenApi;
 use axum::{
     extract::State,
     http::{HeaderName, HeaderValue, StatusCode, header},
@@ -10,9 +14,10 @@ use axum::{
 use bytes::Bytes;
 use schemars::JsonSchema;
 use serde::Serialize;
+use serde_json::Value;
 
 use super::{App, error::Problem, extract::Answer};
-use crate::storage::Storage;
+use crate::{model::JsonObject, storage::Storage};
 
 /// How long the database may take to say that it can be written.
 const READY: Duration = Duration::from_secs(2);
@@ -44,7 +49,25 @@ pub(super) async fn ready(State(app): State<App>) -> Result<Answer<200, StatusBo
 
 /// The OpenAPI document, made from the routes when the server starts.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Document(pub(super) std::sync::Arc<OnceLock<Bytes>>);
+pub(super) struct Document(Arc<OnceLock<Bytes>>);
+
+/// One example of each body, under the name of its schema.
+const EXAMPLES: &str = include_str!("examples.json");
+
+impl Document {
+    /// Takes the routes' own description, and adds the examples.
+    pub(super) fn set(&self, described: &OpenApi) {
+        let mut document = serde_json::to_value(described).unwrap_or_default();
+        let examples: JsonObject = serde_json::from_str(EXAMPLES).unwrap_or_default();
+        for (name, example) in examples {
+            if let Some(schema) = document["components"]["schemas"].get_mut(&name) {
+                schema["examples"] = Value::from(vec![example]);
+            }
+        }
+        // A second router on the same application has the same routes.
+        let _ = self.0.set(document.to_string().into());
+    }
+}
 
 pub(super) async fn openapi(State(app): State<App>) -> Response {
     let document = app.document.0.get().cloned().unwrap_or_default();

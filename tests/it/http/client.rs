@@ -26,7 +26,7 @@ pub(crate) struct Server {
     pub(crate) folder: TempDir,
     pub(crate) repository: SessionRepository,
     client: reqwest::Client,
-    document: Value,
+    pub(crate) document: Value,
     stop: DropGuard,
     tasks: Tasks,
 }
