@@ -53,6 +53,9 @@ pub struct Server {
     /// Bytes of a request's body at most [default: 16777216]
     #[arg(long, value_name = "BYTES", env = "CULM_MAX_BODY_BYTES")]
     max_body_bytes: Option<usize>,
+    /// Bytes of an attachment at most [default: 104857600]
+    #[arg(long, value_name = "BYTES", env = "CULM_MAX_ATTACHMENT_BYTES")]
+    max_attachment_bytes: Option<usize>,
     /// What to log on standard error, in the words of tracing's EnvFilter [default: warn]
     #[arg(long, value_name = "FILTER", env = "CULM_LOG")]
     log: Option<String>,
@@ -111,6 +114,7 @@ impl Place {
             metadata: given.max_metadata_bytes.or(file.max_metadata_bytes).unwrap_or(defaults.metadata),
             message: given.max_message_bytes.or(file.max_message_bytes).unwrap_or(defaults.message),
             body: given.max_body_bytes.or(file.max_body_bytes).unwrap_or(defaults.body),
+            attachment: given.max_attachment_bytes.or(file.max_attachment_bytes).unwrap_or(defaults.attachment),
         };
         Ok(Settings {
             db,

@@ -4,10 +4,12 @@
 //! [`http`], which knows status codes and nothing of SQL; it calls the [`repository`], a cache that never lies in front
 //! of [`storage`]; storage's contract is one trait, and its one implementation so far sends every write through one
 //! writer that commits together whatever is queued. [`import`] brings the sessions of other systems. [`model`] has the
-//! nouns that all of them speak of; [`tasks`] is the only place that spawns; [`config`] reads what a server is told.
+//! nouns that all of them speak of; [`tasks`] is the only place that spawns; [`config`] reads what a server is told;
+//! [`attachments`] is what executors read images through.
 //!
 //! `ARCHITECTURE.md` says which invariants hold, and where each is kept.
 
+pub mod attachments;
 pub mod config;
 pub mod http;
 pub mod import;

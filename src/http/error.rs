@@ -72,6 +72,19 @@ impl Problem {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "payload_too_large", "Payload too large", detail).with("limit", limit)
     }
 
+    /// The same, about this field.
+    pub(super) fn about(mut self, param: &str) -> Self {
+        self.param = Some(param.into());
+        self
+    }
+
+    /// No byte of the range is there; the answer says how many there are.
+    pub(super) fn range_not_satisfiable(size: u64) -> Self {
+        let status = StatusCode::RANGE_NOT_SATISFIABLE;
+        let detail = format!("there are {size} bytes");
+        Self::new(status, "range_not_satisfiable", "Range not satisfiable", detail).about("Range").with("size", size)
+    }
+
     /// The problem that a bare status of the framework stands for.
     pub(super) fn of_status(status: StatusCode) -> Self {
         let (code, detail) = match status {
@@ -98,6 +111,11 @@ impl Problem {
         if matches!(self.code.as_str(), "storage_busy" | "overloaded") {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
+        if let Some(size) = self.more.get("size").filter(|_| status == StatusCode::RANGE_NOT_SATISFIABLE)
+            && let Ok(range) = HeaderValue::from_str(&format!("bytes */{size}"))
+        {
+            headers.insert(header::CONTENT_RANGE, range);
+        }
         if status == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
@@ -105,6 +123,14 @@ impl Problem {
         (status, headers, Body::from(body)).into_response()
     }
 }
+
+impl std::fmt::Display for Problem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.detail)
+    }
+}
+
+impl std::error::Error for Problem {}
 
 /// The body is made last, where the request's id is known.
 impl IntoResponse for Problem {
@@ -167,6 +193,14 @@ impl From<storage::Error> for Problem {
                 not_found("message_not_found", "Message not found").with("message_id", id.as_str())
             }
             E::MessageExists(id) => conflict("message_exists", "Message exists").with("message_id", id.as_str()),
+            E::AttachmentNotFound(id) => {
+                not_found("attachment_not_found", "Attachment not found").with("attachment_id", id.as_str())
+            }
+            // What the edge says of a body comes back as it was said.
+            E::Source(error) => match error.downcast::<Self>() {
+                Ok(problem) => *problem,
+                Err(error) => Self::invalid("", format!("the body did not arrive: {error}")),
+            },
             E::NotEditable(id) => Self::invalid("message_id", detail).with("message_id", id.as_str()),
             E::NoUserMessage => Self::invalid("mode", detail),
             E::VersionConflict { what, current } => {

@@ -1,6 +1,9 @@
 //! The REST API: every route on one screen. What the calls mean is in `API.md`'s words, in the OpenAPI document.
 
 mod access;
+mod attachments;
+mod disposition;
+mod download;
 mod envelope;
 mod error;
 mod extract;
@@ -9,6 +12,7 @@ mod listener;
 mod messages;
 mod server;
 mod sessions;
+mod upload;
 
 use std::sync::Arc;
 
@@ -21,6 +25,7 @@ use aide::{
     transform::{TransformOpenApi, TransformOperation},
 };
 use axum::{Router, middleware};
+use tokio::sync::Semaphore;
 use tower_http::catch_panic::CatchPanicLayer;
 
 pub use access::Access;
@@ -36,17 +41,20 @@ pub struct App {
     limits: Limits,
     under_way: idempotency::UnderWay,
     document: server::Document,
+    uploads: Arc<Semaphore>,
 }
 
 impl App {
     /// An application on these sessions.
     pub fn new(repository: SessionRepository, limits: Limits) -> Self {
         let (under_way, document) = (idempotency::UnderWay::default(), server::Document::default());
-        Self { tasks: repository.tasks().clone(), repository, limits, under_way, document }
+        let uploads = Arc::new(Semaphore::new(upload::UPLOADS));
+        Self { tasks: repository.tasks().clone(), repository, limits, under_way, document, uploads }
     }
 }
 
 fn routes() -> ApiRouter<App> {
+    use attachments as a;
     use messages as m;
     use sessions as s;
     let session = get_with(s::read, doc("sessions", "Read a session"))
@@ -61,6 +69,10 @@ fn routes() -> ApiRouter<App> {
         .post_with(m::append, doc("messages", "Append messages"));
     let usage = get_with(s::usage, doc("sessions", "Read the token-usage log"))
         .post_with(s::append_usage, doc("sessions", "Append to the token-usage log"));
+    let attachments = get_with(a::list, doc("attachments", "List a session's attachments"))
+        .post_with(a::add, doc("attachments", "Add an attachment"));
+    let attachment = get_with(a::read, doc("attachments", "Download an attachment"))
+        .delete_with(a::delete, doc("attachments", "Delete an attachment"));
     ApiRouter::new()
         .api_route("/api/v1/sessions", list)
         .api_route("/api/v1/sessions/cleanup", post_with(s::cleanup, doc("sessions", "Delete many sessions")))
@@ -74,6 +86,8 @@ fn routes() -> ApiRouter<App> {
             post_with(m::truncate, doc("messages", "Cut off a history")),
         )
         .api_route("/api/v1/sessions/{id}/messages/{message_id}", message)
+        .api_route("/api/v1/sessions/{id}/attachments", attachments)
+        .api_route("/api/v1/sessions/{id}/attachments/{attachment_id}", attachment)
         .api_route("/health", get_with(server::health, doc("server", "Whether the server lives")))
         .api_route("/ready", get_with(server::ready, doc("server", "Whether the server can work")))
         .route("/api/v1/openapi.json", axum::routing::get(server::openapi))
@@ -105,10 +119,11 @@ fn described<'a>(api: TransformOpenApi<'a>, limits: &Limits) -> TransformOpenApi
         extensions: Default::default(),
     };
     let description = format!(
-        "The session server for AI agents. Limits in bytes: title {}, metadata {}, one message {}, one body {}. \
+        "The session server for AI agents. Limits in bytes: title {}, metadata {}, one message {}, one body {}, one \
+         attachment {}. \
          Errors are application/problem+json; `code` says what happened. `Idempotency-Key` is taken where sessions and \
          messages are created, `If-Match` where they change.",
-        limits.title, limits.metadata, limits.message, limits.body
+        limits.title, limits.metadata, limits.message, limits.body, limits.attachment
     );
     api.title("Culm")
         .version(env!("CARGO_PKG_VERSION"))

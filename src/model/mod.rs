@@ -30,6 +30,7 @@ macro_rules! only_objects {
     )* };
 }
 
+mod attachment;
 mod id;
 mod list;
 mod message;
@@ -38,6 +39,7 @@ mod session;
 mod time;
 mod whole;
 
+pub use attachment::{Attachment, AttachmentUrl, NewAttachment, detected_mime_type};
 pub use id::{AttachmentId, InvalidId, MessageId, RunId, SessionId};
 pub use list::{Archived, KindFilter, Order, Page, Position, SessionFilter, SessionTree};
 pub use message::{
@@ -45,8 +47,8 @@ pub use message::{
     Truncate, Window,
 };
 pub use receipt::{
-    Attachment, Cleanup, CleanupMode, CleanupReceipt, ClearReceipt, DeleteCounts, DeleteOptions, DeleteReceipt,
-    MessageReceipt, NewAttachment, TruncateReceipt, UsageRecord,
+    Cleanup, CleanupMode, CleanupReceipt, ClearReceipt, DeleteCounts, DeleteOptions, DeleteReceipt, MessageReceipt,
+    TruncateReceipt, UsageRecord,
 };
 pub use session::{Kind, ModelRef, NewSession, ReasoningEffort, RunStatus, Session, SessionUpdate};
 pub use time::Timestamp;
@@ -96,11 +98,13 @@ pub struct Limits {
     pub message: usize,
     /// The body of one request.
     pub body: usize,
+    /// One attachment.
+    pub attachment: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { title: 1 << 10, metadata: 64 << 10, message: 4 << 20, body: 16 << 20 }
+        Self { title: 1 << 10, metadata: 64 << 10, message: 4 << 20, body: 16 << 20, attachment: 100 << 20 }
     }
 }
 

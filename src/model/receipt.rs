@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{AttachmentId, JsonObject, MessageId, RunId, SessionId, Timestamp};
+use super::{JsonObject, MessageId, RunId, SessionId, Timestamp};
 
 /// How to delete a session.
 #[derive(Debug, Clone, Copy, Default)]
@@ -127,38 +127,5 @@ pub struct UsageRecord {
     /// What the client gave.
     pub record: JsonObject,
     /// When.
-    pub created_at: Timestamp,
-}
-
-/// Bytes that belong to a session, without the bytes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
-pub struct Attachment {
-    /// The id, unique within the session.
-    pub id: AttachmentId,
-    /// The session.
-    pub session_id: SessionId,
-    /// The type that was declared.
-    pub mime_type: String,
-    /// The name that was declared.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub filename: Option<String>,
-    /// Bytes.
-    pub size: i64,
-    /// SHA-256, in hex.
-    pub sha256: String,
-    /// When it was stored.
-    pub created_at: Timestamp,
-}
-
-/// What is needed to store an attachment beside its bytes.
-#[derive(Debug, Clone)]
-pub struct NewAttachment {
-    /// The id.
-    pub id: AttachmentId,
-    /// The type.
-    pub mime_type: String,
-    /// The name.
-    pub filename: Option<String>,
-    /// When it was made.
     pub created_at: Timestamp,
 }

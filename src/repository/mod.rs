@@ -8,7 +8,10 @@
 
 mod cache;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    io,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use async_trait::async_trait;
 use bytes::{BufMut, Bytes, BytesMut};
@@ -18,13 +21,14 @@ use tokio::sync::watch;
 pub use cache::{Cache, Part, Ticket};
 
 use crate::{
+    attachments::AttachmentReader,
     model::{
         Appended, Attachment, AttachmentId, Cleanup, CleanupReceipt, ClearReceipt, DeleteOptions, DeleteReceipt,
         JsonObject, Message, MessageFilter, MessageId, MessagePage, MessageReceipt, NewAttachment, NewMessage,
         NewSession, Page, Position, Session, SessionFilter, SessionId, SessionSave, SessionTree, SessionUpdate,
         Truncate, TruncateReceipt, UsageRecord, WholeSession, Window,
     },
-    storage::{Answer, AppendOptions, Claim, Result, Storage},
+    storage::{Answer, AppendOptions, Claim, Result, Source, Storage},
     tasks::Tasks,
 };
 
@@ -296,6 +300,34 @@ fn page_json(
 }
 
 #[async_trait]
+impl AttachmentReader for SessionRepository {
+    async fn read_attachment(
+        &self,
+        session: &SessionId,
+        id: &AttachmentId,
+        limit: usize,
+    ) -> io::Result<Option<(Bytes, String)>> {
+        let Some(attachment) = self.storage.attachment(session, id).await.map_err(io::Error::other)? else {
+            return Ok(None);
+        };
+        let size = usize::try_from(attachment.size).unwrap_or(usize::MAX);
+        if size > limit {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        let mut bytes = BytesMut::with_capacity(size);
+        while bytes.len() < size {
+            let offset = i64::try_from(bytes.len()).unwrap_or(i64::MAX);
+            match self.storage.attachment_bytes(session, id, offset).await.map_err(io::Error::other)? {
+                // Deleted while it was read.
+                more if more.is_empty() => return Ok(None),
+                more => bytes.extend_from_slice(&more),
+            }
+        }
+        Ok(Some((bytes.freeze(), attachment.mime_type)))
+    }
+}
+
+#[async_trait]
 impl RuntimePersistence for SessionRepository {
     async fn save_runtime_session(&self, session: &mut WholeSession) -> Result<()> {
         self.save(session).await
@@ -418,13 +450,26 @@ impl Storage for SessionRepository {
         self.storage.usage(id, after, limit).await
     }
 
-    async fn add_attachment(&self, id: &SessionId, new: NewAttachment, bytes: Vec<u8>) -> Result<bool> {
+    async fn add_attachment(&self, id: &SessionId, new: NewAttachment, bytes: Source) -> Result<Option<Attachment>> {
         let key = id.clone();
         self.write(Touched::one(id), |storage| async move { storage.add_attachment(&key, new, bytes).await }).await
     }
 
-    async fn attachment(&self, id: &SessionId, attachment: &AttachmentId) -> Result<Option<(Attachment, Vec<u8>)>> {
+    async fn attachment(&self, id: &SessionId, attachment: &AttachmentId) -> Result<Option<Attachment>> {
         self.storage.attachment(id, attachment).await
+    }
+
+    async fn attachment_bytes(&self, id: &SessionId, attachment: &AttachmentId, offset: i64) -> Result<Bytes> {
+        self.storage.attachment_bytes(id, attachment, offset).await
+    }
+
+    async fn attachments(&self, id: &SessionId, after: Option<Position>, limit: i64) -> Result<Page<Attachment>> {
+        self.storage.attachments(id, after, limit).await
+    }
+
+    async fn delete_attachment(&self, id: &SessionId, attachment: &AttachmentId) -> Result<()> {
+        let (key, attachment) = (id.clone(), attachment.clone());
+        self.write(Touched::one(id), |storage| async move { storage.delete_attachment(&key, &attachment).await }).await
     }
 
     async fn answer(&self, scope: &str, key: &str) -> Result<Option<Answer>> {

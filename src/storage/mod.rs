@@ -14,7 +14,11 @@
 
 pub mod sqlite;
 
+use std::pin::Pin;
+
 use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::Stream;
 use serde_json::Value;
 use tokio::sync::watch;
 
@@ -58,6 +62,12 @@ pub enum Error {
     /// The history has no user message to go back to.
     #[error("the session has no user message")]
     NoUserMessage,
+    /// No attachment of the session has this id.
+    #[error("no attachment of the session has the id '{0}'")]
+    AttachmentNotFound(AttachmentId),
+    /// Bytes that were to be stored did not arrive; why is in it.
+    #[error("the bytes did not arrive: {0}")]
+    Source(SourceError),
     /// The version, or the last `seq`, that the caller named is not the current one.
     #[error("the current {what} is {current}")]
     VersionConflict {
@@ -79,6 +89,12 @@ pub enum Error {
     #[error("the storage failed: {0}")]
     Failed(String),
 }
+
+/// Why bytes did not arrive, as the source says it.
+pub type SourceError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Bytes as they arrive.
+pub type Source = Pin<Box<dyn Stream<Item = std::result::Result<Bytes, SourceError>> + Send>>;
 
 /// An idempotency key with what it is valid for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -188,11 +204,24 @@ pub trait Storage: Send + Sync {
     /// The session's token-usage log, oldest first.
     async fn usage(&self, id: &SessionId, after: Option<Position>, limit: i64) -> Result<Page<UsageRecord>>;
 
-    /// Stores an attachment. One whose id is in the session already is passed over: `false`.
-    async fn add_attachment(&self, id: &SessionId, new: NewAttachment, bytes: Vec<u8>) -> Result<bool>;
+    /// Stores an attachment as its bytes arrive, never all of them in memory. Not one transaction but many, whose rows
+    /// nobody sees until the last. None when the session has an attachment with this id: it stays as it is.
+    /// What fails in `bytes` ends it with [`Error::Source`]; nothing is left then, nor when the future is dropped,
+    /// once the database has been opened again.
+    async fn add_attachment(&self, id: &SessionId, new: NewAttachment, bytes: Source) -> Result<Option<Attachment>>;
 
-    /// An attachment with its bytes.
-    async fn attachment(&self, id: &SessionId, attachment: &AttachmentId) -> Result<Option<(Attachment, Vec<u8>)>>;
+    /// What is said of an attachment.
+    async fn attachment(&self, id: &SessionId, attachment: &AttachmentId) -> Result<Option<Attachment>>;
+
+    /// The bytes of an attachment from this offset on, as many as can be read at once: 256 KiB at most, none at its
+    /// end and when there is no such attachment.
+    async fn attachment_bytes(&self, id: &SessionId, attachment: &AttachmentId, offset: i64) -> Result<Bytes>;
+
+    /// A session's attachments, oldest first.
+    async fn attachments(&self, id: &SessionId, after: Option<Position>, limit: i64) -> Result<Page<Attachment>>;
+
+    /// Deletes an attachment. Messages that show it stay as they are.
+    async fn delete_attachment(&self, id: &SessionId, attachment: &AttachmentId) -> Result<()>;
 
     /// What a request with this key was answered in the last 24 hours.
     async fn answer(&self, scope: &str, key: &str) -> Result<Option<Answer>>;

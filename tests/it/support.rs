@@ -3,18 +3,21 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use culm::{
     model::{
-        Appended, Cleanup, CleanupMode, KindFilter, Message, MessageFilter, MessageId, NewAttachment, NewMessage,
-        NewSession, Role, Session, SessionFilter, SessionId, SessionUpdate, Timestamp, ToolCall, ToolFunction, Window,
+        Appended, Attachment, Cleanup, CleanupMode, KindFilter, Message, MessageFilter, MessageId, NewAttachment,
+        NewMessage, NewSession, Role, Session, SessionFilter, SessionId, SessionUpdate, Timestamp, ToolCall,
+        ToolFunction, Window,
     },
     repository::SessionRepository,
     storage::{
-        AppendOptions, Storage,
+        AppendOptions, Source, Storage,
         sqlite::{Options, SqliteStorage},
     },
     tasks::Tasks,
 };
+use futures_util::stream;
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Row, SqliteConnection, sqlite::SqliteConnectOptions};
 use tempfile::TempDir;
 
@@ -123,6 +126,9 @@ pub(crate) async fn assert_sound(shell: &mut SqliteConnection) {
         or children_count <> (select count(*) from sessions c where c.parent_key = s.session_key)";
     assert_eq!(number(shell, lies).await, 0, "sessions whose counters are not true");
     assert_eq!(number(shell, "select count(*) from pragma_foreign_key_check").await, 0, "orphans");
+    let shown = "select count(*) from (select message_key, attachment_id from attachment_links
+        except select message_key, attachment_id from attachment_uses)";
+    assert_eq!(number(shell, shown).await, 0, "attachments that messages show without a record of it");
     let buried = "select count(*) from sessions join tombstones using (id)";
     assert_eq!(number(shell, buried).await, 0, "sessions with a tombstone");
     for index in ["message_index", "session_index"] {
@@ -209,14 +215,38 @@ pub(crate) async fn texts(storage: &dyn Storage, session: &str) -> Vec<String> {
     history(storage, session).await.into_iter().map(|message| message.content).collect()
 }
 
+pub(crate) fn new_attachment(name: &str) -> NewAttachment {
+    let mime_type = Some("image/png".into());
+    NewAttachment { id: name.parse().unwrap(), mime_type, filename: None, created_at: Timestamp::now() }
+}
+
+/// Bytes that are all there, in pieces of an odd size.
+pub(crate) fn source(bytes: &[u8]) -> Source {
+    let pieces: Vec<_> = bytes.chunks(100_003).map(|piece| Ok(Bytes::copy_from_slice(piece))).collect();
+    Box::pin(stream::iter(pieces))
+}
+
 pub(crate) async fn attach(storage: &dyn Storage, session: &str, name: &str, bytes: Vec<u8>) -> bool {
-    let new = NewAttachment {
-        id: name.parse().unwrap(),
-        mime_type: "image/png".into(),
-        filename: None,
-        created_at: Timestamp::now(),
-    };
-    storage.add_attachment(&id(session), new, bytes).await.unwrap()
+    storage.add_attachment(&id(session), new_attachment(name), source(&bytes)).await.unwrap().is_some()
+}
+
+/// An attachment with its bytes from an offset on.
+pub(crate) async fn download(
+    storage: &dyn Storage,
+    session: &str,
+    name: &str,
+    offset: i64,
+) -> Option<(Attachment, Vec<u8>)> {
+    let (session, name) = (id(session), name.parse().unwrap());
+    let attachment = storage.attachment(&session, &name).await.unwrap()?;
+    let mut bytes = Vec::new();
+    loop {
+        let offset = offset + i64::try_from(bytes.len()).unwrap();
+        match storage.attachment_bytes(&session, &name, offset).await.unwrap() {
+            more if more.is_empty() => return Some((attachment, bytes)),
+            more => bytes.extend_from_slice(&more),
+        }
+    }
 }
 
 pub(crate) fn everything() -> SessionFilter {

@@ -58,7 +58,7 @@ fn attachment(
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     let created_at = contents.modified;
-    let mime_type = mime(path, &contents.bytes);
+    let mime_type = mime(path).map(Into::into);
     let problem = match stem.parse::<AttachmentId>() {
         Ok(id) if taken.insert(id.clone()) => return NewAttachment { id, mime_type, filename: None, created_at },
         Ok(_) => (FindingKind::DuplicateId, "is another attachment's id".to_owned()),
@@ -71,17 +71,16 @@ fn attachment(
     NewAttachment { id, mime_type, filename, created_at }
 }
 
-fn mime(path: &Path, bytes: &[u8]) -> String {
-    let ending = path.extension().unwrap_or_default().to_string_lossy().to_lowercase();
-    let known = match ending.as_str() {
+/// None is for the storage to tell by the bytes.
+fn mime(path: &Path) -> Option<&'static str> {
+    match path.extension().unwrap_or_default().to_string_lossy().to_lowercase().as_str() {
         "png" => Some("image/png"),
         "jpg" | "jpeg" => Some("image/jpeg"),
         "webp" => Some("image/webp"),
         "gif" => Some("image/gif"),
         "bmp" => Some("image/bmp"),
-        _ => infer::get(bytes).map(|kind| kind.mime_type()),
-    };
-    known.unwrap_or("application/octet-stream").into()
+        _ => None,
+    }
 }
 
 /// Brings the records of token usage: a JSON object a line.

@@ -2,6 +2,8 @@
 
 use std::collections::{HashMap, HashSet};
 
+use futures_util::stream;
+
 use crate::{
     model::{
         AttachmentId, JsonObject, Message, MessageId, NewAttachment, Position, Session, SessionId, SessionSave,
@@ -107,7 +109,10 @@ impl<'a> Target<'a> {
     /// Whether the attachment is new.
     pub(super) async fn attach(&self, session: &SessionId, new: NewAttachment, bytes: Vec<u8>) -> Result<bool> {
         match self.writes() {
-            Some(storage) => storage.add_attachment(session, new, bytes).await,
+            Some(storage) => {
+                let bytes = stream::once(async move { Ok(bytes.into()) });
+                storage.add_attachment(session, new, Box::pin(bytes)).await.map(|added| added.is_some())
+            }
             None => Ok(!self.has_attachment(session, &new.id).await?),
         }
     }

@@ -1,91 +1,287 @@
-//! Attachments: bytes in rows of 256 KiB, and the purge of what was deleted.
+//! Attachments: bytes in rows of 256 KiB, their upload, and the purge of what was deleted.
+//!
+//! **An upload is seen whole or not at all.** Its chunks belong to a key that no attachment has until the transaction
+//! that finishes it; what is left of one that broke off is purged like the bytes of a deleted attachment.
 
+use bytes::{Bytes, BytesMut};
+use futures_util::TryStreamExt;
 use sha2::{Digest, Sha256};
 use sqlx::{SqliteConnection, SqlitePool};
 
-use super::{error, sessions};
+use super::{error, sessions, writer::Writer};
 use crate::{
-    model::{Attachment, AttachmentId, NewAttachment, SessionId, Timestamp},
-    storage::Result,
+    model::{
+        Attachment, AttachmentId, AttachmentUrl, NewAttachment, Page, Position, SessionId, Timestamp,
+        detected_mime_type,
+    },
+    storage::{Error, Result, Source},
 };
 
-/// Bytes in one row; see the migration for why.
+/// Bytes in one row; see the migration for why. It is part of the format: a place in a file is found by it.
 const CHUNK: usize = 256 << 10;
 /// Rows that one purge step removes: 4 MiB, so that no other write waits long for it.
 const STEP: i64 = 16;
 
-/// An attachment to store.
-pub(super) struct Upload {
-    pub(super) session: SessionId,
-    pub(super) new: NewAttachment,
-    pub(super) bytes: Vec<u8>,
+/// One upload's place.
+struct Begin {
+    session: SessionId,
+    id: AttachmentId,
 }
 
-pub(super) async fn add(conn: &mut SqliteConnection, upload: &Upload) -> Result<bool> {
-    let session = sessions::row_to_write(conn, &upload.session).await?.session_key;
-    let (new, id) = (&upload.new, upload.new.id.as_str());
-    let there = sqlx::query_scalar!("select 1 from attachments where session_key = ?1 and id = ?2", session, id);
-    if there.fetch_optional(&mut *conn).await.map_err(error::of)?.is_some() {
-        return Ok(false);
+/// A chunk that arrived.
+struct Chunk {
+    key: i64,
+    place: i64,
+    bytes: Bytes,
+}
+
+/// An upload whose chunks are all there.
+struct Finish {
+    key: i64,
+    attachment: Attachment,
+}
+
+/// Takes in bytes as they arrive: a chunk in memory, one on its way to the disk.
+pub(super) async fn upload(
+    writer: &Writer,
+    session: &SessionId,
+    new: NewAttachment,
+    source: Source,
+) -> Result<Option<Attachment>> {
+    let place = Begin { session: session.clone(), id: new.id.clone() };
+    let Some(key) = writer.call(place, |conn, place| Box::pin(begin(conn, place))).await? else { return Ok(None) };
+    let finished = match arrive(writer, key, session, new, source).await {
+        Ok(attachment) => {
+            let input = Finish { key, attachment };
+            writer.call(input, |conn, input| Box::pin(finish(conn, input))).await
+        }
+        Err(error) => Err(error),
+    };
+    if !matches!(finished, Ok(Some(_)))
+        && let Err(error) = writer.call(key, |conn, key| Box::pin(give_up(conn, *key))).await
+    {
+        tracing::warn!(%error, "what is left of an upload is purged at the next start");
     }
-    let size = i64::try_from(upload.bytes.len()).unwrap_or(i64::MAX);
-    let sha256: String = Sha256::digest(&upload.bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+    finished
+}
+
+async fn arrive(
+    writer: &Writer,
+    key: i64,
+    session: &SessionId,
+    new: NewAttachment,
+    mut source: Source,
+) -> Result<Attachment> {
+    let (mut hasher, mut detected) = (Sha256::new(), None);
+    let (mut size, mut place, mut held) = (0, 0, BytesMut::new());
+    loop {
+        let piece = source.try_next().await.map_err(Error::Source)?;
+        let ended = piece.is_none();
+        held.extend_from_slice(&piece.unwrap_or_default());
+        while held.len() >= CHUNK || (ended && !held.is_empty()) {
+            let bytes = held.split_to(held.len().min(CHUNK)).freeze();
+            if place == 0 {
+                detected = detected_mime_type(&bytes);
+            }
+            hasher.update(&bytes);
+            size += i64::try_from(bytes.len()).unwrap_or(i64::MAX);
+            writer.call(Chunk { key, place, bytes }, |conn, chunk| Box::pin(store(conn, chunk))).await?;
+            place += 1;
+        }
+        if ended {
+            break;
+        }
+    }
+    Ok(Attachment {
+        url: AttachmentUrl { session: session.clone(), id: new.id.clone() }.to_string(),
+        id: new.id,
+        session_id: session.clone(),
+        mime_type: new.mime_type.unwrap_or_else(|| detected.unwrap_or("application/octet-stream").into()),
+        detected_mime_type: detected.map(Into::into),
+        filename: new.filename,
+        size,
+        sha256: hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect(),
+        created_at: new.created_at,
+    })
+}
+
+/// A key for the chunks; none when the id is in use.
+async fn begin(conn: &mut SqliteConnection, place: &Begin) -> Result<Option<i64>> {
+    let session = sessions::row_to_write(conn, &place.session).await?.session_key;
+    if is_there(conn, session, &place.id).await? {
+        return Ok(None);
+    }
     let key = sqlx::query_scalar!(
-        r#"insert into attachments (session_key, id, mime_type, filename, size, sha256, created_at)
-           values (?1, ?2, ?3, ?4, ?5, ?6, ?7) returning attachment_key as "key!: i64""#,
+        r#"insert into loose_chunks (uploading) values (1) returning attachment_key as "attachment_key!: i64""#
+    );
+    key.fetch_one(conn).await.map(Some).map_err(error::of)
+}
+
+async fn is_there(conn: &mut SqliteConnection, session: i64, id: &AttachmentId) -> Result<bool> {
+    let id = id.as_str();
+    let there = sqlx::query_scalar!("select 1 from attachments where session_key = ?1 and id = ?2", session, id);
+    there.fetch_optional(conn).await.map(|row| row.is_some()).map_err(error::of)
+}
+
+async fn store(conn: &mut SqliteConnection, chunk: &Chunk) -> Result<()> {
+    let bytes = &chunk.bytes[..];
+    let insert = sqlx::query!(
+        "insert into attachment_chunks (attachment_key, place, bytes) values (?1, ?2, ?3)",
+        chunk.key,
+        chunk.place,
+        bytes
+    );
+    insert.execute(conn).await.map(drop).map_err(error::of)
+}
+
+/// The instant from which an attachment is seen. None when another with its id came first.
+async fn finish(conn: &mut SqliteConnection, input: &Finish) -> Result<Option<Attachment>> {
+    let new = &input.attachment;
+    let session = sessions::row_to_write(conn, &new.session_id).await?.session_key;
+    if is_there(conn, session, &new.id).await? {
+        return Ok(None);
+    }
+    let id = new.id.as_str();
+    let insert = sqlx::query!(
+        "insert into attachments (attachment_key, session_key, id, mime_type, detected_mime_type, filename, size, sha256, created_at)
+         values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+        input.key,
         session,
         id,
         new.mime_type,
+        new.detected_mime_type,
         new.filename,
-        size,
-        sha256,
+        new.size,
+        new.sha256,
         new.created_at.0
     );
-    let key = key.fetch_one(&mut *conn).await.map_err(error::of)?;
-    for (place, chunk) in (0i64..).zip(upload.bytes.chunks(CHUNK)) {
-        let insert = sqlx::query!(
-            "insert into attachment_chunks (attachment_key, place, bytes) values (?1, ?2, ?3)",
-            key,
-            place,
-            chunk
-        );
-        insert.execute(&mut *conn).await.map_err(error::of)?;
+    insert.execute(&mut *conn).await.map_err(error::of)?;
+    let owned = sqlx::query!("delete from loose_chunks where attachment_key = ?1", input.key);
+    owned.execute(conn).await.map_err(error::of)?;
+    Ok(Some(new.clone()))
+}
+
+async fn give_up(conn: &mut SqliteConnection, key: i64) -> Result<()> {
+    let loose = sqlx::query!("update loose_chunks set uploading = 0 where attachment_key = ?1", key);
+    loose.execute(conn).await.map(drop).map_err(error::of)
+}
+
+/// At start no upload is under way: what is left of those that were is for the purge.
+pub(super) async fn sweep(conn: &mut SqliteConnection) -> sqlx::Result<()> {
+    sqlx::query!("update loose_chunks set uploading = 0 where uploading = 1").execute(conn).await.map(drop)
+}
+
+/// A row of attachments, with its place in the list.
+struct Row {
+    key: i64,
+    id: AttachmentId,
+    mime_type: String,
+    detected_mime_type: Option<String>,
+    filename: Option<String>,
+    size: i64,
+    sha256: String,
+    created_at: Timestamp,
+}
+
+impl Row {
+    fn into_attachment(self, session: &SessionId) -> Attachment {
+        Attachment {
+            url: AttachmentUrl { session: session.clone(), id: self.id.clone() }.to_string(),
+            id: self.id,
+            session_id: session.clone(),
+            mime_type: self.mime_type,
+            detected_mime_type: self.detected_mime_type,
+            filename: self.filename,
+            size: self.size,
+            sha256: self.sha256,
+            created_at: self.created_at,
+        }
     }
-    Ok(true)
+}
+
+/// The one list of columns, with what follows it.
+macro_rules! select_attachments {
+    ($rest:literal, $($value:expr),*) => {
+        sqlx::query_as!(
+            Row,
+            r#"select a.attachment_key as "key!: i64", a.id as "id: AttachmentId", a.mime_type, a.detected_mime_type, a.filename,
+                 a.size, a.sha256, a.created_at as "created_at: Timestamp" from attachments a "# + $rest,
+            $($value),*
+        )
+    };
 }
 
 pub(super) async fn find(
     pool: &SqlitePool,
-    id: &SessionId,
+    session: &SessionId,
     attachment: &AttachmentId,
-) -> Result<Option<(Attachment, Vec<u8>)>> {
-    let mut snapshot = pool.begin().await.map_err(error::of)?;
-    let (session, name) = (id.as_str(), attachment.as_str());
-    let row = sqlx::query!(
-        r#"select a.attachment_key as "key!: i64", a.mime_type, a.filename, a.size, a.sha256, a.created_at as "created_at: Timestamp"
-           from attachments a join sessions s using (session_key) where s.id = ?1 and a.id = ?2"#,
-        session,
-        name
-    );
-    let Some(row) = row.fetch_optional(&mut *snapshot).await.map_err(error::of)? else { return Ok(None) };
-    let chunks =
-        sqlx::query_scalar!("select bytes from attachment_chunks where attachment_key = ?1 order by place", row.key);
-    let bytes = chunks.fetch_all(&mut *snapshot).await.map_err(error::of)?.concat();
-    let attachment = Attachment {
-        id: attachment.clone(),
-        session_id: id.clone(),
-        mime_type: row.mime_type,
-        filename: row.filename,
-        size: row.size,
-        sha256: row.sha256,
-        created_at: row.created_at,
-    };
-    Ok(Some((attachment, bytes)))
+) -> Result<Option<Attachment>> {
+    let (of, id) = (session.as_str(), attachment.as_str());
+    let row = select_attachments!("join sessions s using (session_key) where s.id = ?1 and a.id = ?2", of, id);
+    let row = row.fetch_optional(pool).await.map_err(error::of)?;
+    Ok(row.map(|row| row.into_attachment(session)))
 }
 
-/// Removes a step's worth of bytes whose attachment is gone. Whether there is more.
+pub(super) async fn page(
+    pool: &SqlitePool,
+    session: &SessionId,
+    after: Option<Position>,
+    limit: i64,
+) -> Result<Page<Attachment>> {
+    let id = session.as_str();
+    let key = sqlx::query_scalar!(r#"select session_key as "key!: i64" from sessions where id = ?1"#, id);
+    let key = key.fetch_optional(pool).await.map_err(error::of)?;
+    let key = key.ok_or_else(|| Error::SessionNotFound(session.clone()))?;
+    let (after, more) = (after.map_or(0, |place| place.key), limit + 1);
+    let rows = select_attachments!(
+        "where a.session_key = ?1 and a.attachment_key > ?2 order by a.attachment_key limit ?3",
+        key,
+        after,
+        more
+    );
+    let mut rows = rows.fetch_all(pool).await.map_err(error::of)?;
+    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+    let more = rows.len() > limit;
+    rows.truncate(limit);
+    let next = rows.last().map(|row| Position { at: row.created_at.0, key: row.key }).filter(|_| more);
+    Ok(Page { items: rows.into_iter().map(|row| row.into_attachment(session)).collect(), next })
+}
+
+pub(super) async fn bytes(
+    pool: &SqlitePool,
+    session: &SessionId,
+    attachment: &AttachmentId,
+    offset: i64,
+) -> Result<Bytes> {
+    let (of, id, chunk) = (session.as_str(), attachment.as_str(), i64::try_from(CHUNK).unwrap_or(i64::MAX));
+    let (place, skip) = (offset / chunk, offset % chunk);
+    let bytes = sqlx::query_scalar!(
+        "select c.bytes from attachments a join sessions s using (session_key)
+           join attachment_chunks c on c.attachment_key = a.attachment_key
+         where s.id = ?1 and a.id = ?2 and c.place = ?3",
+        of,
+        id,
+        place
+    );
+    let bytes: Bytes = bytes.fetch_optional(pool).await.map_err(error::of)?.unwrap_or_default().into();
+    Ok(bytes.slice(usize::try_from(skip).unwrap_or(CHUNK).min(bytes.len())..))
+}
+
+pub(super) async fn delete(conn: &mut SqliteConnection, session: &SessionId, attachment: &AttachmentId) -> Result<()> {
+    let key = sessions::row_to_write(conn, session).await?.session_key;
+    let id = attachment.as_str();
+    let delete = sqlx::query!("delete from attachments where session_key = ?1 and id = ?2", key, id);
+    match delete.execute(conn).await.map_err(error::of)?.rows_affected() {
+        0 => Err(Error::AttachmentNotFound(attachment.clone())),
+        _ => Ok(()),
+    }
+}
+
+/// Removes a step's worth of bytes that no attachment owns. Whether there may be more.
 pub(super) async fn purge(conn: &mut SqliteConnection) -> Result<bool> {
-    let next = sqlx::query_scalar!("select attachment_key from attachment_purges order by attachment_key limit 1");
+    let next = sqlx::query_scalar!(
+        r#"select attachment_key as "key!: i64" from loose_chunks where uploading = 0 order by attachment_key limit 1"#
+    );
     let Some(key) = next.fetch_optional(&mut *conn).await.map_err(error::of)? else { return Ok(false) };
     let chunks = sqlx::query!(
         "delete from attachment_chunks where attachment_key = ?1
@@ -94,7 +290,7 @@ pub(super) async fn purge(conn: &mut SqliteConnection) -> Result<bool> {
         STEP
     );
     if chunks.execute(&mut *conn).await.map_err(error::of)?.rows_affected() == 0 {
-        let done = sqlx::query!("delete from attachment_purges where attachment_key = ?1", key);
+        let done = sqlx::query!("delete from loose_chunks where attachment_key = ?1", key);
         done.execute(conn).await.map_err(error::of)?;
     }
     Ok(true)

@@ -19,7 +19,7 @@ const ROWS: i64 = 500;
 const MANY: i64 = 100;
 
 /// What must select nothing, and what it means if it does.
-const RULES: [(&str, &str); 13] = [
+const RULES: [(&str, &str); 14] = [
     ("a row refers to one that is not there", "select \"table\" || ' ' || coalesce(rowid, '') from pragma_foreign_key_check"),
     ("the cached message count is wrong",
      "select id from sessions s where message_count <> (select count(*) from messages m where m.session_key = s.session_key)"),
@@ -43,7 +43,10 @@ const RULES: [(&str, &str); 13] = [
      "select id from attachments a where size <> (select coalesce(sum(length(bytes)), 0) from attachment_chunks c where c.attachment_key = a.attachment_key)"),
     ("bytes belong to no attachment",
      "select distinct attachment_key from attachment_chunks
-      where attachment_key not in (select attachment_key from attachments union all select attachment_key from attachment_purges)"),
+      where attachment_key not in (select attachment_key from attachments union all select attachment_key from loose_chunks)"),
+    ("what messages show of attachments is recorded wrongly",
+     "select message_key from (select message_key, attachment_id from attachment_links except select message_key, attachment_id from attachment_uses)
+      union select message_key from (select message_key, attachment_id from attachment_uses except select message_key, attachment_id from attachment_links)"),
     ("a session's text holds NUL", "select id from sessions where instr(title, char(0)) > 0 or instr(coalesce(workspace, ''), char(0)) > 0"),
     ("a message's text holds NUL",
      "select s.id || ' ' || m.seq from messages m join sessions s using (session_key)

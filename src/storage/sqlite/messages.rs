@@ -351,14 +351,15 @@ pub(super) struct Clear {
 pub(super) async fn clear(conn: &mut SqliteConnection, input: &Clear) -> Result<ClearReceipt> {
     let row = open_to_change(conn, &input.session, input.if_match).await?;
     let (key, now) = (row.session_key, Timestamp::now().0);
+    // Before the messages: those that they show would go with them uncounted.
+    let attachments = sqlx::query!("delete from attachments where session_key = ?1", key);
+    let attachments_removed = removed(attachments.execute(&mut *conn).await.map_err(error::of)?);
     let messages = sqlx::query!(
         "delete from messages where session_key = ?1 and seq is not
            (select seq from messages where session_key = ?1 and role = 'system' order by seq limit 1)",
         key
     );
     let messages_removed = removed(messages.execute(&mut *conn).await.map_err(error::of)?);
-    let attachments = sqlx::query!("delete from attachments where session_key = ?1", key);
-    let attachments_removed = removed(attachments.execute(&mut *conn).await.map_err(error::of)?);
     let reset = sqlx::query_scalar!(
         r#"update sessions set pending_question = null, task_list = null, token_usage = null, conversation_summary = null,
              last_run_status = null, last_run_error = null, version = version + 1, updated_at = max(updated_at, ?2),

@@ -17,6 +17,7 @@ mod whole;
 mod writer;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use serde_json::Value;
 use sqlx::SqlitePool;
 use tokio::sync::{Mutex, watch};
@@ -24,7 +25,7 @@ use tokio::sync::{Mutex, watch};
 pub use check::check;
 pub use open::{Lock, OpenError, Options, THREADS, beside, was_left_open};
 
-use super::{Answer, AppendOptions, Claim, Result, Storage};
+use super::{Answer, AppendOptions, Claim, Result, Source, Storage};
 use crate::model::{
     Appended, Attachment, AttachmentId, Cleanup, CleanupReceipt, ClearReceipt, DeleteOptions, DeleteReceipt,
     JsonObject, Message, MessageFilter, MessageId, MessagePage, MessageReceipt, NewAttachment, NewMessage, NewSession,
@@ -143,13 +144,25 @@ impl Storage for SqliteStorage {
         usage::page(&self.readers, id, after, limit).await
     }
 
-    async fn add_attachment(&self, id: &SessionId, new: NewAttachment, bytes: Vec<u8>) -> Result<bool> {
-        let input = attachments::Upload { session: id.clone(), new, bytes };
-        self.writer.call(input, |conn, input| Box::pin(attachments::add(conn, input))).await
+    async fn add_attachment(&self, id: &SessionId, new: NewAttachment, bytes: Source) -> Result<Option<Attachment>> {
+        attachments::upload(&self.writer, id, new, bytes).await
     }
 
-    async fn attachment(&self, id: &SessionId, attachment: &AttachmentId) -> Result<Option<(Attachment, Vec<u8>)>> {
+    async fn attachment(&self, id: &SessionId, attachment: &AttachmentId) -> Result<Option<Attachment>> {
         attachments::find(&self.readers, id, attachment).await
+    }
+
+    async fn attachment_bytes(&self, id: &SessionId, attachment: &AttachmentId, offset: i64) -> Result<Bytes> {
+        attachments::bytes(&self.readers, id, attachment, offset).await
+    }
+
+    async fn attachments(&self, id: &SessionId, after: Option<Position>, limit: i64) -> Result<Page<Attachment>> {
+        attachments::page(&self.readers, id, after, limit).await
+    }
+
+    async fn delete_attachment(&self, id: &SessionId, attachment: &AttachmentId) -> Result<()> {
+        let input = (id.clone(), attachment.clone());
+        self.writer.call(input, |conn, (id, attachment)| Box::pin(attachments::delete(conn, id, attachment))).await
     }
 
     async fn answer(&self, scope: &str, key: &str) -> Result<Option<Answer>> {

@@ -19,7 +19,7 @@ use sqlx::{
 };
 
 use super::{
-    SqliteStorage,
+    SqliteStorage, attachments,
     writer::{self, Writer},
 };
 
@@ -220,12 +220,9 @@ async fn migrate(path: &Path, conn: &mut SqliteConnection) -> Result<(), OpenErr
         MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => refusal(path, &error),
         error => damaged(path, &error),
     })?;
-    // A database that is only readable shows it at the first write.
-    let write = async {
-        sqlx::query("begin immediate").execute(&mut *conn).await?;
-        sqlx::query("rollback").execute(&mut *conn).await
-    };
-    write.await.map(drop).map_err(|error| refusal(path, &error))
+    // A database that is only readable shows it at this, the first write.
+    let write = async { attachments::sweep(&mut *conn).await };
+    write.await.map_err(|error| refusal(path, &error))
 }
 
 /// The connection that writes. `synchronous=full`: acknowledged means on disk. `secure_delete`: deleted text is zeroed.

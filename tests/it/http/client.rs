@@ -45,13 +45,16 @@ impl Server {
     }
 
     pub(crate) async fn start_in(folder: TempDir) -> Self {
+        Self::start_with(folder, Limits::default()).await
+    }
+
+    pub(crate) async fn start_with(folder: TempDir, limits: Limits) -> Self {
         let storage = SqliteStorage::open(&Options::new(folder.path().join("culm.db"))).await.unwrap();
         let tasks = Tasks::default();
         let repository = SessionRepository::new(Arc::new(storage), 1 << 20, tasks.clone());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
-        let router =
-            router(App::new(repository.clone(), Limits::default()), Access::new(Some(TOKEN), [address.clone()]));
+        let router = router(App::new(repository.clone(), limits), Access::new(Some(TOKEN), [address.clone()]));
         let stop = CancellationToken::new();
         let (serving, asked) = (tasks.clone(), stop.clone());
         tasks.spawn(async move { serve(listener, router, &serving, asked).await });

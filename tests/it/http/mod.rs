@@ -1,6 +1,7 @@
 //! The API on a real listener, with a real database, through a client that looks at every answer.
 
 mod access;
+mod attachments;
 mod bad_input;
 mod client;
 mod messages;

@@ -140,9 +140,17 @@ on_each_backend! {
     }
     attachments {
         an_attachment_comes_back_byte_for_byte,
+        an_attachment_is_read_from_any_place,
+        a_type_is_taken_as_declared_and_told_from_the_bytes,
         an_attachment_is_stored_once,
         attachments_are_apart_by_session_and_by_whole_id,
         attachments_show_in_the_session_and_go_with_a_clear,
         attachments_of_no_session_are_not_found,
+        attachments_are_listed_in_order_page_by_page,
+        a_deleted_attachment_is_out_of_reach,
+        an_upload_that_breaks_off_leaves_nothing,
+        an_upload_is_not_seen_before_its_end_nor_after_a_delete,
+        an_attachment_goes_with_the_last_message_that_shows_it,
+        a_message_keeps_only_what_it_names,
     }
 }

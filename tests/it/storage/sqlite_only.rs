@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use culm::{
     model::{Archived, Cleanup, CleanupMode, DeleteOptions, Role, SessionFilter, Truncate},
     storage::{
@@ -9,6 +10,8 @@ use culm::{
         sqlite::{OpenError, Options, SqliteStorage},
     },
 };
+
+use futures_util::{StreamExt, stream};
 
 use crate::support::*;
 
@@ -94,7 +97,7 @@ async fn the_bytes_of_deleted_attachments_are_purged() {
     storage.clear_session(&id("a"), None).await.unwrap();
     storage.delete_session(&id("b"), DeleteOptions::default()).await.unwrap();
     let mut shell = database.shell().await;
-    until(&mut shell, "select count(*) from attachment_purges", 0).await;
+    until(&mut shell, "select count(*) from loose_chunks", 0).await;
     assert_eq!(number(&mut shell, "select count(*) from attachment_chunks").await, 0);
 }
 
@@ -106,8 +109,55 @@ async fn a_purge_goes_on_after_a_restart() {
     database.storage().delete_session(&id("a"), DeleteOptions::default()).await.unwrap();
     let database = database.reopen().await;
     let mut shell = database.shell().await;
-    until(&mut shell, "select count(*) from attachment_purges", 0).await;
+    until(&mut shell, "select count(*) from loose_chunks", 0).await;
     assert_eq!(number(&mut shell, "select count(*) from attachment_chunks").await, 0);
+}
+
+/// What an upload wrote before the server was killed, or its future dropped, is gone after the next start.
+#[tokio::test]
+async fn what_is_left_of_an_upload_is_purged_at_the_next_start() {
+    let database = sqlite().await;
+    create(database.storage(), "a").await;
+    let first = stream::iter([Ok(Bytes::from(vec![7; 300 << 10]))]);
+    let (target, mut shell) = (id("a"), database.shell().await);
+    let endless = Box::pin(first.chain(stream::pending()));
+    let upload = database.storage().add_attachment(&target, new_attachment("f"), endless);
+    tokio::select! {
+        _ = upload => panic!("the upload has no end"),
+        () = until(&mut shell, "select count(*) from attachment_chunks", 1) => {}
+    }
+    let database = database.reopen().await;
+    until(&mut shell, "select count(*) from loose_chunks", 0).await;
+    assert_eq!(number(&mut shell, "select count(*) from attachment_chunks").await, 0);
+    assert!(database.storage().attachments(&id("a"), None, 10).await.unwrap().items.is_empty());
+}
+
+#[tokio::test]
+async fn an_upload_that_broke_off_is_purged() {
+    let database = sqlite().await;
+    create(database.storage(), "a").await;
+    let broken = stream::iter([Ok(Bytes::from(vec![7; 300 << 10])), Err("gone".into())]);
+    let upload = database.storage().add_attachment(&id("a"), new_attachment("f"), Box::pin(broken)).await;
+    assert!(matches!(upload, Err(Error::Source(_))));
+    let mut shell = database.shell().await;
+    until(&mut shell, "select count(*) from loose_chunks", 0).await;
+    assert_eq!(number(&mut shell, "select count(*) from attachment_chunks").await, 0);
+}
+
+#[tokio::test]
+async fn an_edit_of_parts_in_a_shell_is_followed() {
+    let database = sqlite().await;
+    let storage = database.storage();
+    create(storage, "a").await;
+    attach(storage, "a", "f", vec![1]).await;
+    say(storage, "a", &["one"]).await;
+    let mut shell = database.shell().await;
+    let parts = r#"[{"type":"image_url","image_url":{"url":"attachment://a/f"}}]"#;
+    run(&mut shell, &format!("update messages set parts = '{parts}'")).await;
+    assert_sound(&mut shell).await;
+    run(&mut shell, "delete from messages").await;
+    assert_eq!(number(&mut shell, "select count(*) from attachments").await, 0);
+    assert_sound(&mut shell).await;
 }
 
 #[tokio::test]

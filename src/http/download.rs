@@ -1,0 +1,173 @@
+//! An attachment on its way out: what part of it, and under which headers.
+//!
+//! **No stored byte runs in a browser.** A type is only what a client said. Every answer forbids guessing another and
+//! anything to run; only images that are what they are said to be are shown, everything else is saved.
+
+use std::ops::Range;
+
+use aide::{
+    OperationInput, OperationOutput,
+    generate::GenContext,
+    openapi::{self, MediaType},
+};
+use axum::{
+    body::Body,
+    extract::FromRequestParts,
+    http::{HeaderMap, HeaderValue, StatusCode, header, request::Parts},
+    response::{IntoResponse, Response},
+};
+use bytes::Bytes;
+use futures_util::{Stream, stream};
+
+use super::{App, disposition, error::Problem};
+use crate::{
+    model::Attachment,
+    repository::SessionRepository,
+    storage::{Error, Storage},
+};
+
+/// What a browser draws and never runs.
+const SHOWN: [&str; 4] = ["image/png", "image/jpeg", "image/gif", "image/webp"];
+
+/// The request's conditions and its range.
+pub(super) struct Wanted(HeaderMap);
+
+impl FromRequestParts<App> for Wanted {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &App) -> Result<Self, Problem> {
+        Ok(Self(parts.headers.clone()))
+    }
+}
+
+impl OperationInput for Wanted {}
+
+impl Wanted {
+    /// What of an attachment is sent. Fails with 416 when it has no such range.
+    pub(super) fn of(self, attachment: Attachment, repository: SessionRepository) -> Result<Download, Problem> {
+        let etag = format!("\"{}\"", attachment.sha256);
+        let size = u64::try_from(attachment.size).unwrap_or_default();
+        if self.lists(header::IF_NONE_MATCH, &etag) {
+            return Ok(Download { status: StatusCode::NOT_MODIFIED, part: 0..0, attachment, repository });
+        }
+        // Another state of the file than the one that the client has a part of: all of it.
+        let other = self.0.contains_key(header::IF_RANGE) && !self.lists(header::IF_RANGE, &etag);
+        let (status, part) = match self.range(size).filter(|_| !other) {
+            None => (StatusCode::OK, 0..size),
+            Some(Ok(part)) => (StatusCode::PARTIAL_CONTENT, part),
+            Some(Err(NoSuchRange)) => return Err(Problem::range_not_satisfiable(size)),
+        };
+        Ok(Download { status, part, attachment, repository })
+    }
+
+    fn lists(&self, name: header::HeaderName, etag: &str) -> bool {
+        let strong = name == header::IF_RANGE;
+        let tags = self.0.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        tags.split(',').map(str::trim).any(|tag| match tag.strip_prefix("W/") {
+            Some(weak) => !strong && weak == etag,
+            None => tag == etag || (!strong && tag == "*"),
+        })
+    }
+
+    /// None when the whole is asked for: also by several ranges, or by what is no range, as HTTP allows.
+    fn range(&self, size: u64) -> Option<Result<Range<u64>, NoSuchRange>> {
+        let value = self.0.get(header::RANGE)?.to_str().ok()?;
+        let asked = http_range_header::parse_range_header(value).ok().filter(|asked| asked.ranges.len() == 1)?;
+        Some(match asked.validate(size) {
+            Ok(ranges) => ranges.first().map(|range| *range.start()..*range.end() + 1).ok_or(NoSuchRange),
+            Err(_) => Err(NoSuchRange),
+        })
+    }
+}
+
+struct NoSuchRange;
+
+/// An attachment, or a part of it, or the word that the client has it.
+pub(super) struct Download {
+    status: StatusCode,
+    part: Range<u64>,
+    attachment: Attachment,
+    repository: SessionRepository,
+}
+
+impl Download {
+    fn headers(&self) -> HeaderMap {
+        let a = &self.attachment;
+        let text = |text: &str| HeaderValue::from_str(text).unwrap_or(HeaderValue::from_static(""));
+        let octets = HeaderValue::from_static("application/octet-stream");
+        let shown = SHOWN.contains(&a.mime_type.as_str()) && a.detected_mime_type.as_ref() == Some(&a.mime_type);
+        let mut headers: HeaderMap = [
+            (header::ETAG, text(&format!("\"{}\"", a.sha256))),
+            // Kept, but asked for again each time: it may have been deleted.
+            (header::CACHE_CONTROL, HeaderValue::from_static("private, no-cache")),
+        ]
+        .into_iter()
+        .collect();
+        if self.status != StatusCode::NOT_MODIFIED {
+            headers.extend([
+                (header::CONTENT_TYPE, HeaderValue::from_str(&a.mime_type).unwrap_or(octets)),
+                (header::CONTENT_LENGTH, HeaderValue::from(self.part.end - self.part.start)),
+                (header::CONTENT_DISPOSITION, disposition::of(shown, a.filename.as_deref())),
+                (header::ACCEPT_RANGES, HeaderValue::from_static("bytes")),
+                (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
+                (
+                    header::CONTENT_SECURITY_POLICY,
+                    HeaderValue::from_static("default-src 'none'; sandbox; frame-ancestors 'none'"),
+                ),
+                (
+                    header::HeaderName::from_static("cross-origin-resource-policy"),
+                    HeaderValue::from_static("same-origin"),
+                ),
+            ]);
+        }
+        if self.status == StatusCode::PARTIAL_CONTENT {
+            let part = format!("bytes {}-{}/{}", self.part.start, self.part.end - 1, a.size);
+            headers.insert(header::CONTENT_RANGE, text(&part));
+        }
+        headers
+    }
+
+    /// A chunk at a time, each read when the client has taken the one before: no snapshot of the database is held.
+    fn bytes(self) -> impl Stream<Item = Result<Bytes, Error>> {
+        stream::try_unfold(self, |mut rest| async move {
+            if rest.part.is_empty() {
+                return Ok(None);
+            }
+            let offset = i64::try_from(rest.part.start).unwrap_or(i64::MAX);
+            let Attachment { session_id, id, .. } = &rest.attachment;
+            let mut chunk = rest.repository.attachment_bytes(session_id, id, offset).await?;
+            if chunk.is_empty() {
+                // Deleted while it was sent: the connection breaks, and the client knows that the rest is missing.
+                return Err(Error::AttachmentNotFound(id.clone()));
+            }
+            chunk.truncate(usize::try_from(rest.part.end - rest.part.start).unwrap_or(usize::MAX));
+            rest.part.start += chunk.len() as u64;
+            Ok(Some((chunk, rest)))
+        })
+    }
+}
+
+impl IntoResponse for Download {
+    fn into_response(self) -> Response {
+        let (status, headers) = (self.status, self.headers());
+        (status, headers, Body::from_stream(self.bytes())).into_response()
+    }
+}
+
+impl OperationOutput for Download {
+    type Inner = Self;
+
+    fn inferred_responses(_: &mut GenContext, _: &mut openapi::Operation) -> Vec<(Option<u16>, openapi::Response)> {
+        let said = |description: &str| openapi::Response { description: description.into(), ..Default::default() };
+        let sent = |description| {
+            let mut response = said(description);
+            response.content.insert("*/*".into(), MediaType::default());
+            response
+        };
+        vec![
+            (Some(200), sent("The bytes.")),
+            (Some(206), sent("The part that `Range` asks for.")),
+            (Some(304), said("The bytes that the client has.")),
+        ]
+    }
+}

@@ -1,0 +1,214 @@
+//! An attachment on its way in: raw bytes as they arrive, or JSON that holds them.
+
+use std::time::Duration;
+
+use aide::{
+    OperationInput,
+    generate::GenContext,
+    openapi::{MediaType, Operation, ReferenceOr},
+};
+use axum::{
+    body::BodyDataStream,
+    extract::{FromRequest, FromRequestParts, Request},
+    http::{HeaderMap, StatusCode, header},
+};
+use bytes::Bytes;
+use data_url::{DataUrl, forgiving_base64};
+use futures_util::{StreamExt, stream};
+use mime::Mime;
+use schemars::JsonSchema;
+use serde::Deserialize;
+use tokio::{sync::OwnedSemaphorePermit, time::Instant};
+
+use super::{
+    App, disposition,
+    error::Problem,
+    extract::{Json, Query},
+};
+use crate::storage::{Source, SourceError};
+
+/// How long a body may be silent, and what it must bring on the average after that: slower ones are cut off.
+const PATIENCE: Duration = Duration::from_secs(30);
+const BYTES_PER_SECOND: u64 = 16 << 10;
+/// Uploads at one time, each of which holds some hundred KiB; further ones wait as long as a body may be silent.
+pub(super) const UPLOADS: usize = 32;
+/// Bytes of a file's name at most: what file systems take.
+const NAME: usize = 255;
+
+/// How the body is meant.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct UploadQuery {
+    /// The body is the attachment, also where it is JSON.
+    #[serde(default)]
+    raw: bool,
+}
+
+/// An attachment within JSON.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct InlineBody {
+    /// The bytes, as base64 or as a data URL.
+    data: String,
+    /// The type; that of the data URL by default.
+    #[serde(default)]
+    mime_type: Option<String>,
+    /// The file's name.
+    #[serde(default)]
+    filename: Option<String>,
+}
+
+/// What a request brings.
+pub(super) struct Upload {
+    pub(super) mime_type: Option<String>,
+    pub(super) filename: Option<String>,
+    pub(super) bytes: Source,
+}
+
+impl FromRequest<App> for Upload {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, app: &App) -> Result<Self, Problem> {
+        let (mut parts, body) = request.into_parts();
+        let Query(query) = Query::<UploadQuery>::from_request_parts(&mut parts, app).await?;
+        let declared = declared(&parts.headers)?;
+        let place = tokio::time::timeout(PATIENCE, app.uploads.clone().acquire_owned()).await;
+        let Ok(Ok(place)) = place else { return Err(overloaded()) };
+        if !query.raw && declared.as_ref().is_some_and(|declared| declared.essence_str() == "application/json") {
+            let body = Json::<InlineBody>::from_request(Request::from_parts(parts, body), app).await?;
+            return Ok(inline(body.value, app.limits.attachment)?.holding(place));
+        }
+        check_raw(&parts.headers, declared.as_ref(), app.limits.attachment)?;
+        let filename = named(&parts.headers)?;
+        let bytes = metered(body.into_data_stream(), app.limits.attachment);
+        Ok(Self { mime_type: declared.map(|declared| declared.to_string()), filename, bytes }.holding(place))
+    }
+}
+
+impl Upload {
+    /// The place is free when the last byte was taken, or nobody takes any more.
+    fn holding(self, place: OwnedSemaphorePermit) -> Self {
+        let bytes = self.bytes.inspect(move |_| {
+            let _ = &place;
+        });
+        Self { bytes: Box::pin(bytes), ..self }
+    }
+}
+
+fn overloaded() -> Problem {
+    let detail = format!("{UPLOADS} uploads are under way");
+    Problem::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", "Overloaded", detail)
+}
+
+fn declared(headers: &HeaderMap) -> Result<Option<Mime>, Problem> {
+    let Some(value) = headers.get(header::CONTENT_TYPE) else { return Ok(None) };
+    value.to_str().ok().and_then(|value| value.parse().ok()).map(Some).ok_or_else(|| unsupported("not a media type"))
+}
+
+fn unsupported(detail: &str) -> Problem {
+    let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+    Problem::new(status, "unsupported_media_type", "Unsupported media type", detail)
+}
+
+/// What clients send that did not mean to send a file is refused, rather than stored.
+fn check_raw(headers: &HeaderMap, declared: Option<&Mime>, limit: usize) -> Result<(), Problem> {
+    match declared.map(Mime::essence_str) {
+        Some("multipart/form-data" | "application/x-www-form-urlencoded") => {
+            return Err(unsupported("a form is no attachment: send the file as the body, with its own Content-Type"));
+        }
+        _ if headers.contains_key(header::CONTENT_ENCODING) => {
+            return Err(unsupported("the bytes are stored as they come: send them without Content-Encoding"));
+        }
+        _ => {}
+    }
+    let length = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    match length {
+        Some(0) => Err(nothing()),
+        Some(length) if length > limit as u64 => Err(Problem::too_large(limit)),
+        _ => Ok(()),
+    }
+}
+
+fn nothing() -> Problem {
+    Problem::invalid("", "the body is the attachment, and it is empty")
+}
+
+/// The body's bytes, cut off where they are too many or come too slowly.
+fn metered(body: BodyDataStream, limit: usize) -> Source {
+    let start = Instant::now();
+    let pieces = stream::try_unfold((body, 0u64), move |(mut body, seen)| async move {
+        let deadline = start + PATIENCE + Duration::from_secs(seen / BYTES_PER_SECOND);
+        let silent = Instant::now() + PATIENCE;
+        let piece = match tokio::time::timeout_at(deadline.min(silent), body.next()).await {
+            Ok(Some(Ok(piece))) => piece,
+            Ok(Some(Err(error))) => {
+                return Err(failed(Problem::invalid("", format!("the body did not arrive: {error}"))));
+            }
+            Ok(None) if seen == 0 => return Err(failed(nothing())),
+            Ok(None) => return Ok(None),
+            Err(_) => return Err(failed(Problem::of_status(StatusCode::REQUEST_TIMEOUT))),
+        };
+        let seen = seen + piece.len() as u64;
+        match seen > limit as u64 {
+            true => Err(failed(Problem::too_large(limit))),
+            false => Ok(Some((piece, (body, seen)))),
+        }
+    });
+    Box::pin(pieces)
+}
+
+fn failed(problem: Problem) -> SourceError {
+    Box::new(problem)
+}
+
+fn inline(body: InlineBody, limit: usize) -> Result<Upload, Problem> {
+    let not_base64 = || {
+        let status = StatusCode::UNPROCESSABLE_ENTITY;
+        Problem::new(status, "invalid_content", "Invalid content", "data is base64, or a data URL").about("data")
+    };
+    let (of_url, bytes) = match DataUrl::process(&body.data) {
+        Ok(url) => {
+            let (bytes, _) = url.decode_to_vec().map_err(|_| not_base64())?;
+            (Some(url.mime_type().to_string()), bytes)
+        }
+        Err(_) => (None, forgiving_base64::decode_to_vec(body.data.as_bytes()).map_err(|_| not_base64())?),
+    };
+    if bytes.is_empty() {
+        return Err(Problem::invalid("data", "data is the attachment, and it is empty"));
+    }
+    if bytes.len() > limit {
+        return Err(Problem::too_large(limit));
+    }
+    let given = body.mime_type.map(|given| match given.parse::<Mime>() {
+        Ok(given) => Ok(given.to_string()),
+        Err(_) => Err(Problem::invalid("mime_type", "mime_type is a media type such as image/png")),
+    });
+    let filename = body.filename.map(|name| check_name("filename", name)).transpose()?;
+    let bytes = stream::once(async move { Ok(Bytes::from(bytes)) });
+    Ok(Upload { mime_type: given.transpose()?.or(of_url), filename, bytes: Box::pin(bytes) })
+}
+
+fn check_name(param: &str, name: String) -> Result<String, Problem> {
+    match name.is_empty() || name.len() > NAME || name.chars().any(char::is_control) {
+        true => Err(Problem::invalid(param, format!("a file's name is 1 to {NAME} bytes without control characters"))),
+        false => Ok(name),
+    }
+}
+
+fn named(headers: &HeaderMap) -> Result<Option<String>, Problem> {
+    const PARAM: &str = "Content-Disposition";
+    let Some(value) = headers.get(header::CONTENT_DISPOSITION) else { return Ok(None) };
+    let malformed = || Problem::invalid(PARAM, "Content-Disposition is such as attachment; filename=\"a.png\"");
+    let name = disposition::filename(value).map_err(|_| malformed())?;
+    name.map(|name| check_name(PARAM, name)).transpose()
+}
+
+impl OperationInput for Upload {
+    fn operation_input(ctx: &mut GenContext, operation: &mut Operation) {
+        Query::<UploadQuery>::operation_input(ctx, operation);
+        Json::<InlineBody>::operation_input(ctx, operation);
+        let Some(ReferenceOr::Item(body)) = &mut operation.request_body else { return };
+        body.description = Some("The bytes with their own Content-Type, or JSON that holds them.".into());
+        body.content.insert("*/*".into(), MediaType::default());
+    }
+}
