@@ -6,6 +6,7 @@
 mod support;
 
 mod append_cost;
+mod attachment_reader;
 mod cli;
 mod http;
 mod import;

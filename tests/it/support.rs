@@ -5,6 +5,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use culm::{
+    attachments::AttachmentReader,
     model::{
         Appended, Attachment, Cleanup, CleanupMode, KindFilter, Message, MessageFilter, MessageId, NewAttachment,
         NewMessage, NewSession, Role, Session, SessionFilter, SessionId, SessionUpdate, Timestamp, ToolCall,
@@ -58,6 +59,10 @@ pub(crate) async fn repository() -> Cached {
 }
 
 impl Cached {
+    pub(crate) fn reader(&self) -> &dyn AttachmentReader {
+        &self.repository
+    }
+
     pub(crate) fn storage(&self) -> &dyn Storage {
         &self.repository
     }

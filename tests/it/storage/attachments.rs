@@ -39,12 +39,12 @@ pub(super) async fn an_attachment_is_read_from_any_place(storage: &dyn Storage) 
 
 pub(super) async fn a_type_is_taken_as_declared_and_told_from_the_bytes(storage: &dyn Storage) {
     create(storage, "a").await;
-    let png = b"\x89PNG\r\n\x1a\n";
-    let cases: [(Option<&str>, &[u8], &str, Option<&str>); 4] = [
+    let (png, text) = (b"\x89PNG\r\n\x1a\n".as_slice(), b"hello".as_slice());
+    let cases = [
         (Some("text/plain"), png, "text/plain", Some("image/png")),
         (None, png, "image/png", Some("image/png")),
-        (None, b"hello", "application/octet-stream", None),
-        (Some("image/png"), b"hello", "image/png", None),
+        (None, text, "application/octet-stream", None),
+        (Some("image/png"), text, "image/png", None),
     ];
     for (place, (declared, bytes, mime_type, detected)) in cases.into_iter().enumerate() {
         let new = culm::model::NewAttachment {
