@@ -11,6 +11,7 @@
 
 pub mod attachments;
 pub mod config;
+pub mod executor;
 pub mod http;
 pub mod import;
 pub mod model;
