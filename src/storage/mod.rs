@@ -58,6 +58,9 @@ pub enum Error {
     /// The history has no user message to go back to.
     #[error("the session has no user message")]
     NoUserMessage,
+    /// The metadata would have more bytes as JSON than the caller allows.
+    #[error("all metadata together has at most {0} bytes as JSON")]
+    MetadataTooLarge(usize),
     /// The version, or the last `seq`, that the caller named is not the current one.
     #[error("the current {what} is {current}")]
     VersionConflict {
@@ -125,7 +128,8 @@ pub trait Storage: Send + Sync {
     /// Sessions that meet the filter, newest first.
     async fn sessions(&self, filter: &SessionFilter, after: Option<Position>, limit: i64) -> Result<Page<Session>>;
 
-    /// Changes a session. Raises its version by one, unless nothing differs.
+    /// Changes a session. Raises its version by one, unless nothing differs. Metadata that has grown beyond the update's
+    /// limit is refused ([`Error::MetadataTooLarge`]).
     async fn update_session(&self, id: &SessionId, update: SessionUpdate, if_match: Option<i64>) -> Result<Session>;
 
     /// A session and what is below it, in the order of creation; at most `limit` sessions, and whether there are more.

@@ -43,9 +43,11 @@ struct Serving {
 }
 
 impl Serving {
+    /// Its log goes where nothing can be written.
     fn start(command: &mut Command, db: &Path) -> Self {
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
         let mut process =
-            command.args(["--listen", "127.0.0.1:0"]).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+            command.args(["--listen", "127.0.0.1:0"]).stdout(Stdio::piped()).stderr(full).spawn().unwrap();
         let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
         let lines: Vec<String> = std::iter::from_fn(|| lines.next()).take(4).map(Result::unwrap).collect();
         let url = lines
