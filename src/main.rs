@@ -107,6 +107,7 @@ impl Failure {
 impl From<OpenError> for Failure {
     fn from(error: OpenError) -> Self {
         let code = match &error {
+            OpenError::Missing(_) => 1,
             OpenError::Newer { .. } => 3,
             OpenError::OtherApplication(_) => 4,
             OpenError::Damaged { .. } | OpenError::OldSqlite(_) => 5,

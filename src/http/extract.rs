@@ -6,7 +6,7 @@ use std::{collections::HashSet, marker::PhantomData, time::Duration};
 use aide::{
     OperationInput, OperationOutput,
     generate::GenContext,
-    openapi::{self, MediaType, SchemaObject},
+    openapi::{self, MediaType, Parameter, ParameterData, ParameterSchemaOrContent, SchemaObject},
 };
 use axum::{
     body::{Body, HttpBody as _},
@@ -380,7 +380,29 @@ impl FromRequestParts<App> for IfMatch {
     }
 }
 
-impl OperationInput for IfMatch {}
+impl OperationInput for IfMatch {
+    fn operation_input(ctx: &mut GenContext, operation: &mut openapi::Operation) {
+        describe_header(ctx, operation, "If-Match", "The version that the change is based on, as `ETag` gave it.");
+    }
+}
+
+/// Describes a header that a call takes.
+pub(super) fn describe_header(ctx: &mut GenContext, operation: &mut openapi::Operation, name: &str, description: &str) {
+    let schema = SchemaObject { json_schema: ctx.schema.subschema_for::<String>(), external_docs: None, example: None };
+    let parameter_data = ParameterData {
+        name: name.into(),
+        description: Some(description.into()),
+        required: false,
+        deprecated: None,
+        format: ParameterSchemaOrContent::Schema(schema),
+        example: None,
+        examples: Default::default(),
+        explode: None,
+        extensions: Default::default(),
+    };
+    let header = Parameter::Header { parameter_data, style: Default::default() };
+    operation.parameters.push(openapi::ReferenceOr::Item(header));
+}
 
 fn version(tag: &str) -> Option<i64> {
     let tag = tag.strip_prefix("W/").unwrap_or(tag);

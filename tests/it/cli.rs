@@ -207,6 +207,8 @@ async fn a_check_says_what_is_wrong_a_line_each() {
     serving.post("/sessions/s/messages", json!({ "messages": [{ "role": "user", "content": "hello" }] })).await;
     serving.signal("TERM");
     assert_eq!(run(&db, &["check"]).stdout, b"");
+    let (code, said) = refusal(&run(&db.with_file_name("none.db"), &["check"]));
+    assert!(code == 1 && said.contains("there is no database"), "{said}");
     let damage = [
         ("drop trigger messages_index_update; update messages set content = 'other'", "search index"),
         ("update sessions set message_count = 7", "message count"),

@@ -68,6 +68,9 @@ const TEXTS: [(&str, &str); 3] = [
 
 /// Checks a database. Each finding is one line; none means that it is sound.
 pub async fn check(path: &Path) -> Result<Vec<String>, OpenError> {
+    if !path.try_exists().unwrap_or(true) {
+        return Err(OpenError::Missing(path.into()));
+    }
     open::probe(path).await?;
     let refused = |error: sqlx::Error| open::refusal(path, &error);
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -104,7 +107,9 @@ async fn pages(conn: &mut SqliteConnection) -> sqlx::Result<Vec<String>> {
     loop {
         match rows.try_next().await {
             // A row is a line, or several below a title.
-            Ok(Some(row)) => findings.extend(row.lines().filter(|line| *line != "ok" && !line.starts_with("***")).map(page)),
+            Ok(Some(row)) => {
+                findings.extend(row.lines().filter(|line| *line != "ok" && !line.starts_with("***")).map(page))
+            }
             Ok(None) => return Ok(findings),
             // It ends so where it has met damage, after it said which.
             Err(error) if error::is_damage(&error) && !findings.is_empty() => return Ok(findings),
