@@ -107,6 +107,7 @@ impl Failure {
 impl From<OpenError> for Failure {
     fn from(error: OpenError) -> Self {
         let code = match &error {
+            OpenError::Missing(_) => 1,
             OpenError::Newer { .. } => 3,
             OpenError::OtherApplication(_) => 4,
             OpenError::Damaged { .. } | OpenError::OldSqlite(_) => 5,
@@ -206,8 +207,10 @@ async fn run_server(settings: Settings) -> Result<ExitCode, Failure> {
     }
     let access = Access::new(token.as_deref(), names(address).into_iter().chain(settings.allow_host.iter().cloned()));
     let routes = router(App::new(repository.clone(), settings.limits), access);
+    // Who reads that it is ready may send a signal at once.
+    let stop = stop_signal().map_err(|error| Failure::new(1, error))?;
     greet(&settings, address);
-    serve(listener, routes, &tasks, stop_signal().map_err(|error| Failure::new(1, error))?).await;
+    serve(listener, routes, &tasks, stop).await;
     repository.close().await;
     tasks.finish().await;
     Ok(ExitCode::SUCCESS)
@@ -217,7 +220,9 @@ fn log(filter: &str) -> Result<(), Failure> {
     let filter =
         tracing_subscriber::EnvFilter::try_new(filter).map_err(|error| Failure::new(2, format!("--log: {error}")))?;
     let ansi = std::io::stderr().is_terminal();
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(ansi).init();
+    // A log that cannot be written, on the disk that is full, must cost the line alone: told of it, the library panics.
+    let log = tracing_subscriber::fmt().log_internal_errors(false).with_env_filter(filter);
+    log.with_writer(std::io::stderr).with_ansi(ansi).init();
     // A panic on a connection's own thread would look like a row that is not there.
     let usual = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
@@ -306,8 +311,12 @@ fn greet(settings: &Settings, address: SocketAddr) {
     } else {
         String::new()
     };
-    println!("culm {} is ready", env!("CARGO_PKG_VERSION"));
-    println!("  database  {}", settings.db.display());
-    println!("  address   http://{address}  (documentation: http://{address}/docs)");
-    println!("  try       curl {token}http://{address}/api/v1/sessions");
+    let greeting = format!(
+        "culm {version} is ready\n  database  {db}\n  address   http://{address}  (documentation: http://{address}/docs)\n\
+         \x20 try       curl {token}http://{address}/api/v1/sessions\n",
+        version = env!("CARGO_PKG_VERSION"),
+        db = settings.db.display(),
+    );
+    // It serves all the same when nobody reads this.
+    let _ = std::io::stdout().write_all(greeting.as_bytes());
 }

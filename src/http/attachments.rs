@@ -8,7 +8,7 @@ use super::{
     App,
     download::{Download, Wanted},
     error::Problem,
-    extract::{Answer, Listing, NoFilter, Path, cursor},
+    extract::{Answer, Listing, NoFilter, NoQuery, Path},
     sessions::InSession,
     upload::Upload,
 };
@@ -57,12 +57,13 @@ pub(super) async fn list(
     list: Listing<NoFilter>,
 ) -> Result<Answer<200, AttachmentsBody>, Problem> {
     let page = app.repository.attachments(&at.id, list.after, list.limit).await?;
-    Ok(Answer::new(&AttachmentsBody { attachments: page.items, next_cursor: cursor(&list.filter, page.next) }))
+    Ok(Answer::new(&AttachmentsBody { attachments: page.items, next_cursor: list.cursor(page.next) }))
 }
 
 pub(super) async fn read(
     State(app): State<App>,
     Path(at): Path<AtAttachment>,
+    _: NoQuery,
     wanted: Wanted,
 ) -> Result<Download, Problem> {
     match app.repository.attachment(&at.id, &at.attachment_id).await? {
@@ -83,6 +84,7 @@ pub(super) struct RemovedBody {
 pub(super) async fn delete(
     State(app): State<App>,
     Path(at): Path<AtAttachment>,
+    _: NoQuery,
 ) -> Result<Answer<200, RemovedBody>, Problem> {
     app.repository.delete_attachment(&at.id, &at.attachment_id).await?;
     Ok(Answer::new(&RemovedBody { success: true, session_id: at.id, attachment_id: at.attachment_id }))

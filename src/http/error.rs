@@ -12,6 +12,9 @@ use serde_json::{Map, Value};
 
 use crate::{model::Invalid, storage};
 
+/// Characters that an error says of what was sent.
+const ECHO: usize = 500;
+
 /// What is said of a request that failed. `code` is stable; `error` is for clients of the original API.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub(super) struct Problem {
@@ -57,8 +60,8 @@ impl Problem {
 
     /// Malformed: `param` names the field.
     pub(super) fn invalid(param: impl Into<String>, detail: impl Into<String>) -> Self {
-        let mut problem = Self::new(StatusCode::BAD_REQUEST, "invalid_request", "Invalid request", detail);
-        problem.param = Some(param.into());
+        let mut problem = Self::new(StatusCode::BAD_REQUEST, "invalid_request", "Invalid request", shortened(detail));
+        problem.param = Some(shortened(param));
         problem
     }
 
@@ -132,6 +135,16 @@ impl std::fmt::Display for Problem {
 
 impl std::error::Error for Problem {}
 
+/// What a client sent comes back in an error, but not megabytes of it.
+fn shortened(text: impl Into<String>) -> String {
+    let mut text = text.into();
+    if let Some((end, _)) = text.char_indices().nth(ECHO) {
+        text.truncate(end);
+        text.push('…');
+    }
+    text
+}
+
 /// The body is made last, where the request's id is known.
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
@@ -203,6 +216,7 @@ impl From<storage::Error> for Problem {
             },
             E::NotEditable(id) => Self::invalid("message_id", detail).with("message_id", id.as_str()),
             E::NoUserMessage => Self::invalid("mode", detail),
+            E::MetadataTooLarge(_) => Self::invalid("metadata", detail),
             E::VersionConflict { what, current } => {
                 of(StatusCode::PRECONDITION_FAILED, "version_conflict", "Version conflict").with(what, current)
             }

@@ -6,11 +6,11 @@ use std::{collections::HashSet, marker::PhantomData, time::Duration};
 use aide::{
     OperationInput, OperationOutput,
     generate::GenContext,
-    openapi::{self, MediaType, SchemaObject},
+    openapi::{self, MediaType, Parameter, ParameterData, ParameterSchemaOrContent, SchemaObject},
 };
 use axum::{
-    body::Body,
-    extract::{FromRequest, FromRequestParts, Request},
+    body::{Body, HttpBody as _},
+    extract::{FromRequest, FromRequestParts, RawPathParams, Request},
     http::{HeaderMap, HeaderValue, StatusCode, header, request::Parts},
     response::{IntoResponse, Response},
 };
@@ -20,7 +20,10 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use schemars::JsonSchema;
 use serde::{
     Deserialize, Deserializer, Serialize,
-    de::{DeserializeOwned, IgnoredAny, MapAccess, SeqAccess, Visitor, value::MapAccessDeserializer},
+    de::{
+        DeserializeOwned, IgnoredAny, MapAccess, SeqAccess, Visitor,
+        value::{MapAccessDeserializer, MapDeserializer},
+    },
 };
 use sha2::{Digest, Sha256};
 
@@ -29,6 +32,8 @@ use crate::model::Position;
 
 /// How long a body may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a body that was refused may go on.
+const LINGER: Duration = Duration::from_secs(1);
 
 /// A JSON body: unknown and doubled fields are refused by name.
 pub(super) struct Json<T> {
@@ -41,6 +46,10 @@ impl<T: DeserializeOwned> FromRequest<App> for Json<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, app: &App) -> Result<Self, Problem> {
+        // Nothing has no type: what is wrong is that it is missing.
+        if request.body().is_end_stream() {
+            return Err(Problem::invalid("", "a JSON object is expected as body; {} is one"));
+        }
         check_type(request.headers())?;
         let bytes = read(request, app.limits.body).await?;
         let mut json = serde_json::Deserializer::from_slice(&bytes);
@@ -63,29 +72,41 @@ fn check_type(headers: &HeaderMap) -> Result<(), Problem> {
 }
 
 async fn read(request: Request, limit: usize) -> Result<Bytes, Problem> {
-    let length =
-        request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-    if length.is_some_and(|length| length > limit as u64) {
+    let mut body = request.into_body();
+    if body.size_hint().lower() > limit as u64 {
+        pass_over(&mut body).await;
         return Err(Problem::too_large(limit));
     }
-    let body = Limited::new(request.into_body(), limit).collect();
-    match tokio::time::timeout(BODY_TIMEOUT, body).await {
-        Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Problem::too_large(limit)),
+    let collected = Limited::new(&mut body, limit).collect();
+    match tokio::time::timeout(BODY_TIMEOUT, collected).await {
+        Ok(Ok(collected)) => Ok(collected.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => {
+            pass_over(&mut body).await;
+            Err(Problem::too_large(limit))
+        }
         Ok(Err(error)) => Err(Problem::invalid("", format!("the body did not arrive: {error}"))),
         Err(_) => Err(Problem::of_status(StatusCode::REQUEST_TIMEOUT)),
     }
 }
 
+/// Takes a little of a refused body, and drops it: a connection that is closed under a client which still sends is
+/// reset, and the client never reads why.
+pub(super) async fn pass_over(body: &mut Body) {
+    let taken = async { while let Some(Ok(_)) = body.frame().await {} };
+    let _ = tokio::time::timeout(LINGER, taken).await;
+}
+
 fn refused(error: serde_path_to_error::Error<serde_json::Error>) -> Problem {
+    // Where the text ends before a field's name does, the path ends in a question mark.
     let path = error.path().to_string();
+    let path = path.strip_suffix('?').map_or(path.as_str(), |path| path.strip_suffix('.').unwrap_or(path));
     let reason = error.into_inner().to_string();
     // serde names an unknown or missing field in its words, not in the path.
     let named = reason.split('`').nth(1).filter(|_| reason.contains(" field `"));
-    let param = match (path.as_str(), named) {
-        (".", Some(field)) => field.to_owned(),
+    let param = match (path, named) {
+        ("." | "", Some(field)) => field.to_owned(),
         (path, Some(field)) if !path.ends_with(field) => format!("{path}.{field}"),
-        (".", None) => String::new(),
+        ("." | "", None) => String::new(),
         (path, _) => path.to_owned(),
     };
     Problem::invalid(param, reason)
@@ -179,18 +200,11 @@ impl<T: DeserializeOwned + Send> FromRequestParts<App> for Path<T> {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
-        use axum::extract::path::ErrorKind;
-        let path = axum::extract::Path::<T>::from_request_parts(parts, app).await;
-        path.map(|axum::extract::Path(ids)| Self(ids)).map_err(|rejection| match rejection {
-            axum::extract::rejection::PathRejection::FailedToDeserializePathParams(error) => match error.kind() {
-                ErrorKind::DeserializeError { key, message, .. } => Problem::invalid(key.clone(), message.clone()),
-                ErrorKind::ParseErrorAtKey { key, .. } | ErrorKind::InvalidUtf8InPathParam { key } => {
-                    Problem::invalid(key.clone(), error.body_text())
-                }
-                _ => Problem::invalid("id", error.body_text()),
-            },
-            rejection => Problem::invalid("id", rejection.body_text()),
-        })
+        let params = RawPathParams::from_request_parts(parts, app).await;
+        let params = params.map_err(|error| Problem::invalid("id", error.body_text()))?;
+        let params = MapDeserializer::<_, serde::de::value::Error>::new(params.iter());
+        let ids = serde_path_to_error::deserialize(params);
+        ids.map(Self).map_err(|error| Problem::invalid(error.path().to_string(), error.inner().to_string()))
     }
 }
 
@@ -216,6 +230,19 @@ impl<T: JsonSchema> OperationInput for Query<T> {
         axum::extract::Query::<T>::operation_input(ctx, operation);
     }
 }
+
+/// No query: whatever is in one is refused by name.
+pub(super) struct NoQuery;
+
+impl FromRequestParts<App> for NoQuery {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &App) -> Result<Self, Problem> {
+        parse::<NoFilter>(pairs(parts)?).map(|_| Self)
+    }
+}
+
+impl OperationInput for NoQuery {}
 
 type Pairs = Vec<(String, String)>;
 
@@ -257,6 +284,22 @@ pub(super) struct Listing<F> {
     pub(super) filter: F,
     pub(super) after: Option<Position>,
     pub(super) limit: i64,
+    /// The list's path: a cursor is good for this one alone.
+    path: String,
+}
+
+impl<F: Serialize> Listing<F> {
+    /// The cursor of the page after this one: the filters and the place, behind a check that tells damage.
+    pub(super) fn cursor(&self, next: Option<Position>) -> Option<String> {
+        let content = serde_json::to_vec(&(&self.filter, next?)).ok()?;
+        Some(URL_SAFE_NO_PAD.encode([&check_of(&self.path, &content)[..], &content].concat()))
+    }
+}
+
+/// What a cursor begins with.
+fn check_of(path: &str, content: &[u8]) -> [u8; 6] {
+    let hash = Sha256::new().chain_update(path).chain_update([0]).chain_update(content).finalize();
+    [hash[0], hash[1], hash[2], hash[3], hash[4], hash[5]]
 }
 
 /// The parameters that every list has.
@@ -284,11 +327,12 @@ impl<F: DeserializeOwned + Serialize + Default + PartialEq> FromRequestParts<App
             return Err(Problem::invalid("limit", "limit is 1 to 200"));
         }
         let unsaid = filter.is_empty();
-        let filter: F = parse(filter)?;
-        let Some(cursor) = cursor else { return Ok(Self { filter, after: None, limit }) };
-        let (held, after) = read_cursor::<F>(&cursor).ok_or_else(|| invalid_cursor("the cursor is damaged"))?;
+        let (filter, path): (F, _) = (parse(filter)?, parts.uri.path().to_owned());
+        let Some(cursor) = cursor else { return Ok(Self { filter, after: None, limit, path }) };
+        let damaged = || invalid_cursor("the cursor is damaged, or that of another list");
+        let (held, after) = read_cursor::<F>(&path, &cursor).ok_or_else(damaged)?;
         match unsaid || held == filter {
-            true => Ok(Self { filter: held, after: Some(after), limit }),
+            true => Ok(Self { filter: held, after: Some(after), limit, path }),
             false => Err(invalid_cursor("the cursor was made for other filters")),
         }
     }
@@ -310,17 +354,10 @@ fn invalid_cursor(detail: &str) -> Problem {
     Problem::new(StatusCode::BAD_REQUEST, "invalid_cursor", "Invalid cursor", detail)
 }
 
-/// A cursor: the filters and the place, behind a check that tells damage.
-pub(super) fn cursor<F: Serialize>(filter: &F, next: Option<Position>) -> Option<String> {
-    let content = serde_json::to_vec(&(filter, next?)).ok()?;
-    let check = Sha256::digest(&content);
-    Some(URL_SAFE_NO_PAD.encode([&check[..6], &content].concat()))
-}
-
-fn read_cursor<F: DeserializeOwned>(cursor: &str) -> Option<(F, Position)> {
+fn read_cursor<F: DeserializeOwned>(path: &str, cursor: &str) -> Option<(F, Position)> {
     let bytes = URL_SAFE_NO_PAD.decode(cursor).ok()?;
     let (check, content) = bytes.split_at_checked(6)?;
-    (Sha256::digest(content)[..6] == *check).then(|| serde_json::from_slice(content).ok())?
+    (check_of(path, content) == *check).then(|| serde_json::from_slice(content).ok())?
 }
 
 /// The version that a change is based on: `If-Match`, if it is there.
@@ -330,19 +367,42 @@ impl FromRequestParts<App> for IfMatch {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _: &App) -> Result<Self, Problem> {
-        let Some(value) = parts.headers.get(header::IF_MATCH) else { return Ok(Self(None)) };
-        let value = value.to_str().unwrap_or_default().trim();
-        match value {
-            "*" => Ok(Self(None)),
-            value => match version(value) {
-                Some(version) => Ok(Self(Some(version))),
-                None => Err(Problem::invalid("If-Match", "If-Match is * or one version as ETag gave it")),
-            },
+        let lines = parts.headers.get_all(header::IF_MATCH).iter().map(|value| value.to_str().unwrap_or_default());
+        let tags: Vec<&str> = lines.flat_map(|line| line.split(',')).map(str::trim).collect();
+        let is_tag =
+            |tag: &str| version(tag).is_some() || (tag.len() > 1 && tag.starts_with('"') && tag.ends_with('"'));
+        match tags.as_slice() {
+            [] | ["*"] => Ok(Self(None)),
+            // A tag that no answer has had matches nothing, as no version is negative.
+            [tag] if is_tag(tag) => Ok(Self(Some(version(tag).unwrap_or(-1)))),
+            _ => Err(Problem::invalid("If-Match", "If-Match is * or one version as ETag gave it")),
         }
     }
 }
 
-impl OperationInput for IfMatch {}
+impl OperationInput for IfMatch {
+    fn operation_input(ctx: &mut GenContext, operation: &mut openapi::Operation) {
+        describe_header(ctx, operation, "If-Match", "The version that the change is based on, as `ETag` gave it.");
+    }
+}
+
+/// Describes a header that a call takes.
+pub(super) fn describe_header(ctx: &mut GenContext, operation: &mut openapi::Operation, name: &str, description: &str) {
+    let schema = SchemaObject { json_schema: ctx.schema.subschema_for::<String>(), external_docs: None, example: None };
+    let parameter_data = ParameterData {
+        name: name.into(),
+        description: Some(description.into()),
+        required: false,
+        deprecated: None,
+        format: ParameterSchemaOrContent::Schema(schema),
+        example: None,
+        examples: Default::default(),
+        explode: None,
+        extensions: Default::default(),
+    };
+    let header = Parameter::Header { parameter_data, style: Default::default() };
+    operation.parameters.push(openapi::ReferenceOr::Item(header));
+}
 
 fn version(tag: &str) -> Option<i64> {
     let tag = tag.strip_prefix("W/").unwrap_or(tag);

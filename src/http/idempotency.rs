@@ -8,7 +8,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use aide::OperationInput;
+use aide::{OperationInput, generate::GenContext, openapi::Operation};
 use axum::{
     extract::FromRequestParts,
     http::{HeaderValue, StatusCode, header::HeaderName, request::Parts},
@@ -17,7 +17,11 @@ use bytes::Bytes;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use super::{App, error::Problem, extract::Answer};
+use super::{
+    App,
+    error::Problem,
+    extract::{Answer, describe_header},
+};
 use crate::storage::{self, Claim, Storage};
 
 const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
@@ -64,7 +68,12 @@ impl FromRequestParts<App> for Key {
     }
 }
 
-impl OperationInput for Key {}
+impl OperationInput for Key {
+    fn operation_input(ctx: &mut GenContext, operation: &mut Operation) {
+        let meaning = "The same key and body, sent again within 24 hours, do nothing twice and get the same answer.";
+        describe_header(ctx, operation, "Idempotency-Key", meaning);
+    }
+}
 
 /// A hash of parts, each with its length: no two lists of parts have the same bytes.
 fn hash(parts: &[&[u8]]) -> String {

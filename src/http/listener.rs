@@ -1,7 +1,8 @@
 //! The listener: HTTP/1 with limits that a careless or hostile client meets.
 //!
 //! `axum::serve` has no header timeout: a connection that sends half a header, or nothing, stays for ever. So the
-//! connections are served here, with a deadline for each head, a bound on heads and on their number.
+//! connections are served here, with a deadline for each head, a bound on heads and on their number. Nor does it ever
+//! give up a client that takes no more of its answer, which would hold the answer, and a server that wants to stop.
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,7 +13,11 @@ use hyper_util::{
     server::graceful::GracefulShutdown,
     service::TowerToHyperService,
 };
-use tokio::{net::TcpListener, sync::Semaphore};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+};
+use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::CancellationToken;
 
 use crate::tasks::Tasks;
@@ -25,13 +30,16 @@ const HEAD_BYTES: usize = 64 << 10;
 const HEADERS: usize = 100;
 /// Connections at most; more wait in the system's queue.
 const CONNECTIONS: usize = 4096;
-/// How long requests that are under way may take once the server stops.
+/// How long a client may take nothing of an answer that is ready for it.
+const STALL: Duration = Duration::from_secs(30);
+/// How long requests that are under way may take once the server stops; then their connections are dropped.
 const DRAIN: Duration = Duration::from_secs(30);
 
 /// Serves until `stop`, then lets what is under way end.
 pub async fn serve(listener: TcpListener, router: Router, tasks: &Tasks, stop: CancellationToken) {
     let graceful = GracefulShutdown::new();
     let places = Arc::new(Semaphore::new(CONNECTIONS));
+    let give_up = CancellationToken::new();
     loop {
         let accepted = tokio::select! {
             () = stop.cancelled() => break,
@@ -44,10 +52,11 @@ pub async fn serve(listener: TcpListener, router: Router, tasks: &Tasks, stop: C
             .header_read_timeout(HEAD)
             .max_buf_size(HEAD_BYTES)
             .max_headers(HEADERS)
-            .serve_connection(TokioIo::new(stream), service);
+            .serve_connection(TokioIo::new(Box::pin(stream)), service);
         let connection = graceful.watch(connection);
+        let given_up = give_up.clone();
         tasks.spawn(async move {
-            if let Err(error) = connection.await {
+            if let Some(Err(error)) = given_up.run_until_cancelled(connection).await {
                 tracing::debug!(%error, "a connection broke");
             }
             drop(place);
@@ -56,17 +65,20 @@ pub async fn serve(listener: TcpListener, router: Router, tasks: &Tasks, stop: C
     drop(listener);
     if tokio::time::timeout(DRAIN, graceful.shutdown()).await.is_err() {
         tracing::warn!("some requests had not ended when the server stopped");
+        give_up.cancel();
     }
 }
 
 type Place = tokio::sync::OwnedSemaphorePermit;
 
-async fn accept(listener: &TcpListener, places: &Arc<Semaphore>) -> Option<(tokio::net::TcpStream, Place)> {
+async fn accept(listener: &TcpListener, places: &Arc<Semaphore>) -> Option<(TimeoutStream<TcpStream>, Place)> {
     let place = places.clone().acquire_owned().await.ok()?;
     match listener.accept().await {
         Ok((stream, _)) => {
             // Answers are small: none should wait for the next.
             let _ = stream.set_nodelay(true);
+            let mut stream = TimeoutStream::new(stream);
+            stream.set_write_timeout(Some(STALL));
             Some((stream, place))
         }
         Err(error) => {

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::{
     App,
     error::Problem,
-    extract::{Answer, IfMatch, Json, Path, Query, etag},
+    extract::{Answer, IfMatch, Json, NoQuery, Path, Query, etag},
     idempotency::{Key, once},
     sessions::InSession,
 };
@@ -109,6 +109,7 @@ pub(super) struct AppendedBody {
 pub(super) async fn append(
     State(app): State<App>,
     Path(at): Path<InSession>,
+    _: NoQuery,
     key: Key,
     body: Json<AppendBody>,
 ) -> Result<Answer<201, AppendedBody>, Problem> {
@@ -154,6 +155,7 @@ async fn shown_again(app: &App, id: &SessionId, kept: &Value) -> Result<Answer<2
 pub(super) async fn read(
     State(app): State<App>,
     Path(at): Path<AtMessage>,
+    _: NoQuery,
 ) -> Result<Answer<200, MessageBody>, Problem> {
     match app.repository.message(&at.id, &at.message_id).await? {
         Some(message) => Ok(Answer::new(&MessageBody { message })),
@@ -188,6 +190,7 @@ pub(super) struct ChangedBody {
 pub(super) async fn edit(
     State(app): State<App>,
     Path(at): Path<AtMessage>,
+    _: NoQuery,
     IfMatch(version): IfMatch,
     body: Json<EditBody>,
 ) -> Result<Answer<200, ChangedBody>, Problem> {
@@ -203,6 +206,7 @@ pub(super) async fn edit(
 pub(super) async fn delete(
     State(app): State<App>,
     Path(at): Path<AtMessage>,
+    _: NoQuery,
     IfMatch(version): IfMatch,
 ) -> Result<Answer<200, ChangedBody>, Problem> {
     let receipt = app.repository.delete_message(&at.id, &at.message_id, version).await?;
@@ -227,6 +231,7 @@ pub(super) struct TruncatedBody {
 pub(super) async fn truncate(
     State(app): State<App>,
     Path(at): Path<InSession>,
+    _: NoQuery,
     IfMatch(version): IfMatch,
     body: Json<Truncate>,
 ) -> Result<Answer<200, TruncatedBody>, Problem> {

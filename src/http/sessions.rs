@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::{
     App,
     error::Problem,
-    extract::{Answer, IfMatch, Json, Listing, NoFilter, Path, Query, cursor, etag, is_known},
+    extract::{Answer, IfMatch, Json, Listing, NoFilter, NoQuery, Path, Query, etag, is_known},
     idempotency::{Key, once},
 };
 use crate::{
@@ -57,6 +57,7 @@ fn created(session: Session) -> Answer<201, SessionBody> {
 
 pub(super) async fn create(
     State(app): State<App>,
+    _: NoQuery,
     key: Key,
     body: Json<NewSession>,
 ) -> Result<Answer<201, SessionBody>, Problem> {
@@ -82,12 +83,13 @@ pub(super) async fn list(
         return Err(Problem::invalid("q", "q holds at least one word"));
     }
     let page = app.repository.sessions(&list.filter, list.after, list.limit).await?;
-    Ok(Answer::new(&SessionsBody { sessions: page.items, next_cursor: cursor(&list.filter, page.next) }))
+    Ok(Answer::new(&SessionsBody { sessions: page.items, next_cursor: list.cursor(page.next) }))
 }
 
 pub(super) async fn read(
     State(app): State<App>,
     Path(at): Path<InSession>,
+    _: NoQuery,
     headers: HeaderMap,
 ) -> Result<Answer<200, SessionBody>, NotModified> {
     let found = app.repository.session_json(&at.id).await.map_err(Problem::from)?;
@@ -137,11 +139,13 @@ impl aide::OperationOutput for NotModified {
 pub(super) async fn update(
     State(app): State<App>,
     Path(at): Path<InSession>,
+    _: NoQuery,
     IfMatch(version): IfMatch,
     body: Json<SessionUpdate>,
 ) -> Result<Answer<200, SessionBody>, Problem> {
     body.value.check(&app.limits)?;
-    let session = app.repository.update_session(&at.id, body.value, version).await?;
+    let update = SessionUpdate { metadata_limit: Some(app.limits.metadata), ..body.value };
+    let session = app.repository.update_session(&at.id, update, version).await?;
     let version = session.version;
     Ok(Answer::new(&SessionBody { session }).with(etag(version)))
 }
@@ -153,6 +157,10 @@ pub(super) struct DeleteQuery {
     /// `false` refuses when the session, or one below it, is pinned.
     #[serde(default = "yes")]
     force: bool,
+    /// `true` also removes a worktree that holds work which would be lost.
+    #[serde(default)]
+    #[expect(dead_code, reason = "no session has a worktree")]
+    discard_worktree: bool,
 }
 
 fn yes() -> bool {
@@ -171,6 +179,7 @@ pub(super) async fn delete(
     let preferred = headers.get_all("prefer").iter().filter_map(|value| value.to_str().ok());
     let wanted = preferred
         .flat_map(|value| value.split(','))
+        .filter_map(|wish| wish.split(';').next())
         .any(|wish| wish.trim().eq_ignore_ascii_case("return=representation"));
     Ok(Deleted(wanted.then_some(receipt)))
 }
@@ -217,6 +226,7 @@ pub(super) struct ClearedBody {
 pub(super) async fn clear(
     State(app): State<App>,
     Path(at): Path<InSession>,
+    _: NoQuery,
     IfMatch(version): IfMatch,
 ) -> Result<Answer<200, ClearedBody>, Problem> {
     let receipt = app.repository.clear_session(&at.id, version).await?;
@@ -227,6 +237,7 @@ pub(super) async fn clear(
 
 pub(super) async fn cleanup(
     State(app): State<App>,
+    _: NoQuery,
     body: Json<Cleanup>,
 ) -> Result<Answer<200, CleanupReceipt>, Problem> {
     Ok(Answer::new(&app.repository.cleanup_sessions(body.value).await?))
@@ -240,7 +251,11 @@ pub(super) struct TreeBody {
     truncated: bool,
 }
 
-pub(super) async fn tree(State(app): State<App>, Path(at): Path<InSession>) -> Result<Answer<200, TreeBody>, Problem> {
+pub(super) async fn tree(
+    State(app): State<App>,
+    Path(at): Path<InSession>,
+    _: NoQuery,
+) -> Result<Answer<200, TreeBody>, Problem> {
     let (root, truncated) = app.repository.session_tree(&at.id, TREE).await?;
     Ok(Answer::new(&TreeBody { root, truncated }))
 }
@@ -256,6 +271,7 @@ pub(super) struct NewUsage {
 pub(super) async fn append_usage(
     State(app): State<App>,
     Path(at): Path<InSession>,
+    _: NoQuery,
     body: Json<NewUsage>,
 ) -> Result<Answer<201, UsageRecord>, Problem> {
     crate::model::check_record(&body.value.record, &app.limits)?;
@@ -275,5 +291,5 @@ pub(super) async fn usage(
     list: Listing<NoFilter>,
 ) -> Result<Answer<200, UsageBody>, Problem> {
     let page = app.repository.usage(&at.id, list.after, list.limit).await?;
-    Ok(Answer::new(&UsageBody { usage: page.items, next_cursor: cursor(&list.filter, page.next) }))
+    Ok(Answer::new(&UsageBody { usage: page.items, next_cursor: list.cursor(page.next) }))
 }

@@ -8,13 +8,14 @@ use aide::{
     openapi::{MediaType, Operation, ReferenceOr},
 };
 use axum::{
-    body::BodyDataStream,
+    body::{Body, HttpBody as _},
     extract::{FromRequest, FromRequestParts, Request},
     http::{HeaderMap, StatusCode, header},
 };
 use bytes::Bytes;
 use data_url::{DataUrl, forgiving_base64};
 use futures_util::{StreamExt, stream};
+use http_body_util::BodyExt;
 use mime::Mime;
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -23,7 +24,7 @@ use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 use super::{
     App, disposition,
     error::Problem,
-    extract::{Json, Query},
+    extract::{Json, Query, pass_over},
 };
 use crate::storage::{Source, SourceError};
 
@@ -69,7 +70,7 @@ impl FromRequest<App> for Upload {
     type Rejection = Problem;
 
     async fn from_request(request: Request, app: &App) -> Result<Self, Problem> {
-        let (mut parts, body) = request.into_parts();
+        let (mut parts, mut body) = request.into_parts();
         let Query(query) = Query::<UploadQuery>::from_request_parts(&mut parts, app).await?;
         let declared = declared(&parts.headers)?;
         let place = tokio::time::timeout(PATIENCE, app.uploads.clone().acquire_owned()).await;
@@ -78,9 +79,13 @@ impl FromRequest<App> for Upload {
             let body = Json::<InlineBody>::from_request(Request::from_parts(parts, body), app).await?;
             return Ok(inline(body.value, app.limits.attachment)?.holding(place));
         }
-        check_raw(&parts.headers, declared.as_ref(), app.limits.attachment)?;
+        check_raw(&parts.headers, declared.as_ref())?;
+        if body.size_hint().lower() > app.limits.attachment as u64 {
+            pass_over(&mut body).await;
+            return Err(Problem::too_large(app.limits.attachment));
+        }
         let filename = named(&parts.headers)?;
-        let bytes = metered(body.into_data_stream(), app.limits.attachment);
+        let bytes = metered(body, app.limits.attachment);
         Ok(Self { mime_type: declared.map(|declared| declared.to_string()), filename, bytes }.holding(place))
     }
 }
@@ -111,20 +116,14 @@ fn unsupported(detail: &str) -> Problem {
 }
 
 /// What clients send that did not mean to send a file is refused, rather than stored.
-fn check_raw(headers: &HeaderMap, declared: Option<&Mime>, limit: usize) -> Result<(), Problem> {
+fn check_raw(headers: &HeaderMap, declared: Option<&Mime>) -> Result<(), Problem> {
     match declared.map(Mime::essence_str) {
         Some("multipart/form-data" | "application/x-www-form-urlencoded") => {
-            return Err(unsupported("a form is no attachment: send the file as the body, with its own Content-Type"));
+            Err(unsupported("a form is no attachment: send the file as the body, with its own Content-Type"))
         }
         _ if headers.contains_key(header::CONTENT_ENCODING) => {
-            return Err(unsupported("the bytes are stored as they come: send them without Content-Encoding"));
+            Err(unsupported("the bytes are stored as they come: send them without Content-Encoding"))
         }
-        _ => {}
-    }
-    let length = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-    match length {
-        Some(0) => Err(nothing()),
-        Some(length) if length > limit as u64 => Err(Problem::too_large(limit)),
         _ => Ok(()),
     }
 }
@@ -134,13 +133,13 @@ fn nothing() -> Problem {
 }
 
 /// The body's bytes, cut off where they are too many or come too slowly.
-fn metered(body: BodyDataStream, limit: usize) -> Source {
+fn metered(body: Body, limit: usize) -> Source {
     let start = Instant::now();
     let pieces = stream::try_unfold((body, 0u64), move |(mut body, seen)| async move {
         let deadline = start + PATIENCE + Duration::from_secs(seen / BYTES_PER_SECOND);
         let silent = Instant::now() + PATIENCE;
-        let piece = match tokio::time::timeout_at(deadline.min(silent), body.next()).await {
-            Ok(Some(Ok(piece))) => piece,
+        let piece = match tokio::time::timeout_at(deadline.min(silent), body.frame()).await {
+            Ok(Some(Ok(frame))) => frame.into_data().unwrap_or_default(),
             Ok(Some(Err(error))) => {
                 return Err(failed(Problem::invalid("", format!("the body did not arrive: {error}"))));
             }
@@ -149,10 +148,11 @@ fn metered(body: BodyDataStream, limit: usize) -> Source {
             Err(_) => return Err(failed(Problem::of_status(StatusCode::REQUEST_TIMEOUT))),
         };
         let seen = seen + piece.len() as u64;
-        match seen > limit as u64 {
-            true => Err(failed(Problem::too_large(limit))),
-            false => Ok(Some((piece, (body, seen)))),
+        if seen > limit as u64 {
+            pass_over(&mut body).await;
+            return Err(failed(Problem::too_large(limit)));
         }
+        Ok(Some((piece, (body, seen))))
     });
     Box::pin(pieces)
 }

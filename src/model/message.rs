@@ -180,12 +180,12 @@ impl NewMessage {
         check_text("reasoning", self.reasoning.as_deref().unwrap_or_default())?;
         check_line("tool_call_id", self.tool_call_id.as_deref().unwrap_or_default(), limits.title)?;
         check_line("phase", self.phase.as_deref().unwrap_or_default(), limits.title)?;
-        check_json("parts", &self.parts, limits.message)?;
-        check_json("tool_calls", &self.tool_calls, limits.message)?;
-        check_json("metadata", &self.metadata, limits.message)?;
+        let json = check_json("parts", &self.parts, limits.message)?
+            + check_json("tool_calls", &self.tool_calls, limits.message)?
+            + check_json("metadata", &self.metadata, limits.message)?;
         let text = self.content.len() + self.reasoning.as_ref().map_or(0, String::len);
-        match text > limits.message {
-            true => Err(Invalid::new("content", format!("at most {} bytes", limits.message))),
+        match text + json > limits.message {
+            true => Err(Invalid::new("content", format!("at most {} bytes, with all other fields", limits.message))),
             false => Ok(()),
         }
     }

@@ -127,19 +127,38 @@ fn check_text(param: &str, text: &str) -> Result<(), Invalid> {
     }
 }
 
-/// A free JSON value of at most `limit` bytes, without NUL in its strings.
-fn check_json<T: serde::Serialize>(param: &str, value: &T, limit: usize) -> Result<(), Invalid> {
+/// A free JSON value of at most `limit` bytes, without NUL in its strings. Gives its bytes; 0 for null.
+fn check_json<T: serde::Serialize>(param: &str, value: &T, limit: usize) -> Result<usize, Invalid> {
     let json = serde_json::to_string(value).map_err(|e| Invalid::new(param, e.to_string()))?;
     if json.len() > limit {
         return Err(Invalid::new(param, format!("at most {limit} bytes as JSON")));
     }
-    match json.contains("\\u0000") {
+    match escapes_nul(&json) {
         true => Err(Invalid::content(param, "no NUL character")),
-        false => Ok(()),
+        false if json == "null" => Ok(0),
+        false => Ok(json.len()),
     }
+}
+
+/// Whether a JSON text has the escape of NUL: after an even number of backslashes, or it is a text about the escape.
+fn escapes_nul(json: &str) -> bool {
+    let backslashes = |end: usize| json.as_bytes()[..end].iter().rev().take_while(|byte| **byte == b'\\').count();
+    json.match_indices("\\u0000").any(|(at, _)| backslashes(at) % 2 == 0)
 }
 
 /// A record of the token-usage log: as large as metadata may be.
 pub fn check_record(record: &JsonObject, limits: &Limits) -> Result<(), Invalid> {
-    check_json("record", record, limits.metadata)
+    check_json("record", record, limits.metadata).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_about_nul_is_none() {
+        let check = |text: &str| check_json("x", &serde_json::json!({ "a": [text] }), 99).is_ok();
+        assert!(check("\\u0000") && check("\\\\u0000") && check("u0000"));
+        assert!(!check("\0") && !check("\\\0") && !check("\\u0000\0"));
+    }
 }

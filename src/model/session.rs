@@ -289,7 +289,7 @@ fn check_metadata<'a>(
     for key in keys {
         check_line("metadata", key, limits.title)?;
     }
-    check_json("metadata", metadata, limits.metadata)
+    check_json("metadata", metadata, limits.metadata).map(drop)
 }
 
 /// What a client changes of a session. Absent fields stay; null clears one that may be absent.
@@ -330,6 +330,9 @@ pub struct SessionUpdate {
     pub task_list: Option<Option<JsonObject>>,
     /// Keys to set; null removes one.
     pub metadata: BTreeMap<String, Option<String>>,
+    /// Bytes that all metadata together may have afterwards, as JSON.
+    #[serde(skip)]
+    pub metadata_limit: Option<usize>,
 }
 
 /// Tells a field that is null from one that is absent.

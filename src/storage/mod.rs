@@ -68,6 +68,9 @@ pub enum Error {
     /// Bytes that were to be stored did not arrive; why is in it.
     #[error("the bytes did not arrive: {0}")]
     Source(SourceError),
+    /// The metadata would have more bytes as JSON than the caller allows.
+    #[error("all metadata together has at most {0} bytes as JSON")]
+    MetadataTooLarge(usize),
     /// The version, or the last `seq`, that the caller named is not the current one.
     #[error("the current {what} is {current}")]
     VersionConflict {
@@ -141,7 +144,8 @@ pub trait Storage: Send + Sync {
     /// Sessions that meet the filter, newest first.
     async fn sessions(&self, filter: &SessionFilter, after: Option<Position>, limit: i64) -> Result<Page<Session>>;
 
-    /// Changes a session. Raises its version by one, unless nothing differs.
+    /// Changes a session. Raises its version by one, unless nothing differs. Metadata that has grown beyond the update's
+    /// limit is refused ([`Error::MetadataTooLarge`]).
     async fn update_session(&self, id: &SessionId, update: SessionUpdate, if_match: Option<i64>) -> Result<Session>;
 
     /// A session and what is below it, in the order of creation; at most `limit` sessions, and whether there are more.

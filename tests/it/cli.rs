@@ -43,9 +43,11 @@ struct Serving {
 }
 
 impl Serving {
+    /// Its log goes where nothing can be written.
     fn start(command: &mut Command, db: &Path) -> Self {
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
         let mut process =
-            command.args(["--listen", "127.0.0.1:0"]).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+            command.args(["--listen", "127.0.0.1:0"]).stdout(Stdio::piped()).stderr(full).spawn().unwrap();
         let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
         let lines: Vec<String> = std::iter::from_fn(|| lines.next()).take(4).map(Result::unwrap).collect();
         let url = lines
@@ -205,6 +207,8 @@ async fn a_check_says_what_is_wrong_a_line_each() {
     serving.post("/sessions/s/messages", json!({ "messages": [{ "role": "user", "content": "hello" }] })).await;
     serving.signal("TERM");
     assert_eq!(run(&db, &["check"]).stdout, b"");
+    let (code, said) = refusal(&run(&db.with_file_name("none.db"), &["check"]));
+    assert!(code == 1 && said.contains("there is no database"), "{said}");
     let damage = [
         ("drop trigger messages_index_update; update messages set content = 'other'", "search index"),
         ("update sessions set message_count = 7", "message count"),
@@ -212,6 +216,7 @@ async fn a_check_says_what_is_wrong_a_line_each() {
         ("drop index sessions_pinned", "sessions_pinned"),
         ("update sessions set title = cast(x'ff41' as text)", "UTF-8"),
         ("insert into tombstones values ('s', 1)", "deleted"),
+        ("delete from sqlite_sequence where name = 'sessions'", "sequence"),
     ];
     for (sql, words) in damage {
         let copy = db.with_file_name("copy.db");
@@ -221,6 +226,16 @@ async fn a_check_says_what_is_wrong_a_line_each() {
         let said = String::from_utf8(output.stdout).unwrap();
         assert_eq!((output.status.code(), said.contains(words)), (Some(1), true), "{sql}: {said}");
     }
+    // A page of a table that nothing reads on the way there.
+    let mut bytes = std::fs::read(&db).unwrap();
+    let page: usize = shell(&db, "select rootpage - 1 from sqlite_schema where name = 'messages'").parse().unwrap();
+    bytes[page * 4096..][..4096].fill(0xff);
+    let copy = db.with_file_name("copy.db");
+    std::fs::write(&copy, bytes).unwrap();
+    let output = run(&copy, &["check"]);
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert_eq!((output.status.code(), said.lines().all(|line| !line.is_empty())), (Some(1), true), "{said}");
+    assert!(said.contains(&format!("page {}", page + 1)), "{said}");
     let left: Vec<_> =
         std::fs::read_dir(db.parent().unwrap()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert!(!left.iter().any(|name| name.to_string_lossy().contains("check")), "{left:?}");

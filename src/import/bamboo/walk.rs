@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use serde::Deserialize;
+use serde::{Deserialize, de::IgnoredAny};
 use serde_json::Value;
 
 use super::file::Place;
@@ -43,7 +43,21 @@ struct Header {
 
 #[derive(Deserialize)]
 struct Index {
-    sessions: HashMap<String, Value>,
+    sessions: HashMap<String, Entry>,
+}
+
+/// All that is held of a session in the index: the index grows with the home.
+#[derive(Default, PartialEq, Deserialize)]
+#[serde(untagged)]
+enum Entry {
+    Listed {
+        rel_path: String,
+    },
+    Other(IgnoredAny),
+    /// Was met on disk.
+    #[default]
+    #[serde(skip)]
+    Met,
 }
 
 fn text(value: Value) -> Option<String> {
@@ -202,19 +216,18 @@ fn compare_with_index(home: &Path, found: &[Found], report: &mut Report) {
     };
     for session in found {
         let directory = session.directory.display().to_string();
-        match sessions.get_mut(&session.id).map(Value::take) {
+        match sessions.get_mut(&session.id).map(std::mem::take) {
             None => report.add(FindingKind::NotInIndex, directory, format!("'{}' is on disk only", session.id)),
-            Some(entry) => {
-                let listed = entry.get("rel_path").and_then(Value::as_str);
-                if let Some(listed) = listed.filter(|listed| Path::new(listed) != session.directory) {
-                    report.add(FindingKind::OtherPlaceInIndex, directory, format!("the index has it at '{listed}'"));
-                }
+            Some(Entry::Listed { rel_path }) if Path::new(&rel_path) != session.directory => {
+                report.add(FindingKind::OtherPlaceInIndex, directory, format!("the index has it at '{rel_path}'"));
             }
+            Some(_) => {}
         }
     }
-    let mut missing: Vec<_> = sessions.into_iter().filter(|(_, entry)| !entry.is_null()).collect();
-    missing.sort_by(|a, b| a.0.cmp(&b.0));
-    for (id, _) in missing {
+    let missing = sessions.into_iter().filter(|(_, entry)| *entry != Entry::Met).map(|(id, _)| id);
+    let mut missing: Vec<String> = missing.collect();
+    missing.sort();
+    for id in missing {
         report.add(FindingKind::OnlyInIndex, place.shown(), format!("'{id}' is in the index and not on disk"));
     }
 }

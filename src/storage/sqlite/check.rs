@@ -5,13 +5,17 @@
 
 use std::path::Path;
 
+use futures_util::TryStreamExt;
 use sha2::{Digest, Sha256};
 use sqlx::{
     AssertSqlSafe, ConnectOptions, Connection, Row, SqliteConnection,
     sqlite::{SqliteConnectOptions, SqlitePoolOptions},
 };
 
-use super::open::{self, OpenError};
+use super::{
+    error,
+    open::{self, OpenError},
+};
 
 /// Rows that are read at once where all rows are read.
 const ROWS: i64 = 500;
@@ -35,10 +39,10 @@ const RULES: [(&str, &str); 14] = [
      "select c.id from sessions c join sessions p on p.session_key = c.parent_key where c.root_key <> p.root_key or c.spawn_depth <> p.spawn_depth + 1"),
     ("a deleted session is there", "select id from sessions where id in (select id from tombstones)"),
     ("a sequence is behind its table",
-     "select name from sqlite_sequence q where seq < case name
-        when 'sessions' then (select max(session_key) from sessions) when 'messages' then (select max(message_key) from messages)
-        when 'attachments' then (select max(attachment_key) from attachments) when 'runs' then (select max(run_key) from runs)
-        when 'usage_records' then (select max(usage_key) from usage_records) end"),
+     "select t.name from (select 'sessions' as name, max(session_key) as last from sessions
+        union all select 'messages', max(message_key) from messages union all select 'attachments', max(attachment_key) from attachments
+        union all select 'runs', max(run_key) from runs union all select 'usage_records', max(usage_key) from usage_records) t
+      left join sqlite_sequence q on q.name = t.name where t.last > coalesce(q.seq, 0)"),
     ("an attachment's size is not that of its bytes",
      "select id from attachments a where size <> (select coalesce(sum(length(bytes)), 0) from attachment_chunks c where c.attachment_key = a.attachment_key)"),
     ("bytes belong to no attachment",
@@ -67,6 +71,9 @@ const TEXTS: [(&str, &str); 3] = [
 
 /// Checks a database. Each finding is one line; none means that it is sound.
 pub async fn check(path: &Path) -> Result<Vec<String>, OpenError> {
+    if !path.try_exists().unwrap_or(true) {
+        return Err(OpenError::Missing(path.into()));
+    }
     open::probe(path).await?;
     let refused = |error: sqlx::Error| open::refusal(path, &error);
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -89,13 +96,34 @@ pub async fn check(path: &Path) -> Result<Vec<String>, OpenError> {
         SqliteConnectOptions::new().filename(&copy).foreign_keys(false).connect().await.map_err(refused)?;
     let rest = contents(&mut snapshot).await;
     let closed = snapshot.close().await;
-    findings.extend(rest.and_then(|rest| closed.map(|()| rest)).map_err(refused)?);
+    match rest.and_then(|rest| closed.map(|()| rest)) {
+        Ok(rest) => findings.extend(rest),
+        Err(error) if error::is_damage(&error) => findings.push(format!("the check cannot go on: {error}")),
+        Err(error) => return Err(refused(error)),
+    }
     Ok(findings)
 }
 
 async fn pages(conn: &mut SqliteConnection) -> sqlx::Result<Vec<String>> {
-    let lines: Vec<String> = sqlx::query_scalar("pragma integrity_check(100)").fetch_all(conn).await?;
-    Ok(lines.into_iter().filter(|line| line != "ok").map(|line| format!("pages: {line}")).collect())
+    let mut rows = sqlx::query_scalar::<_, String>("pragma integrity_check(100)").fetch(conn);
+    let mut findings = Vec::new();
+    loop {
+        match rows.try_next().await {
+            // A row is a line, or several below a title.
+            Ok(Some(row)) => {
+                findings.extend(row.lines().filter(|line| *line != "ok" && !line.starts_with("***")).map(page))
+            }
+            Ok(None) => return Ok(findings),
+            // It ends so where it has met damage, after it said which.
+            Err(error) if error::is_damage(&error) && !findings.is_empty() => return Ok(findings),
+            Err(error) if error::is_damage(&error) => return Ok(vec![page(&error.to_string())]),
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn page(line: &str) -> String {
+    format!("pages: {line}")
 }
 
 async fn contents(conn: &mut SqliteConnection) -> sqlx::Result<Vec<String>> {

@@ -13,6 +13,11 @@ fn primary_code(error: &sqlx::Error) -> Option<i32> {
     Some(code & 0xff)
 }
 
+/// Whether the database does not hold what a database must.
+pub(super) fn is_damage(error: &sqlx::Error) -> bool {
+    matches!(primary_code(error), Some(11 | 26))
+}
+
 /// Sorts an error by what can be done about it. (Rules that a statement can break are mapped where it is run.)
 pub(super) fn of(error: sqlx::Error) -> Error {
     match primary_code(&error) {

@@ -58,6 +58,9 @@ pub enum OpenError {
     /// Another server has it.
     #[error("another culm has the database {0} open; stop it first, or use another --db")]
     Locked(PathBuf),
+    /// It is to be read, and is not there.
+    #[error("there is no database {0}; name one with --db")]
+    Missing(PathBuf),
     /// It has a schema that this version does not know.
     #[error(
         "the database {path} is from a newer version of culm (schema {found}, this one knows {SCHEMA}); use that version"

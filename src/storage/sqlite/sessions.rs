@@ -254,11 +254,12 @@ pub(super) async fn create(conn: &mut SqliteConnection, input: &Create) -> Resul
     if let Some(there) = row(conn, &input.id).await? {
         let id = input.id.as_str();
         let from = sqlx::query_scalar!("select created_from from sessions where id = ?1", id);
-        let from = from.fetch_one(conn).await.map_err(error::of)?;
-        return match from == Some(hash) {
-            true => Ok(there.into_session()),
-            false => Err(Error::SessionExists(input.id.clone())),
-        };
+        let from = from.fetch_one(&mut *conn).await.map_err(error::of)?;
+        if from != Some(hash) {
+            return Err(Error::SessionExists(input.id.clone()));
+        }
+        keep_claim(conn, input).await?;
+        return Ok(there.into_session());
     }
     let parent = match &input.new.parent {
         Some(parent) => Some(row_to_write(conn, parent).await?),
@@ -270,10 +271,15 @@ pub(super) async fn create(conn: &mut SqliteConnection, input: &Create) -> Resul
         let message = prompt.clone().into_message(1, session.created_at);
         append::insert(conn, &[(key, message)], session.created_at).await?;
     }
-    if let Some(claim) = &input.claim {
-        idempotency::keep(conn, claim, 201, &json!({ "session": input.id })).await?;
-    }
+    keep_claim(conn, input).await?;
     Ok(row_to_write(conn, &input.id).await?.into_session())
+}
+
+async fn keep_claim(conn: &mut SqliteConnection, input: &Create) -> Result<()> {
+    match &input.claim {
+        Some(claim) => idempotency::keep(conn, claim, 201, &json!({ "session": input.id })).await,
+        None => Ok(()),
+    }
 }
 
 /// Inserts a row with its parent's key and its root's: its own, for a root.
@@ -377,6 +383,10 @@ pub(super) async fn update(conn: &mut SqliteConnection, input: &Update) -> Resul
     let before = row.into_session();
     let mut after = before.clone();
     input.update.apply(&mut after);
+    let limit = input.update.metadata_limit.unwrap_or(usize::MAX);
+    if after.metadata != before.metadata && types::object(&after.metadata).len() > limit {
+        return Err(Error::MetadataTooLarge(limit));
+    }
     if after != before {
         after.version += 1;
         after.updated_at = after.updated_at.max(Timestamp::now());

@@ -72,6 +72,9 @@ struct Append {
     reply: oneshot::Sender<Result<Appended>>,
 }
 
+/// A command and when it was given.
+type Queued = (Instant, Command);
+
 enum Command {
     /// Appends are written together, by a number of statements that does not grow with theirs.
     Append(Append),
@@ -80,7 +83,7 @@ enum Command {
 
 /// The queue's end that callers hold.
 pub(super) struct Writer {
-    queue: mpsc::Sender<Command>,
+    queue: mpsc::Sender<Queued>,
     foreign: watch::Receiver<u64>,
     task: tokio::sync::Mutex<Option<JoinHandle<()>>>,
     closing: tokio_util::sync::CancellationToken,
@@ -123,7 +126,7 @@ impl Writer {
         if self.closing.is_cancelled() {
             return Err(closed());
         }
-        self.queue.send_timeout(command, PATIENCE).await.map_err(|refused| match refused {
+        self.queue.send_timeout((Instant::now(), command), PATIENCE).await.map_err(|refused| match refused {
             mpsc::error::SendTimeoutError::Timeout(_) => Error::Busy("too many writes are queued"),
             mpsc::error::SendTimeoutError::Closed(_) => closed(),
         })
@@ -154,7 +157,7 @@ struct Working {
 }
 
 impl Working {
-    async fn run(mut self, mut jobs: mpsc::Receiver<Command>, closing: tokio_util::sync::CancellationToken) {
+    async fn run(mut self, mut jobs: mpsc::Receiver<Queued>, closing: tokio_util::sync::CancellationToken) {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut batch = Vec::with_capacity(BATCH);
@@ -192,7 +195,7 @@ impl Working {
         self.notice(version);
         if self.purging {
             let conn = self.connection().await?;
-            begin(conn, Duration::ZERO).await?;
+            begin(conn, Instant::now()).await?;
             let purged = attachments::purge(conn).await;
             match purged {
                 Ok(more) => {
@@ -214,16 +217,18 @@ impl Working {
         self.seen = Some(version);
     }
 
-    async fn commit_together(&mut self, batch: Vec<Command>) {
+    async fn commit_together(&mut self, batch: Vec<Queued>) {
         self.purging = true;
+        // The oldest waits no longer than it may, however many batches were before its own.
+        let until = batch.first().map_or_else(Instant::now, |(since, _)| *since) + PATIENCE;
         let (mut appends, mut calls) = (Vec::new(), Vec::new());
-        for command in batch {
+        for (_, command) in batch {
             match command {
                 Command::Append(append) => appends.push(append),
                 Command::Call(call) => calls.push(call),
             }
         }
-        match self.transaction(&appends, &mut calls).await {
+        match self.transaction(&appends, &mut calls, until).await {
             Ok(outcomes) => {
                 for (append, outcome) in appends.into_iter().zip(outcomes.appends) {
                     let _ = append.reply.send(outcome);
@@ -232,7 +237,16 @@ impl Working {
                     call.answer(outcome);
                 }
             }
-            Err(_) if appends.len() + calls.len() > 1 => self.one_by_one(appends, calls).await,
+            // Nobody's fault, and one by one they would wait one after the other.
+            Err(Error::Busy(reason)) => {
+                for append in appends {
+                    let _ = append.reply.send(Err(Error::Busy(reason)));
+                }
+                for call in calls {
+                    call.answer(Err(Error::Busy(reason)));
+                }
+            }
+            Err(_) if appends.len() + calls.len() > 1 => self.one_by_one(appends, calls, until).await,
             Err(error) => match (appends.pop(), calls.pop()) {
                 (Some(append), _) => drop(append.reply.send(Err(error))),
                 (_, Some(call)) => call.answer(Err(error)),
@@ -242,25 +256,32 @@ impl Working {
     }
 
     /// The engine failed under a batch: whose fault it was shows when each is alone.
-    async fn one_by_one(&mut self, appends: Vec<Append>, calls: Vec<Box<dyn Job>>) {
+    async fn one_by_one(&mut self, appends: Vec<Append>, calls: Vec<Box<dyn Job>>, until: Instant) {
         for append in appends {
             let alone = std::slice::from_ref(&append);
-            let outcome = self.transaction(alone, &mut []).await.and_then(|mut done| done.appends.remove(0));
+            let outcome = self.transaction(alone, &mut [], until).await.and_then(|mut done| done.appends.remove(0));
             let _ = append.reply.send(outcome);
         }
         for call in calls {
             let mut alone = [call];
-            let outcome = self.transaction(&[], &mut alone).await.and_then(|mut done| done.calls.remove(0));
+            let outcome = self.transaction(&[], &mut alone, until).await.and_then(|mut done| done.calls.remove(0));
             let [call] = alone;
             call.answer(outcome);
         }
     }
 
-    /// One transaction. An error is the engine's: nothing was committed, and the connection has been given up.
-    async fn transaction(&mut self, appends: &[Append], calls: &mut [Box<dyn Job>]) -> Result<Outcomes> {
+    /// One transaction. An error is the engine's: nothing was committed, and the connection has been given up, unless
+    /// all that happened is that another process has the lock.
+    async fn transaction(
+        &mut self,
+        appends: &[Append],
+        calls: &mut [Box<dyn Job>],
+        until: Instant,
+    ) -> Result<Outcomes> {
         let conn = self.connection().await?;
-        let outcome = match begin(conn, PATIENCE).await {
+        let outcome = match begin(conn, until).await {
             Ok(()) => fill(conn, appends, calls).await,
+            Err(Error::Busy(reason)) => return Err(Error::Busy(reason)),
             Err(error) => Err(error),
         };
         match outcome {
@@ -337,13 +358,12 @@ async fn savepoint(conn: &mut SqliteConnection, statement: &'static str) -> Resu
     conn.execute(sqlx::query(statement)).await.map(drop).map_err(error::of)
 }
 
-/// Begins, and waits in small steps while another process holds the lock.
-async fn begin(conn: &mut SqliteConnection, patience: Duration) -> Result<()> {
-    let start = Instant::now();
+/// Begins, and tries again in small steps while another process holds the lock.
+async fn begin(conn: &mut SqliteConnection, until: Instant) -> Result<()> {
     loop {
         match conn.execute(sqlx::query("begin immediate")).await.map_err(error::of) {
             Ok(_) => return Ok(()),
-            Err(Error::Busy(_)) if start.elapsed() < patience => {}
+            Err(Error::Busy(_)) if Instant::now() < until => {}
             Err(error) => return Err(error),
         }
     }

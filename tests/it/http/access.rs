@@ -1,6 +1,7 @@
 //! Who is let in, and what heads are taken.
 
 use reqwest::{Client, Method};
+use serde_json::json;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -23,6 +24,13 @@ async fn every_call_that_holds_data_asks_for_the_token() {
         let answer = client.get(format!("http://{}{path}", server.address)).send().await.unwrap();
         assert_eq!(answer.status(), 200, "{path}");
     }
+    let document = client.get(format!("http://{}/api/v1/openapi.json", server.address)).send().await.unwrap();
+    let document: serde_json::Value = document.json().await.unwrap();
+    for (path, security) in [("/health", json!([{}])), ("/ready", json!([{}])), ("/api/v1/sessions", json!(null))] {
+        assert_eq!(document["paths"][path]["get"]["security"], security, "{path}");
+    }
+    let headers = document["paths"]["/api/v1/sessions"]["post"]["parameters"].to_string();
+    assert!(headers.contains("Idempotency-Key"), "{headers}");
 }
 
 #[tokio::test]

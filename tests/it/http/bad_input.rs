@@ -1,7 +1,7 @@
 //! Whatever is sent: a refusal that names the field, and nothing has changed.
 
 use reqwest::Method;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::Server;
 
@@ -217,12 +217,75 @@ async fn what_is_no_json_and_what_is_too_large_is_told_apart() {
     let answer = server.send(large.body(vec![b' '; (16 << 20) + 1])).await;
     assert_eq!((answer.code(), &answer.body["limit"]), ((413, "payload_too_large"), &Value::from(16 << 20)));
     for key in ["", "a b", "é", &"k".repeat(256)] {
-        let keyed = server
-            .request(Method::POST, "/sessions")
-            .header("idempotency-key", key.as_bytes())
-            .json(&serde_json::json!({}));
+        let keyed =
+            server.request(Method::POST, "/sessions").header("idempotency-key", key.as_bytes()).json(&json!({}));
         assert_eq!(server.send(keyed).await.body["param"], "Idempotency-Key", "{key}");
     }
-    let matched = server.request(Method::DELETE, "/sessions/s").header("if-match", "\"x\"");
-    assert_eq!(server.send(matched).await.body["param"], "If-Match");
+    for tags in ["x", "\"1\", \"2\"", ""] {
+        let matched = server.request(Method::DELETE, "/sessions/s").header("if-match", tags);
+        assert_eq!(server.send(matched).await.body["param"], "If-Match", "{tags}");
+    }
+    let missing = server.send(server.request(Method::POST, "/sessions")).await;
+    assert_eq!((missing.code(), missing.body["param"].as_str()), ((400, "invalid_request"), Some("")));
+}
+
+#[tokio::test]
+async fn a_call_without_parameters_takes_none() {
+    let server = Server::start().await;
+    server.session("s", &["hello"]).await;
+    let before = state(&server).await;
+    let calls = [
+        ("POST", "/sessions", "{}"),
+        ("POST", "/sessions/cleanup", "{\"mode\":\"all\"}"),
+        ("GET", "/sessions/s", ""),
+        ("PATCH", "/sessions/s", "{\"title\":\"x\"}"),
+        ("POST", "/sessions/s/clear", ""),
+        ("GET", "/sessions/s/tree", ""),
+        ("POST", "/sessions/s/usage", "{\"record\":{}}"),
+        ("POST", "/sessions/s/messages", "{\"messages\":[{\"role\":\"user\"}]}"),
+        ("POST", "/sessions/s/messages/truncate", "{\"mode\":\"after_last_user\"}"),
+        ("GET", "/sessions/s/messages/m", ""),
+        ("PATCH", "/sessions/s/messages/m", "{\"content\":\"x\"}"),
+        ("DELETE", "/sessions/s/messages/m", ""),
+    ];
+    for (method, path, body) in calls {
+        let request = server.request(method.parse().unwrap(), &format!("{path}?no_such=1"));
+        let answer = server.send(request.header("content-type", "application/json").body(body)).await;
+        assert_eq!(
+            (answer.code(), answer.body["param"].as_str()),
+            ((400, "invalid_request"), Some("no_such")),
+            "{path}"
+        );
+    }
+    assert_eq!(state(&server).await, before);
+}
+
+#[tokio::test]
+async fn a_refusal_is_short_and_names_the_place() {
+    let server = Server::start().await;
+    server.session("s", &[]).await;
+    let long = "x".repeat(100_000);
+    for body in [format!("{{\"{long}\":1}}"), format!("{{\"reasoning_effort\":\"{long}\"}}")] {
+        let request = server.request(Method::POST, "/sessions").header("content-type", "application/json");
+        let answer = server.send(request.body(body)).await;
+        assert!(answer.status == 400 && answer.body.to_string().len() < 4000, "{answer:?}");
+    }
+    assert_eq!(server.get("/sessions/a..b/messages/m").await.body["param"], "id");
+    assert_eq!(server.get("/sessions/s/messages/a..b").await.body["param"], "message_id");
+}
+
+#[tokio::test]
+async fn limits_hold_for_the_whole_of_a_message_and_of_a_sessions_metadata() {
+    let server = Server::start().await;
+    server.session("s", &[]).await;
+    let third = "x".repeat(1_500_000);
+    let message = json!({ "role": "user", "content": third, "reasoning": third, "metadata": third });
+    let answer = server.post("/sessions/s/messages", json!({ "messages": [message] })).await;
+    assert_eq!((answer.status.as_u16(), &answer.body["param"]), (400, &Value::from("messages[0].content")));
+    let part = |key: &str| json!({ "metadata": { key: "x".repeat(40_000) } });
+    assert_eq!(server.patch("/sessions/s", part("a")).await.status, 200);
+    let more = server.patch("/sessions/s", part("b")).await;
+    assert_eq!((more.status.as_u16(), &more.body["param"]), (400, &Value::from("metadata")));
+    let exchanged = json!({ "metadata": { "a": null, "b": "x".repeat(40_000) } });
+    assert_eq!(server.patch("/sessions/s", exchanged).await.status, 200);
 }

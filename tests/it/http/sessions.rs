@@ -102,6 +102,9 @@ async fn lists_are_paged_by_a_cursor_that_holds_its_filters() {
     let last = server.get(&format!("/sessions?limit=2&cursor={}", second.body["next_cursor"].as_str().unwrap())).await;
     assert_eq!((ids(&last.body), &last.body["next_cursor"]), (vec!["s0"], &Value::Null));
     assert_eq!(ids(&server.get("/sessions?q=fix%203").await.body), ["s3"]);
+    let unfiltered = server.get("/sessions?limit=1").await.body["next_cursor"].as_str().unwrap().to_owned();
+    let elsewhere = server.get(&format!("/sessions/s1/usage?cursor={unfiltered}")).await;
+    assert_eq!(elsewhere.code(), (400, "invalid_cursor"));
 }
 
 #[tokio::test]
@@ -142,6 +145,24 @@ async fn a_key_makes_a_creation_happen_once() {
         server.post("/sessions", json!({ "id": "mine", "title": "another" })).await.code(),
         (409, "session_exists")
     );
+    // With a key all the same, the key is taken.
+    assert_eq!(server.send(create("k3", json!({ "id": "mine", "title": "same" }))).await.status, 201);
+    assert_eq!(server.send(create("k3", json!({ "id": "mine2" }))).await.code(), (422, "idempotency_key_reused"));
+}
+
+#[tokio::test]
+async fn a_tag_that_no_version_had_matches_none() {
+    let server = Server::start().await;
+    server.session("s", &[]).await;
+    let patch = |tag: &'static str| {
+        let request = server.request(Method::PATCH, "/sessions/s").header("if-match", tag);
+        server.send(request.json(&json!({ "title": tag })))
+    };
+    assert_eq!(patch("\"of another server\"").await.code(), (412, "version_conflict"));
+    assert_eq!(patch("*").await.status, 200);
+    let prefer = server.request(Method::DELETE, "/sessions/s?discard_worktree=true");
+    let receipt = server.send(prefer.header("prefer", "respond-async, return=representation; wait=1")).await;
+    assert_eq!(receipt.body["deleted"]["sessions"], 1);
 }
 
 #[tokio::test]
