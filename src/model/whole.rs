@@ -79,19 +79,21 @@ impl WholeSession {
         }
     }
 
-    /// The same changes on a newer copy: what the holder did not touch is the newer one's.
+    /// The same changes on a newer copy: what the holder did not touch is the newer one's. A message that the holder
+    /// added may be stored already, by a save whose answer was lost: it is one message, as its holder has it.
     pub fn on_top_of(&self, newer: Self) -> Self {
         let changes = self.changes();
         let session = changes.merged(&newer.session);
-        let changed: HashMap<&MessageId, &Message> = changes.changed.iter().map(|m| (&m.id, m)).collect();
+        let mut mine: HashMap<&MessageId, &Message> =
+            changes.changed.iter().chain(&changes.added).map(|m| (&m.id, m)).collect();
         let mut messages = newer.messages;
         messages.retain(|m| !changes.removed.contains(&m.id));
         for message in &mut messages {
-            if let Some(mine) = changed.get(&message.id) {
-                *message = Message::clone(mine);
+            if let Some(mine) = mine.remove(&message.id) {
+                *message = Message { seq: message.seq, ..mine.clone() };
             }
         }
-        messages.extend(changes.added);
+        messages.extend(changes.added.iter().filter(|m| mine.contains_key(&m.id)).cloned());
         Self { session, messages, base: newer.base }
     }
 
