@@ -208,13 +208,13 @@ impl Working {
         Ok(())
     }
 
-    /// `data_version` moves, on this connection, only for commits of others.
+    /// `data_version` moves, on this connection, only for commits of others. The first look at it cannot tell what
+    /// was committed before, and counts as one that moved.
     fn notice(&mut self, version: i64) {
-        if self.seen.is_some_and(|seen| seen != version) {
+        if self.seen.replace(version) != Some(version) {
             self.foreign_commits.send_modify(|count| *count += 1);
             self.purging = true;
         }
-        self.seen = Some(version);
     }
 
     async fn commit_together(&mut self, batch: Vec<Queued>) {
@@ -308,10 +308,8 @@ impl Working {
     }
 
     async fn discard(&mut self) {
-        // The next connection counts from anew: what others committed in between must be noticed all the same.
-        if self.seen.take().is_some() {
-            self.foreign_commits.send_modify(|count| *count += 1);
-        }
+        // The next connection counts from anew.
+        self.seen = None;
         if let Some(conn) = self.conn.take()
             && let Err(error) = conn.close_hard().await
         {
