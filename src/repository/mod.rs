@@ -35,10 +35,11 @@ use crate::{
 /// The newest messages of a session that are kept at most.
 const RECENT: i64 = 200;
 
-/// What is kept of a session: ready to be sent.
+/// What is kept of a session: ready to be sent. JSON alone, because its size is known: what it is parsed into can take
+/// many times as much.
 #[derive(Debug)]
 enum Kept {
-    Row { session: Box<Session>, json: Bytes },
+    Row { version: i64, json: Bytes },
     Recent(Recent),
 }
 
@@ -127,7 +128,7 @@ impl SessionRepository {
     pub async fn session_json(&self, id: &SessionId) -> Result<Option<(i64, Bytes)>> {
         let Some(kept) = self.row(id).await? else { return Ok(None) };
         match &*kept {
-            Kept::Row { session, json } => Ok(Some((session.version, json.clone()))),
+            Kept::Row { version, json } => Ok(Some((*version, json.clone()))),
             Kept::Recent(_) => Ok(None),
         }
     }
@@ -159,9 +160,8 @@ impl SessionRepository {
         let ticket = Out::take(self, id, Part::Row);
         let Some(session) = self.storage.session(id).await? else { return Ok(None) };
         let json = json(&Wrapped { session: &session });
-        // The row is kept twice: as it is and as JSON.
-        let bytes = json.len() * 2 + 512;
-        let kept = Arc::new(Kept::Row { session: Box::new(session), json });
+        let bytes = json.len() + 256;
+        let kept = Arc::new(Kept::Row { version: session.version, json });
         ticket.keep(&kept, bytes);
         Ok(Some(kept))
     }
@@ -250,8 +250,9 @@ fn locked<V>(cache: &Mutex<Cache<V>>) -> MutexGuard<'_, Cache<V>> {
     cache.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// In no more memory than it is long.
 fn json<T: serde::Serialize>(value: &T) -> Bytes {
-    serde_json::to_vec(value).unwrap_or_default().into()
+    serde_json::to_vec(value).unwrap_or_default().into_boxed_slice().into()
 }
 
 impl Recent {
@@ -347,10 +348,7 @@ impl Storage for SessionRepository {
     }
 
     async fn session(&self, id: &SessionId) -> Result<Option<Session>> {
-        Ok(self.row(id).await?.and_then(|kept| match &*kept {
-            Kept::Row { session, .. } => Some(Session::clone(session)),
-            Kept::Recent(_) => None,
-        }))
+        self.storage.session(id).await
     }
 
     async fn sessions(&self, filter: &SessionFilter, after: Option<Position>, limit: i64) -> Result<Page<Session>> {
