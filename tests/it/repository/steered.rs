@@ -1,0 +1,154 @@
+//! A storage that fails or stops where a test says so; in all else it is the real one.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{Arc, Mutex},
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use culm::{
+    model::*,
+    storage::{Answer, AppendOptions, Claim, Error, Result, Source, Storage},
+};
+use serde_json::Value;
+use tokio::sync::{oneshot, watch};
+
+use crate::support::Database;
+
+/// A place in a call of storage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Place {
+    /// Nothing has been done yet.
+    Before,
+    /// It was done, and its caller does not know yet.
+    After,
+}
+
+enum Turn {
+    Fail,
+    Stop { reached: oneshot::Sender<()>, go: oneshot::Receiver<()> },
+}
+
+/// A call that stops, from the side of the test.
+pub(super) struct Stopped {
+    reached: oneshot::Receiver<()>,
+    go: oneshot::Sender<()>,
+}
+
+impl Stopped {
+    /// Waits until the call has come to its place.
+    pub(super) async fn reached(&mut self) {
+        (&mut self.reached).await.expect("a call that comes to this place");
+    }
+
+    /// Lets the call go on.
+    pub(super) fn go(self) {
+        self.go.send(()).expect("a call that waits");
+    }
+}
+
+pub(super) struct Steered {
+    /// Held, because its directory goes with it.
+    database: Arc<Database>,
+    turns: Mutex<HashMap<(&'static str, Place), VecDeque<Turn>>>,
+    calls: Mutex<HashMap<&'static str, usize>>,
+}
+
+impl Steered {
+    pub(super) fn new(database: Arc<Database>) -> Self {
+        Self { database, turns: Mutex::default(), calls: Mutex::default() }
+    }
+
+    /// The next call of a method fails here.
+    pub(super) fn fail(&self, method: &'static str, place: Place) {
+        self.plan(method, place, Turn::Fail);
+    }
+
+    /// The next call of a method stops here.
+    pub(super) fn stop(&self, method: &'static str, place: Place) -> Stopped {
+        let ((reached, at), (go, gone)) = (oneshot::channel(), oneshot::channel());
+        self.plan(method, place, Turn::Stop { reached, go: gone });
+        Stopped { reached: at, go }
+    }
+
+    /// How often a method was called.
+    pub(super) fn calls(&self, method: &str) -> usize {
+        self.calls.lock().unwrap().get(method).copied().unwrap_or_default()
+    }
+
+    fn plan(&self, method: &'static str, place: Place, turn: Turn) {
+        self.turns.lock().unwrap().entry((method, place)).or_default().push_back(turn);
+    }
+
+    async fn steer<T>(&self, method: &'static str, call: impl Future<Output = Result<T>> + Send) -> Result<T> {
+        *self.calls.lock().unwrap().entry(method).or_default() += 1;
+        self.turn(method, Place::Before).await?;
+        let outcome = call.await;
+        self.turn(method, Place::After).await?;
+        outcome
+    }
+
+    async fn turn(&self, method: &'static str, place: Place) -> Result<()> {
+        let turn = self.turns.lock().unwrap().get_mut(&(method, place)).and_then(VecDeque::pop_front);
+        match turn {
+            None => {}
+            Some(Turn::Fail) => return Err(Error::Unavailable("as the test has it".into())),
+            Some(Turn::Stop { reached, go }) => {
+                reached.send(()).expect("a test that waits");
+                go.await.expect("a test that goes on");
+            }
+        }
+        Ok(())
+    }
+}
+
+macro_rules! steered {
+    ($($method:ident($($name:ident: $type:ty),*) -> $output:ty;)*) => {
+        #[async_trait]
+        impl Storage for Steered {
+            $(
+                async fn $method(&self, $($name: $type),*) -> Result<$output> {
+                    self.steer(stringify!($method), self.database.storage.$method($($name),*)).await
+                }
+            )*
+
+            fn foreign_commits(&self) -> watch::Receiver<u64> {
+                self.database.storage.foreign_commits()
+            }
+
+            async fn close(&self) {
+                self.database.storage.close().await;
+            }
+        }
+    };
+}
+
+steered! {
+    create_session(new: NewSession, claim: Option<Claim>) -> Session;
+    session(id: &SessionId) -> Option<Session>;
+    sessions(filter: &SessionFilter, after: Option<Position>, limit: i64) -> Page<Session>;
+    update_session(id: &SessionId, update: SessionUpdate, if_match: Option<i64>) -> Session;
+    session_tree(id: &SessionId, limit: i64) -> (SessionTree, bool);
+    delete_session(id: &SessionId, options: DeleteOptions) -> DeleteReceipt;
+    clear_session(id: &SessionId, if_match: Option<i64>) -> ClearReceipt;
+    cleanup_sessions(cleanup: Cleanup) -> CleanupReceipt;
+    append_messages(id: &SessionId, messages: Vec<NewMessage>, options: AppendOptions) -> Appended;
+    messages(id: &SessionId, filter: MessageFilter) -> MessagePage;
+    message(id: &SessionId, message: &MessageId) -> Option<Message>;
+    edit_message(id: &SessionId, message: &MessageId, content: String, if_match: Option<i64>) -> MessageReceipt;
+    delete_message(id: &SessionId, message: &MessageId, if_match: Option<i64>) -> MessageReceipt;
+    truncate_messages(id: &SessionId, cut: Truncate, if_match: Option<i64>) -> TruncateReceipt;
+    load_session(id: &SessionId) -> Option<WholeSession>;
+    save_session(save: SessionSave) -> (Session, Vec<(MessageId, i64)>);
+    append_usage(id: &SessionId, record: JsonObject) -> UsageRecord;
+    usage(id: &SessionId, after: Option<Position>, limit: i64) -> Page<UsageRecord>;
+    add_attachment(id: &SessionId, new: NewAttachment, bytes: Source) -> Option<Attachment>;
+    attachment(id: &SessionId, attachment: &AttachmentId) -> Option<Attachment>;
+    attachment_bytes(id: &SessionId, attachment: &AttachmentId, offset: i64) -> Bytes;
+    attachments(id: &SessionId, after: Option<Position>, limit: i64) -> Page<Attachment>;
+    delete_attachment(id: &SessionId, attachment: &AttachmentId) -> ();
+    answer(scope: &str, key: &str) -> Option<Answer>;
+    keep_refusal(claim: Claim, status: u16, problem: Value) -> ();
+    check_writable() -> ();
+}
