@@ -11,6 +11,7 @@ mod cli;
 mod http;
 mod import;
 mod model_based;
+mod races;
 mod repository;
 mod schema;
 mod storage;
