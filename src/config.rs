@@ -3,6 +3,7 @@
 use std::{
     net::{SocketAddr, ToSocketAddrs},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use clap::Args;
@@ -56,6 +57,12 @@ pub struct Server {
     /// Bytes of an attachment at most [default: 104857600]
     #[arg(long, value_name = "BYTES", env = "CULM_MAX_ATTACHMENT_BYTES")]
     max_attachment_bytes: Option<usize>,
+    /// Runs that are carried out at one time; further ones wait in order [default: 16]
+    #[arg(long, value_name = "N", env = "CULM_MAX_CONCURRENT_RUNS", value_parser = clap::value_parser!(u16).range(1..))]
+    max_concurrent_runs: Option<u16>,
+    /// Seconds that a cancelled run may take to stop by itself; then it is forced [default: 10]
+    #[arg(long, value_name = "SECONDS", env = "CULM_GRACE_SECONDS")]
+    grace_seconds: Option<u16>,
     /// What to log on standard error, in the words of tracing's EnvFilter [default: warn]
     #[arg(long, value_name = "FILTER", env = "CULM_LOG")]
     log: Option<String>,
@@ -81,6 +88,10 @@ pub struct Settings {
     pub readers: u32,
     /// How large things may be.
     pub limits: Limits,
+    /// Runs at one time.
+    pub max_concurrent_runs: usize,
+    /// How long a cancelled run may take to stop by itself.
+    pub grace: Duration,
     /// What to log.
     pub log: String,
 }
@@ -124,6 +135,8 @@ impl Place {
             cache_bytes: given.cache_bytes.or(file.cache_bytes).unwrap_or(64 << 20),
             readers: given.readers.or(file.readers).unwrap_or(4).clamp(1, 64),
             limits,
+            max_concurrent_runs: given.max_concurrent_runs.or(file.max_concurrent_runs).unwrap_or(16).max(1).into(),
+            grace: Duration::from_secs(given.grace_seconds.or(file.grace_seconds).unwrap_or(10).into()),
             log: given.log.or(file.log).unwrap_or_else(|| "warn".into()),
         })
     }

@@ -12,9 +12,12 @@
 pub mod attachments;
 pub mod config;
 pub mod executor;
+pub mod feed;
 pub mod http;
 pub mod import;
+pub mod lifecycle;
 pub mod model;
 pub mod repository;
+pub mod runs;
 pub mod storage;
 pub mod tasks;

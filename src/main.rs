@@ -14,9 +14,11 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use clap::{Parser, Subcommand};
 use culm::{
     config::{Place, Server, Settings},
+    feed::Feed,
     http::{Access, App, router, serve},
     import,
     repository::SessionRepository,
+    runs::{self, Runs},
     storage::{
         Storage,
         sqlite::{self, OpenError, SqliteStorage},
@@ -206,11 +208,24 @@ async fn run_server(settings: Settings) -> Result<ExitCode, Failure> {
         check_beside(&tasks, settings.db.clone());
     }
     let access = Access::new(token.as_deref(), names(address).into_iter().chain(settings.allow_host.iter().cloned()));
-    let routes = router(App::new(repository.clone(), settings.limits), access);
     // Who reads that it is ready may send a signal at once.
     let stop = stop_signal().map_err(|error| Failure::new(1, error))?;
+    let feed = Feed::start(repository.clone(), &tasks, stop.clone());
+    let options = runs::Options {
+        max_concurrent: settings.max_concurrent_runs,
+        grace: settings.grace,
+        message: settings.limits.message,
+        default_executor: None,
+    };
+    let runs = Runs::start(repository.clone(), feed, runs::Executors::new(), options).await;
+    let runs = runs.map_err(|error| Failure::new(1, error))?;
+    let routes = router(App::new(runs.clone(), settings.limits), access);
     greet(&settings, address);
-    serve(listener, routes, &tasks, stop).await;
+    let stopped = async {
+        stop.cancelled().await;
+        runs.shut_down().await;
+    };
+    tokio::join!(serve(listener, routes, &tasks, stop.clone()), stopped);
     repository.close().await;
     tasks.finish().await;
     Ok(ExitCode::SUCCESS)

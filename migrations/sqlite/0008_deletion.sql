@@ -1,22 +1,56 @@
 -- What goes with a session, in a shell too, where foreign keys are off and nothing cascades.
 --
+-- Ids, events and tombstones before, while the tree can still be read; rows after.
+--
 -- Triggers do not fire themselves again (recursive_triggers is off, as SQLite has it), so one firing speaks for
--- everything below. In the server the cascade has run before: then this finds nothing left but the id to record.
+-- everything below. In the server the cascade has run before: then the second finds nothing left.
 
-create trigger sessions_delete after delete on sessions
+create trigger sessions_bury before delete on sessions
+when not exists (select 1 from tombstones where id = old.id)
 begin
-  insert or ignore into tombstones (id, deleted_at)
-  values (old.id, cast((julianday('now') - 2440587.5) * 86400000000 as integer));
+  delete from events
+  where root_key = old.root_key and kind <> 'session.deleted' and session_key in (
+    with recursive tree (k) as (
+      select old.session_key
+      union all
+      select s.session_key from sessions s join tree on s.parent_key = tree.k
+    )
+    select k from tree
+  );
+  insert into events (session_key, root_key, kind, created_at, session_id, root_session_id, above)
+  select s.session_key, s.root_key, 'session.deleted', cast((julianday('now') - 2440587.5) * 86400000000 as integer), s.id,
+    (select r.id from sessions r where r.session_key = s.root_key),
+    (with recursive above (k, depth) as (
+       select s.parent_key, 1 where s.parent_key is not null
+       union all
+       select a.parent_key, above.depth + 1 from sessions a join above on a.session_key = above.k
+       where a.parent_key is not null and above.depth < 100
+     )
+     select json_group_array(id) from (select a.id from above join sessions a on a.session_key = above.k order by above.depth))
+  from sessions s
+  where s.session_key in (
+    with recursive tree (k) as (
+      select old.session_key
+      union all
+      select s.session_key from sessions s join tree on s.parent_key = tree.k
+    )
+    select k from tree
+  )
+  order by s.session_key;
   insert or ignore into tombstones (id, deleted_at)
   select id, cast((julianday('now') - 2440587.5) * 86400000000 as integer) from sessions
   where session_key in (
-    with recursive below (k) as (
-      select session_key from sessions where parent_key = old.session_key
+    with recursive tree (k) as (
+      select old.session_key
       union all
-      select s.session_key from sessions s join below on s.parent_key = below.k
+      select s.session_key from sessions s join tree on s.parent_key = tree.k
     )
-    select k from below
+    select k from tree
   );
+end;
+
+create trigger sessions_delete after delete on sessions
+begin
   delete from messages where session_key = old.session_key or session_key in (
     with recursive below (k) as (
       select session_key from sessions where parent_key = old.session_key

@@ -47,6 +47,3 @@ select r.id as root_session_id, r.title, count(distinct s.session_key) as sessio
 from sessions r join sessions s on s.root_key = r.session_key
 where r.parent_key is null
 group by r.session_key;
-
--- The schema's number. A database with a higher one is refused by an older Culm.
-pragma user_version = 9;

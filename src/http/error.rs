@@ -10,7 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::{model::Invalid, storage};
+use crate::{model::Invalid, runs, storage};
 
 /// Characters that an error says of what was sent.
 const ECHO: usize = 500;
@@ -183,6 +183,20 @@ impl From<Invalid> for Problem {
     }
 }
 
+impl From<runs::Error> for Problem {
+    fn from(error: runs::Error) -> Self {
+        let detail = error.to_string();
+        match error {
+            runs::Error::NoExecutor => {
+                let status = StatusCode::SERVICE_UNAVAILABLE;
+                Self::new(status, "executor_unavailable", "Executor unavailable", detail)
+            }
+            runs::Error::UnknownExecutor(_) => Self::invalid("executor", detail),
+            runs::Error::Storage(error) => error.into(),
+        }
+    }
+}
+
 impl From<storage::Error> for Problem {
     fn from(error: storage::Error) -> Self {
         use storage::Error as E;
@@ -209,6 +223,13 @@ impl From<storage::Error> for Problem {
             E::AttachmentNotFound(id) => {
                 not_found("attachment_not_found", "Attachment not found").with("attachment_id", id.as_str())
             }
+            E::RunNotFound(id) => not_found("run_not_found", "Run not found").with("run_id", id.as_str()),
+            E::RunExists(id) => conflict("run_exists", "Run exists").with("run_id", id.as_str()),
+            E::RunOver(id) => conflict("session_busy", "Run is over").with("run_id", id.as_str()),
+            E::NoPendingQuestion(id) => {
+                conflict("no_pending_question", "No pending question").with("session_id", id.as_str())
+            }
+            E::InvalidAnswer(options) => Self::invalid("response", detail).with("options", options),
             // What the edge says of a body comes back as it was said.
             E::Source(error) => match error.downcast::<Self>() {
                 Ok(problem) => *problem,

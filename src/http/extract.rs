@@ -10,7 +10,7 @@ use aide::{
 };
 use axum::{
     body::{Body, HttpBody as _},
-    extract::{FromRequest, FromRequestParts, RawPathParams, Request},
+    extract::{FromRequest, FromRequestParts, OptionalFromRequest, RawPathParams, Request},
     http::{HeaderMap, HeaderValue, StatusCode, header, request::Parts},
     response::{IntoResponse, Response},
 };
@@ -58,6 +58,18 @@ impl<T: DeserializeOwned> FromRequest<App> for Json<T> {
         let mut json = serde_json::Deserializer::from_slice(&bytes);
         let Object(value) = serde_path_to_error::deserialize(&mut json).map_err(refused)?;
         Ok(Self { value, bytes })
+    }
+}
+
+/// Where a body may be left out, nothing stands for all defaults.
+impl<T: DeserializeOwned> OptionalFromRequest<App> for Json<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, app: &App) -> Result<Option<Self>, Problem> {
+        match request.body().is_end_stream() {
+            true => Ok(None),
+            false => <Self as FromRequest<App>>::from_request(request, app).await.map(Some),
+        }
     }
 }
 

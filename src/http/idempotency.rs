@@ -101,7 +101,7 @@ where
 {
     let Some((scope, key)) = key.0 else { return work(None).await };
     let claim = Claim { scope, key, body_hash: hash(&[&body]) };
-    app.clone().tasks.detached(claimed(app, claim, work, again)).await
+    app.repository.clone().tasks().detached(claimed(app, claim, work, again)).await
 }
 
 async fn claimed<const STATUS: u16, T, W, A>(

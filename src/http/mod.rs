@@ -6,10 +6,12 @@ mod disposition;
 mod download;
 mod envelope;
 mod error;
+mod events;
 mod extract;
 mod idempotency;
 mod listener;
 mod messages;
+mod runs;
 mod server;
 mod sessions;
 mod upload;
@@ -31,31 +33,32 @@ use tower_http::catch_panic::CatchPanicLayer;
 pub use access::Access;
 pub use listener::serve;
 
-use crate::{model::Limits, repository::SessionRepository, tasks::Tasks};
+use crate::{model::Limits, repository::SessionRepository, runs::Runs};
 
 /// What handlers share.
 #[derive(Clone)]
 pub struct App {
     repository: SessionRepository,
-    tasks: Tasks,
+    runs: Runs,
     limits: Limits,
     under_way: idempotency::UnderWay,
-    document: server::Document,
     uploads: Arc<Semaphore>,
+    document: server::Document,
 }
 
 impl App {
-    /// An application on these sessions.
-    pub fn new(repository: SessionRepository, limits: Limits) -> Self {
+    /// An application on these sessions and runs.
+    pub fn new(runs: Runs, limits: Limits) -> Self {
         let (under_way, document) = (idempotency::UnderWay::default(), server::Document::default());
         let uploads = Arc::new(Semaphore::new(upload::UPLOADS));
-        Self { tasks: repository.tasks().clone(), repository, limits, under_way, document, uploads }
+        Self { repository: runs.repository().clone(), runs, limits, under_way, uploads, document }
     }
 }
 
 fn routes() -> ApiRouter<App> {
     use attachments as a;
     use messages as m;
+    use runs as r;
     use sessions as s;
     let session = get_with(s::read, doc("sessions", "Read a session"))
         .patch_with(s::update, doc("sessions", "Change a session"))
@@ -73,6 +76,8 @@ fn routes() -> ApiRouter<App> {
         .post_with(a::add, doc("attachments", "Add an attachment"));
     let attachment = get_with(a::read, doc("attachments", "Download an attachment"))
         .delete_with(a::delete, doc("attachments", "Delete an attachment"));
+    let runs =
+        get_with(r::of_session, doc("runs", "List a session's runs")).post_with(r::create, doc("runs", "Start a run"));
     ApiRouter::new()
         .api_route("/api/v1/sessions", list)
         .api_route("/api/v1/sessions/cleanup", post_with(s::cleanup, doc("sessions", "Delete many sessions")))
@@ -86,6 +91,21 @@ fn routes() -> ApiRouter<App> {
             post_with(m::truncate, doc("messages", "Cut off a history")),
         )
         .api_route("/api/v1/sessions/{id}/messages/{message_id}", message)
+        .api_route(
+            "/api/v1/sessions/{id}/cancel",
+            post_with(r::cancel_session, doc("runs", "Cancel what runs in a session")),
+        )
+        .api_route("/api/v1/sessions/{id}/runs", runs)
+        .api_route("/api/v1/runs", get_with(r::list, doc("runs", "List runs")))
+        .api_route("/api/v1/runs/{run_id}", get_with(r::read, doc("runs", "Read a run, or wait for its end")))
+        .api_route("/api/v1/runs/{run_id}/cancel", post_with(r::cancel, doc("runs", "Cancel a run")))
+        .api_route("/api/v1/sessions/{id}/question", get_with(r::question, doc("runs", "Read the pending question")))
+        .api_route(
+            "/api/v1/sessions/{id}/question/answer",
+            post_with(r::answer, doc("runs", "Answer the pending question")),
+        )
+        .api_route("/api/v1/sessions/{id}/events", get_with(events::of_session, doc("events", "Follow a session")))
+        .api_route("/api/v1/events", get_with(events::all, doc("events", "Follow everything")))
         .api_route("/api/v1/sessions/{id}/attachments", attachments)
         .api_route("/api/v1/sessions/{id}/attachments/{attachment_id}", attachment)
         .api_route("/health", get_with(server::health, open("Whether the server lives")))

@@ -16,6 +16,7 @@ use super::{
     idempotency::{Key, once},
 };
 use crate::{
+    lifecycle,
     model::{
         Cleanup, CleanupReceipt, DeleteOptions, DeleteReceipt, JsonObject, NewSession, Session, SessionFilter,
         SessionId, SessionTree, SessionUpdate, UsageRecord,
@@ -175,7 +176,7 @@ pub(super) async fn delete(
     headers: HeaderMap,
 ) -> Result<Deleted, Problem> {
     let options = DeleteOptions { keep_pinned: !query.force, if_match };
-    let receipt = app.repository.delete_session(&at.id, options).await?;
+    let receipt = lifecycle::delete(&app.runs, &at.id, options).await?;
     let preferred = headers.get_all("prefer").iter().filter_map(|value| value.to_str().ok());
     let wanted = preferred
         .flat_map(|value| value.split(','))
@@ -240,7 +241,7 @@ pub(super) async fn cleanup(
     _: NoQuery,
     body: Json<Cleanup>,
 ) -> Result<Answer<200, CleanupReceipt>, Problem> {
-    Ok(Answer::new(&app.repository.cleanup_sessions(body.value).await?))
+    Ok(Answer::new(&lifecycle::cleanup(&app.runs, body.value).await?))
 }
 
 /// A session and what is below it.

@@ -31,15 +31,18 @@ macro_rules! only_objects {
 }
 
 mod attachment;
+mod event;
 mod id;
 mod list;
 mod message;
 mod receipt;
+mod run;
 mod session;
 mod time;
 mod whole;
 
 pub use attachment::{Attachment, AttachmentUrl, NewAttachment, detected_mime_type};
+pub use event::{Event, EventKind, EventPage, EventScope};
 pub use id::{AttachmentId, InvalidId, MessageId, RunId, SessionId};
 pub use list::{Archived, KindFilter, Order, Page, Position, SessionFilter, SessionTree};
 pub use message::{
@@ -50,6 +53,7 @@ pub use receipt::{
     Cleanup, CleanupMode, CleanupReceipt, ClearReceipt, DeleteCounts, DeleteOptions, DeleteReceipt, MessageReceipt,
     TruncateReceipt, UsageRecord,
 };
+pub use run::{Answered, NewRun, PendingQuestion, Run, RunEnd, RunFilter};
 pub use session::{Kind, ModelRef, NewSession, ReasoningEffort, RunStatus, Session, SessionUpdate};
 pub use time::Timestamp;
 pub use whole::{SessionSave, WholeSession};

@@ -23,10 +23,11 @@ pub use cache::{Cache, Part, Ticket};
 use crate::{
     attachments::AttachmentReader,
     model::{
-        Appended, Attachment, AttachmentId, Cleanup, CleanupReceipt, ClearReceipt, DeleteOptions, DeleteReceipt,
-        JsonObject, Message, MessageFilter, MessageId, MessagePage, MessageReceipt, NewAttachment, NewMessage,
-        NewSession, Page, Position, Session, SessionFilter, SessionId, SessionSave, SessionTree, SessionUpdate,
-        Truncate, TruncateReceipt, UsageRecord, WholeSession, Window,
+        Answered, Appended, Attachment, AttachmentId, Cleanup, CleanupReceipt, ClearReceipt, DeleteOptions,
+        DeleteReceipt, EventPage, EventScope, JsonObject, Message, MessageFilter, MessageId, MessagePage,
+        MessageReceipt, NewAttachment, NewMessage, NewRun, NewSession, Page, PendingQuestion, Position, Run, RunEnd,
+        RunFilter, RunId, Session, SessionFilter, SessionId, SessionSave, SessionTree, SessionUpdate, Truncate,
+        TruncateReceipt, UsageRecord, WholeSession, Window,
     },
     storage::{Answer, AppendOptions, Claim, Result, Source, Storage},
     tasks::Tasks,
@@ -365,6 +366,10 @@ impl Storage for SessionRepository {
         self.storage.session_tree(id, limit).await
     }
 
+    async fn sessions_above(&self, id: &SessionId) -> Result<Vec<SessionId>> {
+        self.storage.sessions_above(id).await
+    }
+
     async fn delete_session(&self, id: &SessionId, options: DeleteOptions) -> Result<DeleteReceipt> {
         // The tree below and the parent above change too, and are known only by the commit.
         let key = id.clone();
@@ -468,6 +473,73 @@ impl Storage for SessionRepository {
     async fn delete_attachment(&self, id: &SessionId, attachment: &AttachmentId) -> Result<()> {
         let (key, attachment) = (id.clone(), attachment.clone());
         self.write(Touched::one(id), |storage| async move { storage.delete_attachment(&key, &attachment).await }).await
+    }
+
+    async fn create_run(&self, id: &SessionId, new: NewRun, claim: Option<Claim>) -> Result<Run> {
+        let key = id.clone();
+        self.write(Touched::one(id), |storage| async move { storage.create_run(&key, new, claim).await }).await
+    }
+
+    async fn run(&self, id: &RunId) -> Result<Option<Run>> {
+        self.storage.run(id).await
+    }
+
+    async fn runs(&self, filter: &RunFilter, after: Option<Position>, limit: i64) -> Result<Page<Run>> {
+        self.storage.runs(filter, after, limit).await
+    }
+
+    async fn active_runs(&self, id: &SessionId, below: bool) -> Result<Vec<Run>> {
+        self.storage.active_runs(id, below).await
+    }
+
+    async fn claim_runs(&self, limit: i64) -> Result<Vec<Run>> {
+        // Which sessions they are of is known by the outcome.
+        let (storage, cache) = (self.storage.clone(), self.cache.clone());
+        self.tasks
+            .detached(async move {
+                let runs = storage.claim_runs(limit).await?;
+                let mut cache = locked(&cache);
+                runs.iter().for_each(|run| cache.forget(&run.session_id));
+                Ok(runs)
+            })
+            .await
+    }
+
+    async fn append_run_messages(&self, run: &Run, messages: Vec<NewMessage>) -> Result<Appended> {
+        let (touched, run) = (Touched::one(&run.session_id), run.clone());
+        self.write(touched, |storage| async move { storage.append_run_messages(&run, messages).await }).await
+    }
+
+    async fn finish_run(&self, run: &Run, end: RunEnd) -> Result<Run> {
+        let (touched, run) = (Touched::one(&run.session_id), run.clone());
+        self.write(touched, |storage| async move { storage.finish_run(&run, end).await }).await
+    }
+
+    async fn cancel_pending_run(&self, run: &Run) -> Result<Run> {
+        let (touched, run) = (Touched::one(&run.session_id), run.clone());
+        self.write(touched, |storage| async move { storage.cancel_pending_run(&run).await }).await
+    }
+
+    async fn settle_runs(&self) -> Result<i64> {
+        self.write(Touched::Any, |storage| async move { storage.settle_runs().await }).await
+    }
+
+    async fn ask_question(&self, run: &Run, question: PendingQuestion) -> Result<()> {
+        let (touched, run) = (Touched::one(&run.session_id), run.clone());
+        self.write(touched, |storage| async move { storage.ask_question(&run, question).await }).await
+    }
+
+    async fn answer_question(&self, id: &SessionId, response: String, next: NewRun) -> Result<Answered> {
+        let key = id.clone();
+        self.write(Touched::one(id), |storage| async move { storage.answer_question(&key, response, next).await }).await
+    }
+
+    async fn events(&self, scope: &EventScope, after: i64, limit: i64) -> Result<EventPage> {
+        self.storage.events(scope, after, limit).await
+    }
+
+    fn last_event(&self) -> watch::Receiver<i64> {
+        self.storage.last_event()
     }
 
     async fn answer(&self, scope: &str, key: &str) -> Result<Option<Answer>> {

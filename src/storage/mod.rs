@@ -23,10 +23,11 @@ use serde_json::Value;
 use tokio::sync::watch;
 
 use crate::model::{
-    Appended, Attachment, AttachmentId, Cleanup, CleanupReceipt, ClearReceipt, DeleteOptions, DeleteReceipt,
-    JsonObject, Message, MessageFilter, MessageId, MessagePage, MessageReceipt, NewAttachment, NewMessage, NewSession,
-    Page, Position, Session, SessionFilter, SessionId, SessionSave, SessionTree, SessionUpdate, Truncate,
-    TruncateReceipt, UsageRecord, WholeSession,
+    Answered, Appended, Attachment, AttachmentId, Cleanup, CleanupReceipt, ClearReceipt, DeleteOptions, DeleteReceipt,
+    EventPage, EventScope, JsonObject, Message, MessageFilter, MessageId, MessagePage, MessageReceipt, NewAttachment,
+    NewMessage, NewRun, NewSession, Page, PendingQuestion, Position, Run, RunEnd, RunFilter, RunId, Session,
+    SessionFilter, SessionId, SessionSave, SessionTree, SessionUpdate, Truncate, TruncateReceipt, UsageRecord,
+    WholeSession,
 };
 
 /// What a storage method gives.
@@ -65,6 +66,21 @@ pub enum Error {
     /// No attachment of the session has this id.
     #[error("no attachment of the session has the id '{0}'")]
     AttachmentNotFound(AttachmentId),
+    /// No run has this id, or its session was deleted.
+    #[error("no run has the id '{0}'")]
+    RunNotFound(RunId),
+    /// The id is in use by another run.
+    #[error("a run with the id '{0}' exists")]
+    RunExists(RunId),
+    /// The run has ended, or never began: nothing more is taken from it.
+    #[error("the run '{0}' is not running")]
+    RunOver(RunId),
+    /// The session has no question that waits for an answer.
+    #[error("the session '{0}' has no pending question")]
+    NoPendingQuestion(SessionId),
+    /// The answer is none of those that the question allows.
+    #[error("the answer is one of: {}", .0.join(", "))]
+    InvalidAnswer(Vec<String>),
     /// Bytes that were to be stored did not arrive; why is in it.
     #[error("the bytes did not arrive: {0}")]
     Source(SourceError),
@@ -151,6 +167,9 @@ pub trait Storage: Send + Sync {
     /// A session and what is below it, in the order of creation; at most `limit` sessions, and whether there are more.
     async fn session_tree(&self, id: &SessionId, limit: i64) -> Result<(SessionTree, bool)>;
 
+    /// The sessions above one, nearest first; at most 100.
+    async fn sessions_above(&self, id: &SessionId) -> Result<Vec<SessionId>>;
+
     /// Deletes a session and everything below it, and leaves tombstones.
     async fn delete_session(&self, id: &SessionId, options: DeleteOptions) -> Result<DeleteReceipt>;
 
@@ -226,6 +245,49 @@ pub trait Storage: Send + Sync {
 
     /// Deletes an attachment. Messages that show it stay as they are.
     async fn delete_attachment(&self, id: &SessionId, attachment: &AttachmentId) -> Result<()>;
+
+    /// Asks for a run: it waits until [`Storage::claim_runs`] takes it. Fails with [`Error::SessionBusy`] while another
+    /// of the session is pending or running.
+    async fn create_run(&self, id: &SessionId, new: NewRun, claim: Option<Claim>) -> Result<Run>;
+
+    /// The run with this id.
+    async fn run(&self, id: &RunId) -> Result<Option<Run>>;
+
+    /// Runs that meet the filter, newest first.
+    async fn runs(&self, filter: &RunFilter, after: Option<Position>, limit: i64) -> Result<Page<Run>>;
+
+    /// The runs of a session that are pending or running, and those of everything below it where asked.
+    async fn active_runs(&self, id: &SessionId, below: bool) -> Result<Vec<Run>>;
+
+    /// Takes the pending runs that were asked for first, at most `limit`: they are running from now on. No run is ever
+    /// taken twice.
+    async fn claim_runs(&self, limit: i64) -> Result<Vec<Run>>;
+
+    /// Appends messages that a run made. Fails with [`Error::RunOver`] unless it is running: the run's order to stop.
+    async fn append_run_messages(&self, run: &Run, messages: Vec<NewMessage>) -> Result<Appended>;
+
+    /// Ends a run. One that has ended already stays as it is; the run as it is now is the answer.
+    async fn finish_run(&self, run: &Run, end: RunEnd) -> Result<Run>;
+
+    /// Ends a run that is pending as cancelled. Any other stays as it is; the run as it is now is the answer.
+    async fn cancel_pending_run(&self, run: &Run) -> Result<Run>;
+
+    /// Ends, as interrupted, every run that is running: what a dead process left. The number of them.
+    async fn settle_runs(&self) -> Result<i64>;
+
+    /// Keeps the question that a running run asks.
+    async fn ask_question(&self, run: &Run, question: PendingQuestion) -> Result<()>;
+
+    /// Stores the answer as the result of the call that asked, and takes the question away. Where the run that asked is
+    /// no more, `next` is asked for in the same transaction. Fails with [`Error::NoPendingQuestion`], and with
+    /// [`Error::InvalidAnswer`] when it is none of the only answers allowed.
+    async fn answer_question(&self, id: &SessionId, response: String, next: NewRun) -> Result<Answered>;
+
+    /// Events after this number, in order: those of the next `limit` that are in the scope.
+    async fn events(&self, scope: &EventScope, after: i64, limit: i64) -> Result<EventPage>;
+
+    /// The number of the last event that was committed, as it grows.
+    fn last_event(&self) -> watch::Receiver<i64>;
 
     /// What a request with this key was answered in the last 24 hours.
     async fn answer(&self, scope: &str, key: &str) -> Result<Option<Answer>>;

@@ -7,7 +7,7 @@ use serde_json::json;
 use sqlx::SqliteConnection;
 
 use super::{
-    error, idempotency,
+    error, events, idempotency,
     messages::{self, MessageRow},
     types,
 };
@@ -46,6 +46,7 @@ pub(super) async fn append_all(conn: &mut SqliteConnection, appends: &[&Append])
         outcomes.push(outcome);
     }
     insert(conn, &rows, now).await?;
+    events::tell_appended(conn, &rows, now).await?;
     for (append, outcome) in appends.iter().zip(&outcomes) {
         if let (Some(claim), Ok(appended)) = (&append.options.claim, outcome) {
             let ids: Vec<_> = appended.messages.iter().map(|m| &m.id).collect();

@@ -1,17 +1,19 @@
 //! Messages: pages, one, edit, delete, truncate, clear.
 
-use serde_json::Value;
+use std::collections::HashMap;
+
+use serde_json::{Value, json};
 use sqlx::{SqliteConnection, SqlitePool};
 
 use super::{
-    error,
+    error, events,
     sessions::{self, SessionRow},
     types::{self, Json, Text, Word},
 };
 use crate::{
     model::{
-        ClearReceipt, JsonObject, Message, MessageFilter, MessageId, MessagePage, MessageReceipt, Role, RunId,
-        SessionId, Timestamp, Truncate, TruncateReceipt, Window,
+        ClearReceipt, EventKind, JsonObject, Message, MessageFilter, MessageId, MessagePage, MessageReceipt, Role,
+        RunId, SessionId, Timestamp, Truncate, TruncateReceipt, Window,
     },
     storage::{Error, Result},
 };
@@ -20,6 +22,7 @@ pub(super) use super::search::terms;
 
 /// A message's row, with the session that it is of.
 pub(super) struct MessageRow {
+    pub(super) key: i64,
     pub(super) session_id: SessionId,
     pub(super) id: MessageId,
     pub(super) seq: i64,
@@ -44,7 +47,7 @@ macro_rules! select_messages {
     ($($end:literal)+ $(, $argument:expr)* $(,)?) => {
         sqlx::query_as!(
             $crate::storage::sqlite::messages::MessageRow,
-            r#"select s.id as "session_id: SessionId", m.id as "id: MessageId", m.seq, m.role as "role: Word<Role>",
+            r#"select m.message_key as "key!: i64", s.id as "session_id: SessionId", m.id as "id: MessageId", m.seq, m.role as "role: Word<Role>",
                  m.content as "content: Text", m.reasoning as "reasoning: Text", m.parts as "parts: Json<Value>",
                  m.tool_calls as "tool_calls: Json<Value>", m.tool_call_id as "tool_call_id: Text",
                  m.tool_success as "tool_success: bool", m.phase as "phase: Text", m.metadata as "metadata: Json<Value>",
@@ -86,6 +89,22 @@ pub(super) async fn rows_by_key(conn: &mut SqliteConnection, keys: &[i64]) -> Re
     let keys = types::object(&keys);
     let rows = select_messages!("where m.message_key in (select value from json_each(?1))", keys);
     rows.fetch_all(conn).await.map_err(error::of)
+}
+
+/// Messages of at most 64 KiB, under their keys: what many readers are sent at once.
+pub(super) async fn short_by_key(conn: &mut SqliteConnection, keys: &[i64]) -> Result<HashMap<i64, Message>> {
+    if keys.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let keys = types::object(&keys);
+    let rows = select_messages!(
+        "where m.message_key in (select value from json_each(?1))
+           and octet_length(m.content) + coalesce(octet_length(m.reasoning), 0) + coalesce(octet_length(m.parts), 0)
+             + coalesce(octet_length(m.tool_calls), 0) + coalesce(octet_length(m.metadata), 0) <= 65536",
+        keys
+    );
+    let rows = rows.fetch_all(conn).await.map_err(error::of)?;
+    Ok(rows.into_iter().map(|row| (row.key, row.into_message())).collect())
 }
 
 pub(super) async fn find(pool: &SqlitePool, id: &SessionId, message: &MessageId) -> Result<Option<Message>> {
@@ -220,6 +239,7 @@ pub(super) async fn edit(conn: &mut SqliteConnection, target: &Target) -> Result
         now
     );
     edit.execute(&mut *conn).await.map_err(error::of)?;
+    events::tell_updated(conn, key, id).await?;
     forget_derived(conn, key).await
 }
 
@@ -229,7 +249,10 @@ pub(super) async fn delete(conn: &mut SqliteConnection, target: &Target) -> Resu
     let delete = sqlx::query!("delete from messages where session_key = ?1 and id = ?2", key, id);
     match delete.execute(&mut *conn).await.map_err(error::of)?.rows_affected() {
         0 => Err(Error::MessageNotFound(target.message.clone())),
-        _ => forget_derived(conn, key).await,
+        _ => {
+            events::tell(conn, key, EventKind::MessageDeleted, json!({ "message_id": target.message })).await?;
+            forget_derived(conn, key).await
+        }
     }
 }
 
@@ -286,7 +309,11 @@ pub(super) async fn truncate(conn: &mut SqliteConnection, input: &Cut) -> Result
     };
     let session = row.into_session();
     let receipt = match changed {
-        true => forget_derived(conn, key).await?,
+        true => {
+            let told = json!({ "messages_removed": messages_removed });
+            events::tell(conn, key, EventKind::MessagesTruncated, told).await?;
+            forget_derived(conn, key).await?
+        }
         false => MessageReceipt { message_count: session.message_count, version: session.version },
     };
     Ok(TruncateReceipt {
@@ -371,6 +398,8 @@ pub(super) async fn clear(conn: &mut SqliteConnection, input: &Clear) -> Result<
         key,
         now
     );
-    let version = reset.fetch_one(conn).await.map_err(error::of)?;
+    let version = reset.fetch_one(&mut *conn).await.map_err(error::of)?;
+    let told = json!({ "messages_removed": messages_removed, "attachments_removed": attachments_removed });
+    events::tell(conn, key, EventKind::SessionCleared, told).await?;
     Ok(ClearReceipt { messages_removed, attachments_removed, version })
 }

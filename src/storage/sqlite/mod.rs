@@ -5,10 +5,12 @@ mod attachments;
 mod check;
 mod deletion;
 mod error;
+mod events;
 mod idempotency;
 mod lists;
 mod messages;
 mod open;
+mod runs;
 mod search;
 mod sessions;
 mod types;
@@ -27,10 +29,11 @@ pub use open::{Lock, OpenError, Options, THREADS, beside, was_left_open};
 
 use super::{Answer, AppendOptions, Claim, Result, Source, Storage};
 use crate::model::{
-    Appended, Attachment, AttachmentId, Cleanup, CleanupReceipt, ClearReceipt, DeleteOptions, DeleteReceipt,
-    JsonObject, Message, MessageFilter, MessageId, MessagePage, MessageReceipt, NewAttachment, NewMessage, NewSession,
-    Page, Position, Session, SessionFilter, SessionId, SessionSave, SessionTree, SessionUpdate, Truncate,
-    TruncateReceipt, UsageRecord, WholeSession,
+    Answered, Appended, Attachment, AttachmentId, Cleanup, CleanupReceipt, ClearReceipt, DeleteOptions, DeleteReceipt,
+    EventPage, EventScope, JsonObject, Message, MessageFilter, MessageId, MessagePage, MessageReceipt, NewAttachment,
+    NewMessage, NewRun, NewSession, Page, PendingQuestion, Position, Run, RunEnd, RunFilter, RunId, Session,
+    SessionFilter, SessionId, SessionSave, SessionTree, SessionUpdate, Truncate, TruncateReceipt, UsageRecord,
+    WholeSession,
 };
 use writer::Writer;
 
@@ -64,6 +67,10 @@ impl Storage for SqliteStorage {
 
     async fn session_tree(&self, id: &SessionId, limit: i64) -> Result<(SessionTree, bool)> {
         sessions::tree(&self.readers, id, limit).await
+    }
+
+    async fn sessions_above(&self, id: &SessionId) -> Result<Vec<SessionId>> {
+        sessions::above(&self.readers, id).await
     }
 
     async fn delete_session(&self, id: &SessionId, options: DeleteOptions) -> Result<DeleteReceipt> {
@@ -163,6 +170,70 @@ impl Storage for SqliteStorage {
     async fn delete_attachment(&self, id: &SessionId, attachment: &AttachmentId) -> Result<()> {
         let input = (id.clone(), attachment.clone());
         self.writer.call(input, |conn, (id, attachment)| Box::pin(attachments::delete(conn, id, attachment))).await
+    }
+
+    async fn create_run(&self, id: &SessionId, new: NewRun, claim: Option<Claim>) -> Result<Run> {
+        let input = runs::Create::new(id, new, claim);
+        self.writer.call(input, |conn, input| Box::pin(runs::create(conn, input))).await
+    }
+
+    async fn run(&self, id: &RunId) -> Result<Option<Run>> {
+        runs::find(&self.readers, id).await
+    }
+
+    async fn runs(&self, filter: &RunFilter, after: Option<Position>, limit: i64) -> Result<Page<Run>> {
+        runs::page(&self.readers, filter, after, limit).await
+    }
+
+    async fn active_runs(&self, id: &SessionId, below: bool) -> Result<Vec<Run>> {
+        runs::active(&self.readers, id, below).await
+    }
+
+    async fn claim_runs(&self, limit: i64) -> Result<Vec<Run>> {
+        self.writer.call(limit, |conn, limit| Box::pin(runs::claim(conn, *limit))).await
+    }
+
+    async fn append_run_messages(&self, run: &Run, mut messages: Vec<NewMessage>) -> Result<Appended> {
+        for message in &mut messages {
+            message.id.get_or_insert_with(MessageId::mint);
+        }
+        let input = runs::Said { run: run.id.clone(), messages };
+        self.writer.call(input, |conn, input| Box::pin(runs::append_messages(conn, input))).await
+    }
+
+    async fn finish_run(&self, run: &Run, mut end: RunEnd) -> Result<Run> {
+        if let Some(partial) = &mut end.partial {
+            partial.id.get_or_insert_with(MessageId::mint);
+        }
+        let input = runs::Finish { run: run.id.clone(), end };
+        self.writer.call(input, |conn, input| Box::pin(runs::finish(conn, input))).await
+    }
+
+    async fn cancel_pending_run(&self, run: &Run) -> Result<Run> {
+        self.writer.call(run.id.clone(), |conn, run| Box::pin(runs::cancel_pending(conn, run))).await
+    }
+
+    async fn settle_runs(&self) -> Result<i64> {
+        self.writer.call((), |conn, ()| Box::pin(runs::settle(conn))).await
+    }
+
+    async fn ask_question(&self, run: &Run, question: PendingQuestion) -> Result<()> {
+        let input = (run.id.clone(), question);
+        self.writer.call(input, |conn, (run, question)| Box::pin(runs::ask(conn, run, question))).await
+    }
+
+    async fn answer_question(&self, id: &SessionId, response: String, next: NewRun) -> Result<Answered> {
+        let next = runs::Create::new(id, next, None);
+        let input = runs::Answer { session: id.clone(), message: MessageId::mint(), response, next };
+        self.writer.call(input, |conn, input| Box::pin(runs::answer(conn, input))).await
+    }
+
+    async fn events(&self, scope: &EventScope, after: i64, limit: i64) -> Result<EventPage> {
+        events::page(&self.readers, scope, after, limit).await
+    }
+
+    fn last_event(&self) -> watch::Receiver<i64> {
+        self.writer.last_event()
     }
 
     async fn answer(&self, scope: &str, key: &str) -> Result<Option<Answer>> {

@@ -19,7 +19,7 @@ use sqlx::{
 };
 
 use super::{
-    SqliteStorage, attachments,
+    SqliteStorage, attachments, events,
     writer::{self, Writer},
 };
 
@@ -28,7 +28,7 @@ pub(super) static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
 /// CULM, as the first migration sets it.
 const APPLICATION_ID: i64 = 0x4355_4C4D;
 /// The schema's number, as the last migration sets it.
-pub(super) const SCHEMA: i64 = 9;
+pub(super) const SCHEMA: i64 = 10;
 /// The first version of SQLite in which two connections cannot corrupt a write-ahead log that is reset.
 const OLDEST_SQLITE: [u32; 3] = [3, 51, 3];
 /// How the names of the threads begin that connections run on.
@@ -180,8 +180,9 @@ impl SqliteStorage {
             .idle_timeout(None)
             .max_lifetime(None)
             .connect_lazy_with(to_read(path));
+        let last_event = events::last(&mut conn).await.map_err(|error| damaged(path, &error))?;
         Ok(Self {
-            writer: Writer::start(conn, options_to_write.create_if_missing(false)),
+            writer: Writer::start(conn, options_to_write.create_if_missing(false), last_event),
             readers,
             lock: Some(lock).into(),
         })

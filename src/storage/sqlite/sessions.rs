@@ -7,13 +7,13 @@ use sha2::{Digest, Sha256};
 use sqlx::{SqliteConnection, SqlitePool};
 
 use super::{
-    append, error, idempotency,
+    append, error, events, idempotency,
     types::{self, Json, Text, Word},
 };
 use crate::{
     model::{
-        JsonObject, Kind, ModelRef, NewMessage, NewSession, ReasoningEffort, Role, RunStatus, Session, SessionId,
-        SessionTree, SessionUpdate, Timestamp,
+        EventKind, JsonObject, Kind, ModelRef, NewMessage, NewSession, ReasoningEffort, Role, RunStatus, Session,
+        SessionId, SessionTree, SessionUpdate, Timestamp,
     },
     storage::{Claim, Error, Result},
 };
@@ -267,9 +267,12 @@ pub(super) async fn create(conn: &mut SqliteConnection, input: &Create) -> Resul
     };
     let session = input.session(parent.as_ref());
     let key = insert(conn, &session, Some(&hash)).await?;
+    events::tell(conn, key, EventKind::SessionCreated, json!({ "kind": session.kind, "title": session.title })).await?;
     if let Some(prompt) = &input.prompt {
         let message = prompt.clone().into_message(1, session.created_at);
-        append::insert(conn, &[(key, message)], session.created_at).await?;
+        let rows = [(key, message)];
+        append::insert(conn, &rows, session.created_at).await?;
+        events::tell_appended(conn, &rows, session.created_at).await?;
     }
     keep_claim(conn, input).await?;
     Ok(row_to_write(conn, &input.id).await?.into_session())
@@ -391,8 +394,25 @@ pub(super) async fn update(conn: &mut SqliteConnection, input: &Update) -> Resul
         after.version += 1;
         after.updated_at = after.updated_at.max(Timestamp::now());
         write(conn, key, &after).await?;
+        let told = json!({ "title": after.title, "pinned": after.pinned, "version": after.version });
+        events::tell(conn, key, EventKind::SessionUpdated, told).await?;
     }
     Ok(after)
+}
+
+pub(super) async fn above(pool: &SqlitePool, id: &SessionId) -> Result<Vec<SessionId>> {
+    let id = id.as_str();
+    let above = sqlx::query_scalar!(
+        r#"with recursive above (k, depth) as (
+             select parent_key, 1 from sessions where id = ?1 and parent_key is not null
+             union all
+             select a.parent_key, above.depth + 1 from sessions a join above on a.session_key = above.k
+             where a.parent_key is not null and above.depth < 100
+           )
+           select s.id as "id: SessionId" from above join sessions s on s.session_key = above.k order by above.depth"#,
+        id
+    );
+    above.fetch_all(pool).await.map_err(error::of)
 }
 
 pub(super) async fn tree(pool: &SqlitePool, id: &SessionId, limit: i64) -> Result<(SessionTree, bool)> {

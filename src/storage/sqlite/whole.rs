@@ -6,18 +6,18 @@ use sqlx::{SqliteConnection, SqlitePool};
 
 use super::{
     append::{self, gone},
-    error, messages,
+    error, events, messages,
     sessions::{self, SessionRow, select_sessions},
     types::{self, Json, Text, Word},
 };
 use crate::{
     model::{
-        JsonObject, Kind, Message, MessageId, ModelRef, ReasoningEffort, RunStatus, Session, SessionId, SessionSave,
-        Timestamp, WholeSession,
+        EventKind, JsonObject, Kind, Message, MessageId, ModelRef, ReasoningEffort, RunStatus, Session, SessionId,
+        SessionSave, Timestamp, WholeSession,
     },
     storage::{Error, Result},
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
 pub(super) async fn load(pool: &SqlitePool, id: &SessionId) -> Result<Option<WholeSession>> {
@@ -32,7 +32,12 @@ pub(super) async fn load(pool: &SqlitePool, id: &SessionId) -> Result<Option<Who
 pub(super) async fn save(conn: &mut SqliteConnection, save: &SessionSave) -> Result<(Session, Vec<(MessageId, i64)>)> {
     let id = &save.session.id;
     let key = match &save.base {
-        None => create(conn, &save.session).await?,
+        None => {
+            let key = create(conn, &save.session).await?;
+            let told = json!({ "kind": save.session.kind, "title": save.session.title });
+            events::tell(conn, key, EventKind::SessionCreated, told).await?;
+            key
+        }
         Some(_) => {
             let row = sessions::row_to_write(conn, id).await?;
             write_fields(conn, row, save).await?
@@ -40,7 +45,7 @@ pub(super) async fn save(conn: &mut SqliteConnection, save: &SessionSave) -> Res
     };
     remove(conn, key, &save.removed).await?;
     change(conn, key, &save.changed).await?;
-    let places = add(conn, id, key, &save.added).await?;
+    let places = add(conn, id, key, save).await?;
     Ok((sessions::row_to_write(conn, id).await?.into_session(), places))
 }
 
@@ -66,6 +71,8 @@ async fn write_fields(conn: &mut SqliteConnection, row: SessionRow, save: &Sessi
         merged.version += 1;
         merged.updated_at = merged.updated_at.max(Timestamp::now());
         sessions::write(conn, key, &merged).await?;
+        let told = json!({ "title": merged.title, "pinned": merged.pinned, "version": merged.version });
+        events::tell(conn, key, EventKind::SessionUpdated, told).await?;
     }
     Ok(key)
 }
@@ -80,7 +87,9 @@ async fn remove(conn: &mut SqliteConnection, key: i64, removed: &[MessageId]) ->
         key,
         ids
     );
-    remove.execute(conn).await.map(drop).map_err(error::of)
+    remove.execute(&mut *conn).await.map_err(error::of)?;
+    let told = |id| events::NewEvent::new(key, EventKind::MessageDeleted, json!({ "message_id": id }));
+    events::record(conn, &removed.iter().map(told).collect::<Vec<_>>()).await
 }
 
 /// Writes loaded messages that were changed. One that was deleted in between stays deleted.
@@ -100,6 +109,7 @@ async fn change(conn: &mut SqliteConnection, key: i64, changed: &[Message]) -> R
             run, m.compressed, extra, now
         );
         write.execute(&mut *conn).await.map_err(error::of)?;
+        events::tell_updated(conn, key, id).await?;
     }
     Ok(())
 }
@@ -109,8 +119,9 @@ async fn add(
     conn: &mut SqliteConnection,
     id: &SessionId,
     key: i64,
-    added: &[Message],
+    save: &SessionSave,
 ) -> Result<Vec<(MessageId, i64)>> {
+    let added = &save.added;
     if added.is_empty() {
         return Ok(Vec::new());
     }
@@ -137,6 +148,10 @@ async fn add(
     }
     let last = rows.iter().map(|(_, m)| m.created_at).max().unwrap_or(Timestamp(1));
     append::insert(conn, &rows, last).await?;
+    // Of a session that is new there is nobody who could have missed them.
+    if save.base.is_some() {
+        events::tell_appended(conn, &rows, Timestamp::now()).await?;
+    }
     Ok(given)
 }
 

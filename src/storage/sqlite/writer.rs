@@ -20,7 +20,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-use super::{append, attachments, error};
+use super::{append, attachments, error, events};
 use crate::{
     model::Appended,
     storage::{Error, Result},
@@ -85,23 +85,30 @@ enum Command {
 pub(super) struct Writer {
     queue: mpsc::Sender<Queued>,
     foreign: watch::Receiver<u64>,
+    last_event: watch::Receiver<i64>,
     task: tokio::sync::Mutex<Option<JoinHandle<()>>>,
     closing: tokio_util::sync::CancellationToken,
 }
 
 impl Writer {
     /// Takes over the connection and starts to work.
-    pub(super) fn start(conn: SqliteConnection, options: SqliteConnectOptions) -> Self {
+    pub(super) fn start(conn: SqliteConnection, options: SqliteConnectOptions, last_event: i64) -> Self {
         let (queue, jobs) = mpsc::channel(QUEUE);
         let (foreign_commits, foreign) = watch::channel(0);
+        let (announced, last_event) = watch::channel(last_event);
         let closing = tokio_util::sync::CancellationToken::new();
-        let work = Working { conn: Some(conn), options, seen: None, foreign_commits, purging: true };
+        let work =
+            Working { conn: Some(conn), options, seen: None, foreign_commits, announced, purging: true, cut_at: None };
         let task = tasks::owned(work.run(jobs, closing.clone()));
-        Self { queue, foreign, task: Some(task).into(), closing }
+        Self { queue, foreign, last_event, task: Some(task).into(), closing }
     }
 
     pub(super) fn foreign_commits(&self) -> watch::Receiver<u64> {
         self.foreign.clone()
+    }
+
+    pub(super) fn last_event(&self) -> watch::Receiver<i64> {
+        self.last_event.clone()
     }
 
     /// Runs a job in a transaction and gives its output after the commit.
@@ -153,7 +160,11 @@ struct Working {
     options: SqliteConnectOptions,
     seen: Option<i64>,
     foreign_commits: watch::Sender<u64>,
+    /// The last event that was committed, for those who wait for the next.
+    announced: watch::Sender<i64>,
     purging: bool,
+    /// The last event when the log was last found short enough; none before the first look.
+    cut_at: Option<i64>,
 }
 
 impl Working {
@@ -191,8 +202,9 @@ impl Working {
 
     async fn try_idle(&mut self) -> Result<()> {
         let conn = self.connection().await?;
-        let version = data_version(conn).await?;
+        let (version, last) = (data_version(conn).await?, events::last(conn).await?);
         self.notice(version);
+        self.announce(last);
         if self.purging {
             let conn = self.connection().await?;
             begin(conn, Instant::now()).await?;
@@ -205,6 +217,24 @@ impl Working {
                 Err(_) => self.discard().await,
             }
         }
+        self.cut_log().await
+    }
+
+    /// Cuts the log of events a step, when it grew by a step since it was short enough.
+    async fn cut_log(&mut self) -> Result<()> {
+        let last = *self.announced.borrow();
+        if self.cut_at.is_some_and(|at| last - at < events::STEP) {
+            return Ok(());
+        }
+        let conn = self.connection().await?;
+        begin(conn, Instant::now()).await?;
+        match events::cut(conn).await {
+            Ok(more) => {
+                end(conn, "commit").await?;
+                self.cut_at = Some(last).filter(|_| !more);
+            }
+            Err(_) => self.discard().await,
+        }
         Ok(())
     }
 
@@ -215,6 +245,10 @@ impl Working {
             self.foreign_commits.send_modify(|count| *count += 1);
             self.purging = true;
         }
+    }
+
+    fn announce(&self, event: i64) {
+        self.announced.send_if_modified(|last| std::mem::replace(last, event) != event);
     }
 
     async fn commit_together(&mut self, batch: Vec<Queued>) {
@@ -285,8 +319,9 @@ impl Working {
             Err(error) => Err(error),
         };
         match outcome {
-            Ok((version, outcomes)) => {
-                self.notice(version);
+            Ok((seen, outcomes)) => {
+                self.notice(seen.data_version);
+                self.announce(seen.last_event);
                 Ok(outcomes)
             }
             Err(error) => {
@@ -318,13 +353,19 @@ impl Working {
     }
 }
 
+/// What a transaction sees of the rest.
+struct Seen {
+    data_version: i64,
+    last_event: i64,
+}
+
 struct Outcomes {
     appends: Vec<Result<Appended>>,
     calls: Vec<Result<()>>,
 }
 
-async fn fill(conn: &mut SqliteConnection, appends: &[Append], calls: &mut [Box<dyn Job>]) -> Result<(i64, Outcomes)> {
-    let version = data_version(conn).await?;
+async fn fill(conn: &mut SqliteConnection, appends: &[Append], calls: &mut [Box<dyn Job>]) -> Result<(Seen, Outcomes)> {
+    let data_version = data_version(conn).await?;
     let inputs: Vec<&append::Append> = appends.iter().map(|append| &append.input).collect();
     let appended = append::append_all(conn, &inputs).await?;
     let mut called = Vec::with_capacity(calls.len());
@@ -337,8 +378,9 @@ async fn fill(conn: &mut SqliteConnection, appends: &[Append], calls: &mut [Box<
             outcome => outcome,
         });
     }
+    let last_event = events::last(conn).await?;
     end(conn, "commit").await?;
-    Ok((version, Outcomes { appends: appended, calls: called }))
+    Ok((Seen { data_version, last_event }, Outcomes { appends: appended, calls: called }))
 }
 
 async fn keep_or_undo(conn: &mut SqliteConnection, outcome: &Result<()>) -> Result<()> {

@@ -1,11 +1,13 @@
 //! A server on a free port, and a client that checks on every answer what must hold for all.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use culm::{
+    feed::Feed,
     http::{Access, App, router, serve},
     model::Limits,
     repository::SessionRepository,
+    runs::{self, Executors, Runs},
     storage::{
         Storage,
         sqlite::{Options, SqliteStorage},
@@ -19,6 +21,12 @@ use tokio::net::TcpListener;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 pub(crate) const TOKEN: &str = "a-token-of-the-tests";
+
+/// Few runs at once, and little patience.
+pub(crate) fn options() -> runs::Options {
+    let (grace, message) = (Duration::from_millis(200), 4 << 20);
+    runs::Options { max_concurrent: 2, grace, message, default_executor: None }
+}
 
 /// A server that is stopped when the test ends.
 pub(crate) struct Server {
@@ -49,15 +57,31 @@ impl Server {
     }
 
     pub(crate) async fn start_with(folder: TempDir, limits: Limits) -> Self {
+        Self::start_on(folder, limits, Executors::new(), options()).await
+    }
+
+    pub(crate) async fn start_on(
+        folder: TempDir,
+        limits: Limits,
+        executors: Executors,
+        options: runs::Options,
+    ) -> Self {
         let storage = SqliteStorage::open(&Options::new(folder.path().join("culm.db"))).await.unwrap();
         let tasks = Tasks::default();
         let repository = SessionRepository::new(Arc::new(storage), 1 << 20, tasks.clone());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
-        let router = router(App::new(repository.clone(), limits), Access::new(Some(TOKEN), [address.clone()]));
         let stop = CancellationToken::new();
+        let feed = Feed::start(repository.clone(), &tasks, stop.clone());
+        let runs = Runs::start(repository.clone(), feed, executors, options).await.unwrap();
+        let router = router(App::new(runs.clone(), limits), Access::new(Some(TOKEN), [address.clone()]));
         let (serving, asked) = (tasks.clone(), stop.clone());
         tasks.spawn(async move { serve(listener, router, &serving, asked).await });
+        let (ending, stopping) = (runs.clone(), stop.clone());
+        tasks.spawn(async move {
+            stopping.cancelled().await;
+            ending.shut_down().await;
+        });
         let client = reqwest::Client::new();
         let document = client.get(format!("http://{address}/api/v1/openapi.json")).send().await.unwrap();
         let document = document.json().await.unwrap();

@@ -1,0 +1,278 @@
+//! Server-sent events: a snapshot first, then what happens, or from a number on all that happened since.
+
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+
+use aide::{
+    OperationInput, OperationOutput,
+    generate::GenContext,
+    openapi::{self, MediaType},
+};
+use axum::{
+    body::Body,
+    extract::{FromRequestParts, State},
+    http::{HeaderValue, header, request::Parts},
+    response::{IntoResponse, Response},
+};
+use bytes::Bytes;
+use futures_util::{Stream, stream};
+use schemars::JsonSchema;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::sync::broadcast::{Receiver, error::RecvError};
+
+use super::{
+    App,
+    error::Problem,
+    extract::{Path, Query, describe_header},
+    sessions::InSession,
+};
+use crate::{
+    feed::{Frame, sse},
+    model::{EventScope, RunFilter, SessionId, Timestamp},
+    storage::{Error, Result, Storage},
+};
+
+/// After how much silence a comment is sent.
+const HEARTBEAT: Duration = Duration::from_secs(15);
+/// Sessions that the snapshot of a tree shows at most.
+const TREE: i64 = 1000;
+
+/// Where to go on.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct FeedQuery {
+    /// The number of the last event that was seen.
+    after: Option<i64>,
+}
+
+/// What of a session's tree, and where to go on.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct EventsQuery {
+    /// Also what happens below the session.
+    #[serde(default)]
+    tree: bool,
+    /// The number of the last event that was seen.
+    after: Option<i64>,
+}
+
+/// `Last-Event-ID`, if it is there.
+pub(super) struct LastEventId(Option<i64>);
+
+impl FromRequestParts<App> for LastEventId {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &App) -> std::result::Result<Self, Problem> {
+        let Some(value) = parts.headers.get("last-event-id") else { return Ok(Self(None)) };
+        let id = value.to_str().ok().and_then(|id| id.trim().parse().ok());
+        id.map(|id| Self(Some(id))).ok_or_else(|| Problem::invalid("Last-Event-ID", "the number of an event"))
+    }
+}
+
+impl OperationInput for LastEventId {
+    fn operation_input(ctx: &mut GenContext, operation: &mut openapi::Operation) {
+        describe_header(ctx, operation, "Last-Event-ID", "The number of the last event that was seen.");
+    }
+}
+
+pub(super) async fn all(
+    State(app): State<App>,
+    Query(query): Query<FeedQuery>,
+    LastEventId(last): LastEventId,
+) -> std::result::Result<Events, Problem> {
+    Ok(Events::new(&app, EventScope::All, last.or(query.after)))
+}
+
+pub(super) async fn of_session(
+    State(app): State<App>,
+    Path(at): Path<InSession>,
+    Query(query): Query<EventsQuery>,
+    LastEventId(last): LastEventId,
+) -> std::result::Result<Events, Problem> {
+    let scope = match query.tree {
+        true => EventScope::Tree(at.id.clone()),
+        false => EventScope::Session(at.id.clone()),
+    };
+    let after = last.or(query.after);
+    match (app.repository.session(&at.id).await?, after) {
+        (Some(_), _) => {}
+        // Who was following it hears that it was deleted; for others there is no such session.
+        (None, Some(after)) => drop(app.runs.feed().log(&scope, after).await?),
+        (None, None) => return Err(Error::SessionNotFound(at.id).into()),
+    }
+    Ok(Events::new(&app, scope, after))
+}
+
+/// What comes next.
+enum Mode {
+    /// The state as it is.
+    Snapshot,
+    /// The log, from the last number on.
+    Log,
+    /// What is told.
+    Live,
+    Ended,
+}
+
+/// A subscriber. It holds nothing of the database while its client takes its time.
+pub(super) struct Events {
+    app: App,
+    scope: EventScope,
+    news: Receiver<Arc<Frame>>,
+    /// The last number that was sent, or passed over.
+    seen: i64,
+    ready: VecDeque<Bytes>,
+    mode: Mode,
+}
+
+impl Events {
+    fn new(app: &App, scope: EventScope, after: Option<i64>) -> Self {
+        // First the subscription: what is committed from now on is in it, or in what is read after this.
+        let news = app.runs.feed().subscribe();
+        let mode = if after.is_some() { Mode::Log } else { Mode::Snapshot };
+        Self { app: app.clone(), scope, news, seen: after.unwrap_or(0), ready: VecDeque::new(), mode }
+    }
+
+    fn into_stream(self) -> impl Stream<Item = Result<Bytes>> {
+        stream::try_unfold(self, |mut events| async move {
+            loop {
+                if let Some(bytes) = events.ready.pop_front() {
+                    return Ok(Some((bytes, events)));
+                }
+                match events.mode {
+                    Mode::Ended => return Ok(None),
+                    Mode::Snapshot => events.snapshot().await?,
+                    Mode::Log => events.log().await?,
+                    Mode::Live => events.live().await,
+                }
+            }
+        })
+    }
+
+    async fn snapshot(&mut self) -> Result<()> {
+        self.seen = *self.app.repository.last_event().borrow();
+        self.mode = Mode::Live;
+        let state = match &self.scope {
+            EventScope::All => Some(json!({})),
+            EventScope::Session(id) => self.session(id).await?,
+            EventScope::Tree(id) => self.tree(id).await?,
+        };
+        match state {
+            Some(mut state) => {
+                state["event"] = json!("snapshot");
+                state["at"] = json!(Timestamp::now());
+                self.ready.push_back(sse(Some(self.seen), "snapshot", &state));
+            }
+            None => self.mode = Mode::Ended,
+        }
+        Ok(())
+    }
+
+    async fn session(&self, id: &SessionId) -> Result<Option<Value>> {
+        let Some(session) = self.app.repository.session(id).await? else { return Ok(None) };
+        let filter = RunFilter { session: Some(id.clone()), ..RunFilter::default() };
+        let run = self.app.repository.runs(&filter, None, 1).await?.items.pop();
+        let root = session.root_session_id.clone();
+        let mut state = json!({ "session_id": id, "root_session_id": root, "session": session });
+        if let Some(run) = run {
+            state["run"] = json!(run);
+        }
+        Ok(Some(state))
+    }
+
+    async fn tree(&self, id: &SessionId) -> Result<Option<Value>> {
+        match self.app.repository.session_tree(id, TREE).await {
+            Ok((tree, truncated)) => {
+                let root = tree.session.root_session_id.clone();
+                Ok(Some(json!({ "session_id": id, "root_session_id": root, "tree": tree, "truncated": truncated })))
+            }
+            Err(Error::SessionNotFound(_)) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn log(&mut self) -> Result<()> {
+        let page = match self.app.runs.feed().log(&self.scope, self.seen).await {
+            Ok(page) => page,
+            Err(Error::SessionNotFound(_)) => {
+                self.mode = Mode::Ended;
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
+        if page.gap {
+            let data = json!({ "event": "reset", "at": Timestamp::now(), "after": self.seen });
+            self.ready.push_back(sse(None, "reset", &data));
+            self.mode = Mode::Snapshot;
+            return Ok(());
+        }
+        if page.through <= self.seen {
+            self.mode = Mode::Live;
+        }
+        for event in page.events {
+            self.take(&Frame::of(&event));
+        }
+        self.seen = self.seen.max(page.through);
+        Ok(())
+    }
+
+    async fn live(&mut self) {
+        let stopping = self.app.runs.feed().stopping().clone();
+        let news = tokio::select! {
+            news = tokio::time::timeout(HEARTBEAT, self.news.recv()) => news,
+            () = stopping.cancelled() => {
+                self.mode = Mode::Ended;
+                return;
+            }
+        };
+        match news {
+            Ok(Ok(frame)) => self.take(&frame),
+            // Too slow: deltas are lost, the log has the rest.
+            Ok(Err(RecvError::Lagged(_))) => self.mode = Mode::Log,
+            Ok(Err(RecvError::Closed)) => self.mode = Mode::Ended,
+            Err(_) => self.ready.push_back(Bytes::from_static(b": heartbeat\n\n")),
+        }
+    }
+
+    fn take(&mut self, frame: &Frame) {
+        if let Some(id) = frame.event_id {
+            if id <= self.seen {
+                return;
+            }
+            self.seen = id;
+        }
+        if !self.scope.holds(&frame.session_id, &frame.above) {
+            return;
+        }
+        self.ready.push_back(frame.bytes.clone());
+        if let EventScope::Session(id) | EventScope::Tree(id) = &self.scope
+            && frame.last
+            && frame.session_id == *id
+        {
+            self.mode = Mode::Ended;
+        }
+    }
+}
+
+impl IntoResponse for Events {
+    fn into_response(self) -> Response {
+        let headers = [
+            (header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream")),
+            (header::CACHE_CONTROL, HeaderValue::from_static("no-cache")),
+            // A proxy that gathers answers would hold events back.
+            (header::HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no")),
+        ];
+        (headers, Body::from_stream(self.into_stream())).into_response()
+    }
+}
+
+impl OperationOutput for Events {
+    type Inner = Self;
+
+    fn inferred_responses(_: &mut GenContext, _: &mut openapi::Operation) -> Vec<(Option<u16>, openapi::Response)> {
+        let description = "Server-sent events. `id` is an event's number; each `data` is one line of JSON.";
+        let mut response = openapi::Response { description: description.into(), ..Default::default() };
+        response.content.insert("text/event-stream".into(), MediaType::default());
+        vec![(Some(200), response)]
+    }
+}

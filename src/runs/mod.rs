@@ -1,0 +1,351 @@
+//! Runs: start, cancel, follow, settle, shut down. Joins the repository and the executors.
+//!
+//! **One active run per session** is the database's rule; **every run ends** is kept here: cancel is asked politely and
+//! forced after a grace period, and a run's end is written by its own task, whatever happened to its executor.
+
+mod registry;
+mod turn;
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+
+pub use registry::Registry;
+
+use crate::{
+    executor::Executor,
+    feed::Feed,
+    model::{Answered, NewRun, Run, RunEnd, RunFilter, RunId, RunStatus, SessionId},
+    repository::SessionRepository,
+    storage::{self, Claim, Storage},
+    tasks::Tasks,
+};
+
+/// How long to wait before a run's end is written again, when that failed.
+const RETRY: Duration = Duration::from_millis(500);
+/// How long a call waits for runs to stop, beyond the grace period.
+const BEYOND: Duration = Duration::from_secs(5);
+
+/// Executors by their names.
+pub type Executors = BTreeMap<String, Arc<dyn Executor>>;
+
+/// How runs are carried out.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Runs at one time; further ones wait in order.
+    pub max_concurrent: usize,
+    /// How long a cancelled run may take to stop by itself.
+    pub grace: Duration,
+    /// Bytes of a message that is being written at most.
+    pub message: usize,
+    /// The executor of runs that name none.
+    pub default_executor: Option<String>,
+}
+
+/// Why a run was not started.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No executor is configured that it could run on.
+    #[error("no executor is configured; see [executors] of the configuration file")]
+    NoExecutor,
+    /// No executor has this name.
+    #[error("no executor has the name '{0}'")]
+    UnknownExecutor(String),
+    /// The storage refused.
+    #[error(transparent)]
+    Storage(#[from] storage::Error),
+}
+
+/// A run as a client asks for it.
+#[derive(Debug, Default)]
+pub struct Start {
+    /// The run; its executor's name may be empty for the default.
+    pub id: Option<RunId>,
+    /// The executor's name.
+    pub executor: Option<String>,
+    /// The model.
+    pub model: Option<String>,
+    /// A message to append first.
+    pub message: Option<crate::model::NewMessage>,
+    /// Whether what runs in the session is cancelled first.
+    pub interrupt: bool,
+}
+
+/// The runs of a server. Cheap to clone.
+#[derive(Clone)]
+pub struct Runs(Arc<Inner>);
+
+struct Inner {
+    repository: SessionRepository,
+    feed: Feed,
+    executors: Executors,
+    options: Options,
+    tasks: Tasks,
+    registry: Mutex<Registry>,
+    /// There may be a run to take, and a place for it.
+    wake: Notify,
+    stopping: CancellationToken,
+}
+
+impl Runs {
+    /// Settles what a dead process left, and takes runs as they are asked for.
+    pub async fn start(
+        repository: SessionRepository,
+        feed: Feed,
+        executors: Executors,
+        options: Options,
+    ) -> storage::Result<Self> {
+        let settled = repository.settle_runs().await?;
+        if settled > 0 {
+            tracing::warn!(settled, "runs of a process that is gone were ended as interrupted");
+        }
+        let (tasks, registry) = (repository.tasks().clone(), Mutex::default());
+        let (wake, stopping) = (Notify::new(), CancellationToken::new());
+        let runs = Self(Arc::new(Inner { repository, feed, executors, options, tasks, registry, wake, stopping }));
+        let taking = runs.clone();
+        runs.0.tasks.spawn(async move { taking.take().await });
+        Ok(runs)
+    }
+
+    /// Takes pending runs, in order, while there is room.
+    async fn take(&self) {
+        loop {
+            let room = self.0.options.max_concurrent.saturating_sub(self.registry().len());
+            let taken = match room {
+                0 => Vec::new(),
+                room => self.claim(room).await,
+            };
+            if taken.is_empty() {
+                tokio::select! {
+                    () = self.0.stopping.cancelled() => return,
+                    () = self.0.wake.notified() => {}
+                }
+            }
+            for run in taken {
+                let (runs, cancel) = (self.clone(), self.registry().enter(&run.id));
+                if self.0.stopping.is_cancelled() {
+                    cancel.cancel();
+                }
+                self.0.tasks.spawn(async move { runs.carry_out(run, cancel).await });
+            }
+        }
+    }
+
+    async fn claim(&self, room: usize) -> Vec<Run> {
+        if self.0.stopping.is_cancelled() {
+            return Vec::new();
+        }
+        match self.0.repository.claim_runs(i64::try_from(room).unwrap_or(i64::MAX)).await {
+            Ok(runs) => runs,
+            Err(error) => {
+                tracing::warn!(%error, "pending runs were not taken");
+                tokio::time::sleep(RETRY).await;
+                self.0.wake.notify_one();
+                Vec::new()
+            }
+        }
+    }
+
+    /// One run, from its executor's start to its end in the database.
+    async fn carry_out(&self, run: Run, cancel: CancellationToken) {
+        let end = match self.0.executors.get(&run.executor) {
+            None => failed(format!("no executor has the name '{}'", run.executor)),
+            Some(executor) => turn::follow(self, &run, executor.as_ref(), &cancel).await,
+        };
+        let end = match self.0.stopping.is_cancelled() && end.status == RunStatus::Cancelled {
+            true => RunEnd { status: RunStatus::Interrupted, error: Some("the server stopped".into()), ..end },
+            false => end,
+        };
+        self.write_end(&run, end).await;
+        self.registry().end(&run.id);
+        self.0.wake.notify_one();
+    }
+
+    /// A run's end is written however long that takes: until then its session is busy.
+    async fn write_end(&self, run: &Run, end: RunEnd) {
+        use storage::Error as E;
+        loop {
+            match self.0.repository.finish_run(run, end.clone()).await {
+                // Its session was deleted, and the run with it.
+                Ok(_) | Err(E::RunNotFound(_) | E::SessionDeleted(_) | E::SessionNotFound(_)) => return,
+                // What it wrote last cannot be stored; that it ended can.
+                Err(E::MessageExists(_)) => {
+                    return Box::pin(self.write_end(run, RunEnd { partial: None, ..end })).await;
+                }
+                Err(E::Failed(reason)) if reason == "the database is closed" => return,
+                Err(error) => {
+                    tracing::warn!(%error, run = %run.id, "the end of a run was not written; it is tried again");
+                    tokio::time::sleep(RETRY).await;
+                }
+            }
+        }
+    }
+
+    /// Asks for a run.
+    pub async fn create(&self, session: &SessionId, start: Start, claim: Option<Claim>) -> Result<Run, Error> {
+        let executor = self.executor(start.executor)?;
+        if start.interrupt {
+            self.cancel_session(session, false).await?;
+        }
+        let new = NewRun { id: start.id, executor, model: start.model, message: start.message };
+        let run = self.0.repository.create_run(session, new, claim).await?;
+        self.0.wake.notify_one();
+        Ok(run)
+    }
+
+    /// The name of the executor that a run goes to.
+    pub fn executor(&self, named: Option<String>) -> Result<String, Error> {
+        let (executors, only) = (&self.0.executors, self.0.executors.keys().next());
+        match named {
+            Some(name) if executors.contains_key(&name) => Ok(name),
+            Some(_) if executors.is_empty() => Err(Error::NoExecutor),
+            Some(name) => Err(Error::UnknownExecutor(name)),
+            None => match (&self.0.options.default_executor, only) {
+                (Some(name), _) => Ok(name.clone()),
+                (None, Some(name)) if executors.len() == 1 => Ok(name.clone()),
+                _ => Err(Error::NoExecutor),
+            },
+        }
+    }
+
+    /// The sessions that the runs are of.
+    pub fn repository(&self) -> &SessionRepository {
+        &self.0.repository
+    }
+
+    /// What is told of them.
+    pub fn feed(&self) -> &Feed {
+        &self.0.feed
+    }
+
+    /// Runs may have been asked for in another way.
+    pub fn wake(&self) {
+        self.0.wake.notify_one();
+    }
+
+    /// Cancels a run and waits until it has stopped, for the grace period and a little more at most.
+    pub async fn cancel(&self, id: &RunId) -> storage::Result<Run> {
+        let run = self.found(id).await?;
+        if run.status.is_terminal() {
+            return Ok(run);
+        }
+        let run = self.0.repository.cancel_pending_run(&run).await?;
+        if run.status == RunStatus::Running {
+            let ending = self.registry().cancel(id, true);
+            self.ended(id, ending).await;
+        }
+        self.found(id).await
+    }
+
+    async fn found(&self, id: &RunId) -> storage::Result<Run> {
+        self.0.repository.run(id).await?.ok_or_else(|| storage::Error::RunNotFound(id.clone()))
+    }
+
+    /// Waits until a run has ended, within the bound. Whether it has.
+    async fn ended(&self, id: &RunId, ending: Option<watch::Receiver<bool>>) -> bool {
+        let waiting = async {
+            match ending {
+                Some(mut ending) => drop(ending.wait_for(|ended| *ended).await),
+                // Taken, and about to enter: the log of events tells of its end.
+                None => self.wait_for_end(id).await,
+            }
+        };
+        tokio::time::timeout(self.0.options.grace + BEYOND, waiting).await.is_ok()
+    }
+
+    /// Waits until the database says that a run has ended, or there is no such run.
+    async fn wait_for_end(&self, id: &RunId) {
+        let mut news = self.0.repository.last_event();
+        loop {
+            news.mark_unchanged();
+            match self.0.repository.run(id).await {
+                Ok(Some(run)) if !run.status.is_terminal() => {}
+                _ => return,
+            }
+            if news.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Waits until a run has ended, at most this long; the run as it is then.
+    pub async fn wait(&self, id: &RunId, at_most: Duration) -> storage::Result<Run> {
+        let _ = tokio::time::timeout(at_most, self.wait_for_end(id)).await;
+        self.found(id).await
+    }
+
+    /// Cancels what runs in a session, and below it where asked, and waits until it has stopped. What is started
+    /// meanwhile is cancelled as well.
+    pub async fn cancel_session(&self, session: &SessionId, below: bool) -> storage::Result<Vec<RunId>> {
+        let mut cancelled: Vec<RunId> = Vec::new();
+        loop {
+            let mut active = self.0.repository.active_runs(session, below).await?;
+            active.retain(|run| !cancelled.contains(&run.id));
+            if active.is_empty() {
+                return Ok(cancelled);
+            }
+            // All are told first, so that their grace periods pass together.
+            let stopping = active.iter().map(|run| self.cancel(&run.id));
+            for outcome in futures_util::future::join_all(stopping).await {
+                match outcome {
+                    Ok(run) => cancelled.push(run.id),
+                    Err(storage::Error::RunNotFound(id)) => cancelled.push(id),
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+    }
+
+    /// Stops runs whose rows are gone with their sessions. Those that have not stopped within the bound.
+    pub async fn stop_deleted(&self, runs: &[RunId]) -> Vec<RunId> {
+        let ending: Vec<_> = {
+            let mut registry = self.registry();
+            runs.iter().map(|run| (run.clone(), registry.cancel(run, false))).collect()
+        };
+        let waits = ending.into_iter().filter_map(|(run, ending)| Some((run, ending?)));
+        let waits = waits.map(|(run, ending)| async move { (!self.ended(&run, Some(ending)).await).then_some(run) });
+        futures_util::future::join_all(waits).await.into_iter().flatten().collect()
+    }
+
+    /// Stores the answer to a session's question; the run that asked goes on with it, or a new one does.
+    pub async fn answer(&self, session: &SessionId, response: String) -> Result<Answered, Error> {
+        let filter = RunFilter { session: Some(session.clone()), ..RunFilter::default() };
+        let last = self.0.repository.runs(&filter, None, 1).await?.items.pop();
+        let known = last.as_ref().map(|run| run.executor.clone()).filter(|name| self.0.executors.contains_key(name));
+        let next = NewRun {
+            id: None,
+            executor: known.map_or_else(|| self.executor(None), Ok).unwrap_or_default(),
+            model: last.and_then(|run| run.model),
+            message: None,
+        };
+        let answered = self.0.repository.answer_question(session, response, next).await?;
+        let waiting = self.registry().answer(&answered.run.id);
+        if let Some(answer) = waiting {
+            let _ = answer.send(answered.message.clone());
+        }
+        self.0.wake.notify_one();
+        Ok(answered)
+    }
+
+    /// Stops all runs; what is pending stays queued. Returns when each has written its end, or the grace is over.
+    pub async fn shut_down(&self) {
+        self.0.stopping.cancel();
+        let ending = self.registry().cancel_all();
+        let ended = ending.into_iter().map(|mut ending| async move { drop(ending.wait_for(|ended| *ended).await) });
+        let all = futures_util::future::join_all(ended);
+        let _ = tokio::time::timeout(self.0.options.grace + BEYOND, all).await;
+    }
+
+    fn registry(&self) -> MutexGuard<'_, Registry> {
+        self.0.registry.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn failed(why: impl Into<String>) -> RunEnd {
+    RunEnd { error: Some(why.into()), ..RunEnd::with(RunStatus::Error) }
+}

@@ -1,0 +1,239 @@
+//! One turn: what an executor tells is stored where it is durable, and told on where it is not.
+
+use std::{future::Future, time::Duration};
+
+use serde_json::json;
+use tokio::{
+    sync::mpsc,
+    time::{Instant, MissedTickBehavior},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{Runs, failed};
+use crate::{
+    executor::{self, Event, Executor, Outcome, Question, Turn},
+    feed::Place,
+    model::{JsonObject, MessageId, NewMessage, PendingQuestion, Role, Run, RunEnd, RunStatus, Session, WholeSession},
+    storage::{Error, Result, Storage},
+};
+
+/// How long fragments are gathered before they are told.
+const GATHERED: Duration = Duration::from_millis(50);
+
+/// What became of a turn.
+enum Ending {
+    /// The executor said so.
+    Said(std::result::Result<Outcome, executor::Error>),
+    /// It was told to stop, and did not within the grace period.
+    Forced,
+    /// Its run is over, or its session gone: nothing more is taken from it.
+    Lost,
+    /// What it said could not be stored.
+    Refused(Error),
+}
+
+/// Has an executor carry a run out, until it ends or must. How the run ended.
+pub(super) async fn follow(runs: &Runs, run: &Run, executor: &dyn Executor, cancel: &CancellationToken) -> RunEnd {
+    // Not asked at all when it was cancelled before it began.
+    if cancel.is_cancelled() {
+        return RunEnd::with(RunStatus::Cancelled);
+    }
+    let loaded = async {
+        let above = runs.0.repository.sessions_above(&run.session_id).await?;
+        Ok::<_, Error>((runs.0.repository.load(&run.session_id).await?, above))
+    };
+    let (session, above) = match loaded.await {
+        Ok((Some(session), above)) => (session, above),
+        Ok((None, _)) => return RunEnd::with(RunStatus::Cancelled),
+        Err(error) => return failed(error.to_string()),
+    };
+    let place =
+        Place { session_id: run.session_id.clone(), root_session_id: session.session.root_session_id.clone(), above };
+    let (send, events) = mpsc::channel(executor::EVENTS);
+    let work = executor.run(turn(run, session), send, cancel.clone());
+    let mut telling = Telling { runs, run, place, writing: Writing::new(), usage: None };
+    let ending = telling.listen(work, events, cancel).await;
+    telling.end(ending, cancel)
+}
+
+fn turn(run: &Run, whole: WholeSession) -> Turn {
+    let WholeSession { session, messages, .. } = whole;
+    let Session { model, reasoning_effort, workspace, .. } = session;
+    Turn {
+        run_id: run.id.clone(),
+        session_id: run.session_id.clone(),
+        model: run.model.clone().or(model),
+        reasoning_effort,
+        workspace,
+        messages,
+    }
+}
+
+/// The message that is being written.
+struct Writing {
+    id: MessageId,
+    text: String,
+    reasoning: String,
+    /// How much of both was told.
+    told: (usize, usize),
+}
+
+impl Writing {
+    fn new() -> Self {
+        Self { id: MessageId::mint(), text: String::new(), reasoning: String::new(), told: (0, 0) }
+    }
+
+    fn bytes(&self) -> usize {
+        self.text.len() + self.reasoning.len()
+    }
+
+    /// What there is of it, as a message that says so.
+    fn partial(self) -> Option<NewMessage> {
+        if self.text.is_empty() && self.reasoning.is_empty() {
+            return None;
+        }
+        Some(NewMessage {
+            id: Some(self.id),
+            reasoning: Some(self.reasoning).filter(|reasoning| !reasoning.is_empty()),
+            metadata: Some(json!({ "partial": true })),
+            ..NewMessage::text(Role::Assistant, self.text)
+        })
+    }
+}
+
+/// A turn that is under way.
+struct Telling<'a> {
+    runs: &'a Runs,
+    run: &'a Run,
+    place: Place,
+    writing: Writing,
+    usage: Option<JsonObject>,
+}
+
+impl Telling<'_> {
+    async fn listen(
+        &mut self,
+        work: impl Future<Output = std::result::Result<Outcome, executor::Error>>,
+        mut events: mpsc::Receiver<Event>,
+        cancel: &CancellationToken,
+    ) -> Ending {
+        tokio::pin!(work);
+        let mut gathered = tokio::time::interval(GATHERED);
+        gathered.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let forced = self.grace(cancel);
+        tokio::pin!(forced);
+        let mut telling = true;
+        loop {
+            tokio::select! {
+                biased;
+                () = &mut forced => return Ending::Forced,
+                event = events.recv(), if telling => match event {
+                    Some(event) => if let Err(error) = self.hear(event).await {
+                        return lost_or(error);
+                    },
+                    None => telling = false,
+                },
+                said = &mut work => {
+                    while let Ok(event) = events.try_recv() {
+                        if let Err(error) = self.hear(event).await {
+                            return lost_or(error);
+                        }
+                    }
+                    return Ending::Said(said);
+                }
+                _ = gathered.tick() => self.tell(),
+            }
+        }
+    }
+
+    /// The end of the grace period, once the run is cancelled.
+    fn grace(&self, cancel: &CancellationToken) -> impl Future<Output = ()> + use<> {
+        let (cancel, grace) = (cancel.clone(), self.runs.0.options.grace);
+        async move {
+            cancel.cancelled().await;
+            tokio::time::sleep_until(Instant::now() + grace).await;
+        }
+    }
+
+    async fn hear(&mut self, event: Event) -> Result<()> {
+        match event {
+            Event::TextDelta(text) => self.grow(&text, ""),
+            Event::ReasoningDelta(text) => self.grow("", &text),
+            Event::ToolProgress { tool_call_id, text } => {
+                let data = json!({ "run_id": self.run.id, "tool_call_id": tool_call_id, "text": text });
+                self.runs.0.feed.delta(&self.place, "tool.progress", data);
+                Ok(())
+            }
+            Event::Message(message) => self.store(message).await,
+            Event::Question(question) => self.ask(question).await,
+            Event::Usage(usage) => {
+                self.usage = Some(usage);
+                Ok(())
+            }
+        }
+    }
+
+    fn grow(&mut self, text: &str, reasoning: &str) -> Result<()> {
+        let limit = self.runs.0.options.message;
+        if self.writing.bytes() + text.len() + reasoning.len() > limit {
+            return Err(Error::Failed(format!("the executor writes a message of more than {limit} bytes")));
+        }
+        self.writing.text.push_str(text);
+        self.writing.reasoning.push_str(reasoning);
+        Ok(())
+    }
+
+    /// Tells what was gathered.
+    fn tell(&mut self) {
+        let Writing { id, text, reasoning, told } = &mut self.writing;
+        for (name, whole, told) in [("reasoning.delta", reasoning, &mut told.1), ("message.delta", text, &mut told.0)] {
+            if whole.len() > *told {
+                let data = json!({ "run_id": self.run.id, "message_id": id, "offset": *told, "text": whole[*told..] });
+                self.runs.0.feed.delta(&self.place, name, data);
+                *told = whole.len();
+            }
+        }
+    }
+
+    /// A finished message stands for the fragments before it, under the id that they had.
+    async fn store(&mut self, mut message: NewMessage) -> Result<()> {
+        self.tell();
+        let written = std::mem::replace(&mut self.writing, Writing::new());
+        if message.role == Role::Assistant {
+            message.id.get_or_insert(written.id);
+        }
+        self.runs.0.repository.append_run_messages(self.run, vec![message]).await.map(drop)
+    }
+
+    async fn ask(&mut self, question: Question) -> Result<()> {
+        let Question { tool_call_id, tool_name, question, options, allow_custom, answer } = question;
+        // First where the answer goes: it may come as soon as the question is stored.
+        self.runs.registry().ask(&self.run.id, answer);
+        let pending = PendingQuestion { question, options, allow_custom, tool_call_id, tool_name };
+        self.runs.0.repository.ask_question(self.run, pending).await
+    }
+
+    fn end(self, ending: Ending, cancel: &CancellationToken) -> RunEnd {
+        let cancelled = cancel.is_cancelled();
+        let end = match ending {
+            // Whatever comes after a cancel counts as cancelled.
+            Ending::Forced | Ending::Lost => RunEnd::with(RunStatus::Cancelled),
+            Ending::Said(Ok(Outcome::Completed)) => RunEnd::with(RunStatus::Completed),
+            Ending::Said(Ok(Outcome::Skipped)) => RunEnd::with(RunStatus::Skipped),
+            Ending::Said(_) if cancelled => RunEnd::with(RunStatus::Cancelled),
+            Ending::Said(Ok(Outcome::Cancelled)) => failed("the executor stopped without being told to"),
+            Ending::Said(Err(error)) => failed(error.to_string()),
+            Ending::Refused(error) => failed(error.to_string()),
+        };
+        RunEnd { usage: self.usage, partial: self.writing.partial(), ..end }
+    }
+}
+
+fn lost_or(error: Error) -> Ending {
+    match error {
+        Error::RunOver(_) | Error::RunNotFound(_) | Error::SessionDeleted(_) | Error::SessionNotFound(_) => {
+            Ending::Lost
+        }
+        error => Ending::Refused(error),
+    }
+}
