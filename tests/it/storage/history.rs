@@ -1,7 +1,7 @@
 //! Reading a history in pages, and changing it: edit, delete, truncate, clear.
 
 use culm::{
-    model::{MessageFilter, MessagePage, Role, Truncate, Window},
+    model::{MessageFilter, MessagePage, NewMessage, Role, Truncate, Window},
     storage::{Error, Storage},
 };
 use serde_json::json;
@@ -51,11 +51,35 @@ pub(super) async fn a_role_filters_pages_and_what_lies_beyond(storage: &dyn Stor
     create(storage, "a").await;
     let roles = [Role::System, Role::User, Role::Assistant, Role::User, Role::Assistant];
     append(storage, "a", (0..).zip(roles).map(|(n, role)| said(role, &n.to_string())).collect()).await;
-    let by = |role, window, limit| MessageFilter { window, limit, role: Some(role) };
+    let by = |role, window, limit| MessageFilter { role: Some(role), ..crate::support::window(window, limit) };
     assert_eq!(shown(storage, by(Role::User, Window::First, 1)).await, (vec![2], false, true));
     assert_eq!(shown(storage, by(Role::User, Window::After(2), 9)).await, (vec![4], true, false));
     assert_eq!(shown(storage, by(Role::Assistant, Window::Last, 9)).await, (vec![3, 5], false, false));
     assert_eq!(shown(storage, by(Role::Tool, Window::Last, 9)).await, (vec![], false, false));
+}
+
+pub(super) async fn a_page_ends_where_its_bytes_are_used_up(storage: &dyn Storage) {
+    create(storage, "a").await;
+    let large = |n: i64| NewMessage { id: Some(mid(&n.to_string())), ..NewMessage::text(Role::User, "x".repeat(1000)) };
+    append(storage, "a", (1..=6).map(large).collect()).await;
+    let within = |place, bytes| MessageFilter { bytes, ..window(place, 5) };
+    let cases = [
+        (Window::First, 2500, vec![1, 2], false, true),
+        (Window::After(3), 2500, vec![4, 5], true, true),
+        (Window::Last, 2500, vec![5, 6], true, false),
+        (Window::Before(6), 2500, vec![4, 5], true, true),
+        (Window::Around(4), 5000, vec![2, 3, 4, 5], true, true),
+        // The nearest one is there in every case.
+        (Window::First, 1, vec![1], false, true),
+        (Window::After(5), 1, vec![6], true, false),
+        (Window::Before(4), 1, vec![3], true, true),
+        (Window::Around(4), 1, vec![3, 4], true, true),
+    ];
+    for (place, bytes, seqs, before, after) in cases {
+        assert_eq!(shown(storage, within(place, bytes)).await, (seqs, before, after), "{place:?} {bytes}");
+    }
+    let other = MessageFilter { role: Some(Role::Tool), ..within(Window::First, 2500) };
+    assert_eq!(shown(storage, other).await, (vec![], false, false));
 }
 
 pub(super) async fn an_empty_page_says_what_lies_beyond(storage: &dyn Storage) {
