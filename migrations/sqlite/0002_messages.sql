@@ -30,6 +30,8 @@ create table messages (
 
 create unique index messages_by_seq on messages (session_key, seq);
 create unique index messages_by_id on messages (session_key, id);
+-- Empty where no history was summed up: every change of a message looks here for marks to take back.
+create index messages_compressed on messages (session_key) where compressed = 1;
 
 -- A session's counters. Culm raises last_seq and message_count before it inserts, in one statement for all
 -- messages of a batch, so this one is silent then; it speaks for an insert in the shell.

@@ -28,7 +28,7 @@ use serde::{
 use sha2::{Digest, Sha256};
 
 use super::{App, error::Problem};
-use crate::model::Position;
+use crate::{model::Position, storage::Storage};
 
 /// How long a body may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
@@ -366,23 +366,34 @@ pub(super) struct IfMatch(pub(super) Option<i64>);
 impl FromRequestParts<App> for IfMatch {
     type Rejection = Problem;
 
-    async fn from_request_parts(parts: &mut Parts, _: &App) -> Result<Self, Problem> {
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
         let lines = parts.headers.get_all(header::IF_MATCH).iter().map(|value| value.to_str().unwrap_or_default());
-        let tags: Vec<&str> = lines.flat_map(|line| line.split(',')).map(str::trim).collect();
+        let tags: Vec<String> = lines.flat_map(|line| line.split(',')).map(|tag| tag.trim().to_owned()).collect();
+        let tags: Vec<&str> = tags.iter().map(String::as_str).collect();
         let is_tag =
             |tag: &str| version(tag).is_some() || (tag.len() > 1 && tag.starts_with('"') && tag.ends_with('"'));
         match tags.as_slice() {
             [] | ["*"] => Ok(Self(None)),
             // A tag that no answer has had matches nothing, as no version is negative.
             [tag] if is_tag(tag) => Ok(Self(Some(version(tag).unwrap_or(-1)))),
-            _ => Err(Problem::invalid("If-Match", "If-Match is * or one version as ETag gave it")),
+            tags if tags.iter().all(|tag| is_tag(tag)) => {
+                let current = current_version(parts, app).await?;
+                Ok(Self(current.filter(|current| tags.iter().any(|tag| version(tag) == Some(*current))).or(Some(-1))))
+            }
+            _ => Err(Problem::invalid("If-Match", "If-Match is * or versions as ETag gave them")),
         }
     }
 }
 
+/// The version of the session in the path. Storage is asked for this very one again, in the transaction that changes it.
+async fn current_version(parts: &mut Parts, app: &App) -> Result<Option<i64>, Problem> {
+    let Path(at) = Path::<super::sessions::InSession>::from_request_parts(parts, app).await?;
+    Ok(app.repository.session(&at.id).await?.map(|session| session.version))
+}
+
 impl OperationInput for IfMatch {
     fn operation_input(ctx: &mut GenContext, operation: &mut openapi::Operation) {
-        describe_header(ctx, operation, "If-Match", "The version that the change is based on, as `ETag` gave it.");
+        describe_header(ctx, operation, "If-Match", "The version that the change is based on, as `ETag` gave it; of several, any.");
     }
 }
 

@@ -43,7 +43,7 @@ pub use attachment::{Attachment, AttachmentUrl, NewAttachment, detected_mime_typ
 pub use id::{AttachmentId, InvalidId, MessageId, RunId, SessionId};
 pub use list::{Archived, KindFilter, Order, Page, Position, SessionFilter, SessionTree};
 pub use message::{
-    Appended, ImageUrl, Message, MessageFilter, MessagePage, MessagePart, NewMessage, Role, ToolCall, ToolFunction,
+    Appended, ImageUrl, Message, MessageFilter, MessagePage, MessagePart, NewMessage, PAGE_BYTES, Role, ToolCall, ToolFunction,
     Truncate, Window,
 };
 pub use receipt::{

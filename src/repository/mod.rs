@@ -32,8 +32,9 @@ use crate::{
     tasks::Tasks,
 };
 
-/// The newest messages of a session that are kept at most.
+/// The newest messages of a session that are kept at most, and the bytes that they have.
 const RECENT: i64 = 200;
+const RECENT_BYTES: i64 = 1 << 20;
 
 /// What is kept of a session: ready to be sent. JSON alone, because its size is known: what it is parsed into can take
 /// many times as much.
@@ -171,7 +172,7 @@ impl SessionRepository {
             return Ok(kept);
         }
         let ticket = Out::take(self, id, Part::Recent);
-        let filter = MessageFilter { window: Window::Last, limit: RECENT, role: None };
+        let filter = MessageFilter { window: Window::Last, limit: RECENT, bytes: RECENT_BYTES, role: None };
         let page = self.storage.messages(id, filter).await?;
         let messages: Vec<(i64, Bytes)> = page.messages.iter().map(|m| (m.seq, json(m))).collect();
         let bytes = messages.iter().map(|(_, json)| json.len() + 64).sum::<usize>() + 256;
@@ -377,7 +378,8 @@ impl Storage for SessionRepository {
     }
 
     async fn cleanup_sessions(&self, cleanup: Cleanup) -> Result<CleanupReceipt> {
-        self.write(Touched::Any, |storage| async move { storage.cleanup_sessions(cleanup).await }).await
+        let touched = if cleanup.dry_run { Touched::These(vec![]) } else { Touched::Any };
+        self.write(touched, |storage| async move { storage.cleanup_sessions(cleanup).await }).await
     }
 
     async fn append_messages(

@@ -34,6 +34,15 @@ async fn every_call_that_holds_data_asks_for_the_token() {
 }
 
 #[tokio::test]
+async fn a_server_that_cannot_write_lives_and_is_not_ready() {
+    let server = Server::start().await;
+    assert_eq!(server.get("/ready").await.status, 200);
+    server.repository.close().await;
+    assert_eq!(server.get("/ready").await.code(), (503, "storage_busy"));
+    assert_eq!(server.get("/health").await.status, 200);
+}
+
+#[tokio::test]
 async fn another_host_or_origin_is_forbidden() {
     let server = Server::start().await;
     let port = server.address.rsplit(':').next().unwrap();

@@ -85,6 +85,26 @@ async fn newest_messages_are_those_of_the_last_acknowledged_change() {
     }
 }
 
+/// The newest messages are kept up to a number of bytes: what lies beyond comes from storage.
+#[tokio::test]
+async fn large_messages_are_shown_whether_or_not_they_are_kept() {
+    let server = Server::start().await;
+    let texts: Vec<String> = (1..=4).map(|n| n.to_string().repeat(if n == 4 { 10 } else { 600_000 })).collect();
+    server.session("s", &texts.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    for (query, places, beyond) in [
+        ("order=desc&limit=1", vec![4], (true, false)),
+        ("order=desc&limit=2", vec![4, 3], (true, false)),
+        ("order=desc&limit=3", vec![4, 3, 2], (true, false)),
+        ("order=desc&limit=9", vec![4, 3, 2, 1], (false, false)),
+        ("after=1", vec![2, 3, 4], (true, false)),
+        ("after=2&limit=1", vec![3], (true, true)),
+        ("after=3", vec![4], (true, false)),
+    ] {
+        let shown = server.get(&format!("/sessions/s/messages?{query}")).await;
+        assert_eq!((seqs(&shown), more(&shown)), (places, beyond), "{query}");
+    }
+}
+
 #[tokio::test]
 async fn a_message_is_read_edited_and_deleted_by_its_id() {
     let server = Server::start().await;

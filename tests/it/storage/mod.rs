@@ -81,6 +81,7 @@ on_each_backend! {
         pages_go_on_in_both_directions,
         a_window_around_a_place_shows_both_sides,
         a_role_filters_pages_and_what_lies_beyond,
+        a_page_ends_where_its_bytes_are_used_up,
         an_empty_page_says_what_lies_beyond,
         reading_the_messages_of_no_session_is_not_found,
         an_edit_replaces_an_assistants_text_and_forgets_what_was_derived,
@@ -91,6 +92,7 @@ on_each_backend! {
         truncating_after_a_message_keeps_it,
         truncating_nothing_changes_nothing,
         a_retry_drops_calls_without_results_and_results_without_calls,
+        a_retry_drops_calls_and_results_without_an_id,
         clearing_keeps_the_first_system_message_and_nothing_derived,
         clearing_based_on_another_version_is_refused,
     }
