@@ -228,7 +228,8 @@ fn pairs(parts: &Parts) -> Result<Pairs, Problem> {
         if !seen.insert(name) {
             return Err(Problem::invalid(name, format!("{name} is given twice")));
         }
-        if value.chars().any(char::is_control) || value.contains('\u{fffd}') {
+        // What is searched for may come from anywhere, with tabs and line feeds.
+        if (name != "q" && value.chars().any(char::is_control)) || value.contains('\u{fffd}') {
             return Err(Problem::invalid(name, "a parameter is UTF-8 and holds no control characters"));
         }
     }
@@ -253,9 +254,9 @@ fn form_urlencoded(bytes: &[u8]) -> form_urlencoded::Parse<'_> {
 }
 
 /// A list's filter and page: `limit` 1 to 200, 50 by default; `cursor` as the last answer gave it.
-pub(super) struct Listing<F> {
+pub(super) struct Listing<F, P = Position> {
     pub(super) filter: F,
-    pub(super) after: Option<Position>,
+    pub(super) after: Option<P>,
     pub(super) limit: i64,
 }
 
@@ -272,7 +273,11 @@ struct PageOf {
     cursor: Option<String>,
 }
 
-impl<F: DeserializeOwned + Serialize + Default + PartialEq> FromRequestParts<App> for Listing<F> {
+impl<F, P> FromRequestParts<App> for Listing<F, P>
+where
+    F: DeserializeOwned + Serialize + Default + PartialEq,
+    P: DeserializeOwned,
+{
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _: &App) -> Result<Self, Problem> {
@@ -286,7 +291,7 @@ impl<F: DeserializeOwned + Serialize + Default + PartialEq> FromRequestParts<App
         let unsaid = filter.is_empty();
         let filter: F = parse(filter)?;
         let Some(cursor) = cursor else { return Ok(Self { filter, after: None, limit }) };
-        let (held, after) = read_cursor::<F>(&cursor).ok_or_else(|| invalid_cursor("the cursor is damaged"))?;
+        let (held, after) = read_cursor::<F, P>(&cursor).ok_or_else(|| invalid_cursor("the cursor is damaged"))?;
         match unsaid || held == filter {
             true => Ok(Self { filter: held, after: Some(after), limit }),
             false => Err(invalid_cursor("the cursor was made for other filters")),
@@ -294,7 +299,7 @@ impl<F: DeserializeOwned + Serialize + Default + PartialEq> FromRequestParts<App
     }
 }
 
-impl<F: JsonSchema> OperationInput for Listing<F> {
+impl<F: JsonSchema, P> OperationInput for Listing<F, P> {
     fn operation_input(ctx: &mut GenContext, operation: &mut openapi::Operation) {
         Query::<F>::operation_input(ctx, operation);
         Query::<PageOf>::operation_input(ctx, operation);
@@ -311,13 +316,13 @@ fn invalid_cursor(detail: &str) -> Problem {
 }
 
 /// A cursor: the filters and the place, behind a check that tells damage.
-pub(super) fn cursor<F: Serialize>(filter: &F, next: Option<Position>) -> Option<String> {
+pub(super) fn cursor<F: Serialize, P: Serialize>(filter: &F, next: Option<P>) -> Option<String> {
     let content = serde_json::to_vec(&(filter, next?)).ok()?;
     let check = Sha256::digest(&content);
     Some(URL_SAFE_NO_PAD.encode([&check[..6], &content].concat()))
 }
 
-fn read_cursor<F: DeserializeOwned>(cursor: &str) -> Option<(F, Position)> {
+fn read_cursor<F: DeserializeOwned, P: DeserializeOwned>(cursor: &str) -> Option<(F, P)> {
     let bytes = URL_SAFE_NO_PAD.decode(cursor).ok()?;
     let (check, content) = bytes.split_at_checked(6)?;
     (Sha256::digest(content)[..6] == *check).then(|| serde_json::from_slice(content).ok())?

@@ -7,6 +7,7 @@ mod extract;
 mod idempotency;
 mod listener;
 mod messages;
+mod search;
 mod server;
 mod sessions;
 
@@ -74,6 +75,7 @@ fn routes() -> ApiRouter<App> {
             post_with(m::truncate, doc("messages", "Cut off a history")),
         )
         .api_route("/api/v1/sessions/{id}/messages/{message_id}", message)
+        .api_route("/api/v1/search", get_with(search::search, doc("search", "Search titles, summaries and messages")))
         .api_route("/health", get_with(server::health, doc("server", "Whether the server lives")))
         .api_route("/ready", get_with(server::ready, doc("server", "Whether the server can work")))
         .route("/api/v1/openapi.json", axum::routing::get(server::openapi))

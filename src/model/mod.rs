@@ -34,6 +34,7 @@ mod id;
 mod list;
 mod message;
 mod receipt;
+mod search;
 mod session;
 mod time;
 mod whole;
@@ -47,6 +48,10 @@ pub use message::{
 pub use receipt::{
     Attachment, Cleanup, CleanupMode, CleanupReceipt, ClearReceipt, DeleteCounts, DeleteOptions, DeleteReceipt,
     MessageReceipt, NewAttachment, TruncateReceipt, UsageRecord,
+};
+pub use search::{
+    HitMessage, HitSession, HitType, MAX_TERMS, Rank, SearchHit, SearchIn, SearchOrder, SearchPage, SearchPosition,
+    SearchQuery, Snippet, Term,
 };
 pub use session::{Kind, ModelRef, NewSession, ReasoningEffort, RunStatus, Session, SessionUpdate};
 pub use time::Timestamp;

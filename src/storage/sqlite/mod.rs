@@ -28,8 +28,8 @@ use super::{Answer, AppendOptions, Claim, Result, Storage};
 use crate::model::{
     Appended, Attachment, AttachmentId, Cleanup, CleanupReceipt, ClearReceipt, DeleteOptions, DeleteReceipt,
     JsonObject, Message, MessageFilter, MessageId, MessagePage, MessageReceipt, NewAttachment, NewMessage, NewSession,
-    Page, Position, Session, SessionFilter, SessionId, SessionSave, SessionTree, SessionUpdate, Truncate,
-    TruncateReceipt, UsageRecord, WholeSession,
+    Page, Position, SearchPage, SearchPosition, SearchQuery, Session, SessionFilter, SessionId, SessionSave,
+    SessionTree, SessionUpdate, Truncate, TruncateReceipt, UsageRecord, WholeSession,
 };
 use writer::Writer;
 
@@ -161,6 +161,10 @@ impl Storage for SqliteStorage {
         self.writer
             .call(input, |conn, (claim, status, problem)| Box::pin(idempotency::keep(conn, claim, *status, problem)))
             .await
+    }
+
+    async fn search(&self, query: &SearchQuery, after: Option<SearchPosition>, limit: i64) -> Result<SearchPage> {
+        search::search(&self.readers, query, after, limit).await
     }
 
     fn foreign_commits(&self) -> watch::Receiver<u64> {

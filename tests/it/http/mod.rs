@@ -4,6 +4,7 @@ mod access;
 mod bad_input;
 mod client;
 mod messages;
+mod search;
 mod sessions;
 
 pub(crate) use client::{Answer, Server};
