@@ -9,6 +9,7 @@ mod idempotency;
 mod lists;
 mod messages;
 mod open;
+mod reindex;
 mod search;
 mod sessions;
 mod types;
@@ -23,6 +24,7 @@ use tokio::sync::{Mutex, watch};
 
 pub use check::check;
 pub use open::{Lock, OpenError, Options, THREADS, beside, was_left_open};
+pub use reindex::reindex;
 
 use super::{Answer, AppendOptions, Claim, Result, Storage};
 use crate::model::{

@@ -185,6 +185,16 @@ impl SqliteStorage {
     }
 }
 
+/// The lock of a database that is there, and a connection that writes it.
+pub(super) async fn connect_existing(path: &Path) -> Result<(Lock, SqliteConnection), OpenError> {
+    let lock = Lock::take(path)?;
+    probe(path).await?;
+    let mut conn = to_write(path, false).connect().await.map_err(|error| refusal(path, &error))?;
+    check_library(&mut conn).await?;
+    migrate(path, &mut conn).await?;
+    Ok((lock, conn))
+}
+
 /// Reads who made a database, and changes nothing: not even its journal's mode.
 pub(super) async fn probe(path: &Path) -> Result<(), OpenError> {
     let refused = |error: sqlx::Error| refusal(path, &error);
