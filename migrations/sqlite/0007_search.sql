@@ -6,13 +6,17 @@
 --
 -- * content is what every search reads; reasoning and tools are searched on request. (A view
 --   that FTS5 reads cannot use json_each: tool calls are indexed as JSON, without what would glue to a word.)
--- * scope holds words for what a search is often limited to (session17, roleuser, tree3, kindchild), so that it is
---   driven by the few rows in question and not by a common word. They are all the row's own: when a cascade removes a
---   message, its session is gone already and cannot be asked.
+-- * scope holds words of Culm's own. Some say what a search is often limited to (xsession17, xroleuser, xtree3,
+--   xkindchild), so that it is driven by the few rows in question and not by a common word. The others cut the index
+--   into windows of 4096 and of 65 536 keys (xblock244, xspan15): FTS5 looks at a range of keys only when it has found
+--   a match, and looks for a phrase of common words that is nowhere through all messages. They are all the row's own:
+--   when a cascade removes a message, its session is gone already and cannot be asked. The x keeps them out of the
+--   way of beginnings that people type.
 --
 -- Indexing one message of 60 words takes 138 us without prefixes, 248 us with those of three and four letters, 335 us
--- with those of two, three and four (100 000 messages, ten a transaction). Those two are what people type; longer ones
--- are few enough to be merged from the words, shorter ones are looked for in texts. columnsize = 0 saves a row a
+-- with those of two, three and four (100 000 messages, ten a transaction). Those two are what people type. FTS5
+-- merges every row of every word for a beginning that it has no index of, before it gives the first: shorter ones are
+-- looked for in texts, of longer ones the words are read from the index first. columnsize = 0 saves a row a
 -- message: only bm25() reads it, and bm25() counts every match of each word before it ranks the first, so that Culm
 -- ranks by itself. detail stays full: phrases need it.
 --
@@ -50,7 +54,7 @@ select message_key,
           select group_concat(iif(c glob (select class from set_apart), char(8203) || c || char(8203), c), '')
           from (select substr(text, n, 1) as c from piece cross join place where n <= length(text)))
   end as tools,
-  'session' || session_key || ' role' || role as scope
+  'xsession' || session_key || ' xrole' || role || ' xblock' || (message_key >> 12) || ' xspan' || (message_key >> 16) as scope
 from (
   select message_key, session_key, role, content, content_terms, reasoning, reasoning_terms,
     -- JSON in JSON: a backslash is four of them there, a line feed two and an n, and must not begin the next word.
@@ -126,13 +130,15 @@ select session_key,
           select group_concat(iif(c glob (select class from set_apart), char(8203) || c || char(8203), c), '')
           from (select substr(text, n, 1) as c from piece cross join place where n <= length(text)))
   end as summary,
-  'session' || session_key || ' tree' || root_key || ' kind' || kind as scope
+  'xsession' || session_key || ' xtree' || root_key || ' xkind' || kind
+    || ' xblock' || (session_key >> 12) || ' xspan' || (session_key >> 16) as scope
 from (select session_key, root_key, kind, title, json_extract(conversation_summary, '$.content') as summary from sessions);
 
 create virtual table session_index using fts5 (
   title, summary, scope,
   content = 'session_terms', content_rowid = 'session_key', tokenize = "unicode61 remove_diacritics 2",
-  prefix = '1 2 3'
+  -- Titles are few and short: no beginning of one is merged from many words.
+  prefix = '1 2 3 4 5 6'
 );
 
 create trigger sessions_index_insert after insert on sessions

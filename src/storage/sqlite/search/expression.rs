@@ -12,7 +12,7 @@ const QUERY: usize = 256;
 pub(super) const SHORTEST_PREFIX: usize = 3;
 
 /// A term, with its words as the index has them.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Phrase {
     /// Folded; at least one.
     pub(super) words: Vec<String>,
@@ -28,6 +28,31 @@ impl Phrase {
     /// Whether the index is asked for any part of it.
     pub(super) fn is_looked_up(&self) -> bool {
         self.quoted.is_some()
+    }
+}
+
+/// Letters of the longest beginning that the index of messages has, and words that a longer one may stand for.
+const LONGEST_PREFIX: usize = 4;
+pub(super) const ALTERNATIVES: usize = 64;
+
+impl Phrase {
+    /// The beginning that it ends with, if it is longer than those that the index of messages has.
+    pub(super) fn long_beginning(&self) -> Option<&str> {
+        let last = self.words.last().filter(|_| self.prefix)?;
+        (last.chars().count() > LONGEST_PREFIX).then_some(last)
+    }
+
+    /// The same with one of these words at its end; a shorter beginning, and a look at the texts, if they are too many.
+    pub(super) fn ending_with(&self, endings: &[String]) -> Self {
+        let (last, before) = self.words.split_last().map_or(("", &[][..]), |(last, before)| (last.as_str(), before));
+        let quoted = |ending: &str| format!("\"{}\"", [before, &[ending.to_owned()]].concat().join(" "));
+        let is_indexed = endings.len() <= ALTERNATIVES;
+        let phrase = match endings {
+            [] => quoted(last),
+            endings if is_indexed => endings.iter().map(|ending| quoted(ending)).collect::<Vec<_>>().join(" OR "),
+            _ => quoted(&last.chars().take(LONGEST_PREFIX).collect::<String>()) + " *",
+        };
+        Self { words: self.words.clone(), quoted: Some(phrase), is_indexed, ..*self }
     }
 }
 
@@ -73,27 +98,45 @@ fn phrase(term: &Term, most: usize, shortest_prefix: usize) -> Option<Phrase> {
     Some(phrase)
 }
 
-/// A query in some columns, limited to rows whose scope has one word of each list. None if nothing is asked for.
-pub(super) fn expression(phrases: &[Phrase], columns: &str, limits: &[Vec<String>]) -> Option<String> {
-    if phrases.iter().all(|phrase| phrase.excluded) {
-        return None;
+/// A query in FTS5's language: what must be there, and what must not.
+#[derive(Debug, Default)]
+pub(super) struct Expression {
+    asked: Vec<String>,
+    excluded: String,
+}
+
+impl Expression {
+    /// A query in some columns, limited to rows whose scope has one word of each list. None if nothing is asked for.
+    pub(super) fn new(phrases: &[Phrase], columns: &str, limits: &[Vec<String>]) -> Option<Self> {
+        if phrases.iter().all(|phrase| phrase.excluded) {
+            return None;
+        }
+        let of = |excluded: bool| -> Vec<&str> {
+            let some = phrases.iter().filter(|phrase| phrase.excluded == excluded);
+            some.filter(|phrase| !excluded || phrase.is_indexed).filter_map(|phrase| phrase.quoted.as_deref()).collect()
+        };
+        let mut asked: Vec<String> = limits.iter().map(|words| scope(words)).collect();
+        let phrases = of(false).into_iter().map(|phrase| format!("{{{columns}}} : ({phrase})"));
+        asked.extend(phrases);
+        let excluded = of(true).join(" OR ");
+        let excluded = if excluded.is_empty() { excluded } else { format!("{{{columns}}} : ({excluded})") };
+        Some(Self { asked, excluded })
     }
-    let of = |excluded: bool| -> Vec<&str> {
-        let phrases = phrases.iter().filter(|phrase| phrase.excluded == excluded && (!excluded || phrase.is_indexed));
-        phrases.filter_map(|phrase| phrase.quoted.as_deref()).collect()
-    };
-    let mut all: Vec<String> = limits.iter().map(|words| format!("(scope : ({}))", words.join(" OR "))).collect();
-    // Side by side is "and", in which FTS5 passes over what is no word to it.
-    all.extend(
-        Some(of(false))
-            .filter(|asked| !asked.is_empty())
-            .map(|asked| format!("({{{columns}}} : ({}))", asked.join(" "))),
-    );
-    let all = all.join(" AND ");
-    Some(match of(true).join(" OR ") {
-        excluded if excluded.is_empty() => all,
-        excluded => format!("({all}) NOT ({{{columns}}} : ({excluded}))"),
-    })
+
+    /// The query, among rows whose scope has one of these words; everywhere if there are none.
+    pub(super) fn among(&self, words: &[String]) -> String {
+        let among = Some(words).filter(|words| !words.is_empty()).map(scope);
+        // What excludes is outermost: it is asked only of rows that have the rest.
+        let asked = among.iter().chain(&self.asked).map(String::as_str).collect::<Vec<_>>().join(" AND ");
+        match self.excluded.as_str() {
+            "" => asked,
+            excluded => format!("({asked}) NOT ({excluded})"),
+        }
+    }
+}
+
+fn scope(words: &[String]) -> String {
+    format!("(scope : ({}))", words.join(" OR "))
 }
 
 /// A query for titles that have all these words; the last may be the beginning of one. None without a word.
@@ -102,5 +145,5 @@ pub(in crate::storage::sqlite) fn title_query(words: &str) -> Option<String> {
     let mut terms: Vec<Term> = words.map(|word| Term { text: word.into(), excluded: false, prefix: false }).collect();
     terms.last_mut()?.prefix = true;
     // Titles have an index of the shortest beginnings, too.
-    expression(&phrases(&terms, 1), "title", &[])
+    Some(Expression::new(&phrases(&terms, 1), "title", &[])?.among(&[]))
 }

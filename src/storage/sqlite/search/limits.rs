@@ -5,7 +5,7 @@ use sqlx::SqliteConnection;
 
 use super::{
     Kind, Match,
-    expression::{Phrase, expression},
+    expression::{ALTERNATIVES, Expression, Phrase},
 };
 use crate::{
     model::{Archived, KindFilter, SearchIn, SearchQuery, SessionId},
@@ -16,16 +16,18 @@ use crate::{
 };
 
 /// Sessions that a search is driven by at most; among more it is driven by the words.
-const SESSIONS: i64 = 500;
+const SESSIONS: i64 = 100;
 /// Microseconds of a day, and binary digits of the keys in a block: as the table `message_days` has them.
 const DAY: i64 = 86_400_000_000;
 const BLOCK: u32 = 12;
+/// Binary digits of the keys in a span; the words `xblock` and `xspan` of a scope number blocks and spans.
+const SPAN: u32 = 16;
 
 /// A query's filters.
 pub(super) struct Limits {
     /// What is looked up in the indexes of messages and of sessions; none where nothing can match.
-    messages: Option<String>,
-    sessions: Option<String>,
+    messages: Option<Expression>,
+    sessions: Option<Expression>,
     /// The search is driven by a few sessions.
     scoped: bool,
     /// Keys among which messages of the wanted days are, from, to (not included), the highest first; none: all keys.
@@ -40,7 +42,11 @@ pub(super) struct Limits {
 }
 
 /// None when nothing can match.
-pub(super) async fn of(conn: &mut SqliteConnection, query: &SearchQuery, phrases: &[Phrase]) -> Result<Option<Limits>> {
+pub(super) async fn of(
+    conn: &mut SqliteConnection,
+    query: &SearchQuery,
+    phrases: &[Phrase],
+) -> Result<Option<(Limits, Vec<Phrase>)>> {
     let Some(few) = few_sessions(conn, query).await? else { return Ok(None) };
     let mut limits = Limits {
         messages: None,
@@ -54,10 +60,11 @@ pub(super) async fn of(conn: &mut SqliteConnection, query: &SearchQuery, phrases
         root: query.root.as_ref().map(|root| root.as_str().to_owned()),
         within: query.within.unwrap_or_default(),
     };
-    let few: Vec<_> = few.into_iter().map(|keys| keys.iter().map(|key| format!("session{key}")).collect()).collect();
-    limits.messages = limits.of_messages(query, phrases, &few);
+    let few: Vec<_> = few.into_iter().map(|keys| keys.iter().map(|key| format!("xsession{key}")).collect()).collect();
+    let expanded = expanded(conn, phrases).await?;
+    limits.messages = limits.of_messages(query, &expanded, &few);
     limits.sessions = query.role.is_none().then(|| limits.of_sessions(phrases, few)).flatten();
-    Ok(Some(limits))
+    Ok(Some((limits, expanded)))
 }
 
 fn archived(query: &SearchQuery) -> Option<bool> {
@@ -81,13 +88,13 @@ fn has_words(phrases: &[Phrase]) -> bool {
 }
 
 impl Limits {
-    fn of_messages(&self, query: &SearchQuery, phrases: &[Phrase], few: &[Vec<String>]) -> Option<String> {
+    fn of_messages(&self, query: &SearchQuery, phrases: &[Phrase], few: &[Vec<String>]) -> Option<Expression> {
         let mut scope = few.to_vec();
         match &query.role {
-            Some(role) => scope.push(vec![format!("role{}", types::word(role))]),
+            Some(role) => scope.push(vec![format!("xrole{}", types::word(role))]),
             // Something must be looked up; each message has one of these.
             None if !has_words(phrases) => {
-                scope.push(["system", "user", "assistant", "tool"].map(|role| format!("role{role}")).into());
+                scope.push(["system", "user", "assistant", "tool"].map(|role| format!("xrole{role}")).into());
             }
             None => {}
         }
@@ -97,26 +104,26 @@ impl Limits {
             (false, true) => "content tools",
             (true, true) => "content reasoning tools",
         };
-        expression(phrases, columns, &scope)
+        Expression::new(phrases, columns, &scope)
     }
 
-    fn of_sessions(&self, phrases: &[Phrase], mut scope: Vec<Vec<String>>) -> Option<String> {
+    fn of_sessions(&self, phrases: &[Phrase], mut scope: Vec<Vec<String>>) -> Option<Expression> {
         match &self.kind {
-            Some(kind) => scope.push(vec![format!("kind{kind}")]),
-            None if !has_words(phrases) => scope.push(vec!["kindroot".into(), "kindchild".into()]),
+            Some(kind) => scope.push(vec![format!("xkind{kind}")]),
+            None if !has_words(phrases) => scope.push(vec!["xkindroot".into(), "xkindchild".into()]),
             None => {}
         }
-        expression(phrases, "title summary", &scope)
+        Expression::new(phrases, "title summary", &scope)
     }
 
     pub(super) fn is_scoped(&self) -> bool {
         self.scoped
     }
 
-    fn expression(&self, kind: Kind) -> Option<&str> {
+    fn expression(&self, kind: Kind) -> Option<&Expression> {
         match kind {
-            Kind::Message => self.messages.as_deref(),
-            Kind::Session => self.sessions.as_deref(),
+            Kind::Message => self.messages.as_ref(),
+            Kind::Session => self.sessions.as_ref(),
         }
     }
 
@@ -141,17 +148,20 @@ impl Limits {
         below: i64,
         most: usize,
     ) -> Result<Vec<Match>> {
-        let (words, most) = (self.expression(kind), i64::try_from(most).unwrap_or(i64::MAX));
+        let Some(expression) = self.expression(kind) else { return Ok(Vec::new()) };
+        // A few sessions are window enough.
+        let words = expression.among(&if self.scoped { Vec::new() } else { window_words(from, below) });
+        let most = i64::try_from(most).unwrap_or(i64::MAX);
         match kind {
-            Kind::Message => self.messages(conn, words, from, below, most).await,
-            Kind::Session => self.sessions(conn, words, from, below, most).await,
+            Kind::Message => self.messages(conn, &words, from, below, most).await,
+            Kind::Session => self.sessions(conn, &words, from, below, most).await,
         }
     }
 
     async fn messages(
         &self,
         conn: &mut SqliteConnection,
-        words: Option<&str>,
+        words: &str,
         from: i64,
         below: i64,
         most: i64,
@@ -193,7 +203,7 @@ impl Limits {
     async fn sessions(
         &self,
         conn: &mut SqliteConnection,
-        words: Option<&str>,
+        words: &str,
         from: i64,
         below: i64,
         most: i64,
@@ -225,6 +235,46 @@ impl Limits {
             .map(|row| Match { kind: Kind::Session, key: row.key, at: row.at, bytes: row.bytes })
             .collect())
     }
+}
+
+/// The words of the scope that rows with these keys have.
+fn window_words(from: i64, below: i64) -> Vec<String> {
+    let numbers = |digits: u32| (from >> digits)..=((below - 1) >> digits);
+    match numbers(BLOCK).count() {
+        1..=8 => numbers(BLOCK).map(|number| format!("xblock{number}")).collect(),
+        _ => numbers(SPAN).map(|number| format!("xspan{number}")).collect(),
+    }
+}
+
+/// The phrases, with the words that beginnings stand for where the index has none of their length.
+async fn expanded(conn: &mut SqliteConnection, phrases: &[Phrase]) -> Result<Vec<Phrase>> {
+    let mut expanded = Vec::with_capacity(phrases.len());
+    for phrase in phrases {
+        expanded.push(match phrase.long_beginning() {
+            Some(beginning) => phrase.ending_with(&words(conn, beginning).await?),
+            None => phrase.clone(),
+        });
+    }
+    Ok(expanded)
+}
+
+/// Words of the index that begin so; one more than are wanted tells that there are too many. It goes from word to
+/// word: a scan would read every place of each.
+async fn words(conn: &mut SqliteConnection, beginning: &str) -> Result<Vec<String>> {
+    let (mut words, mut from) = (Vec::new(), beginning.to_owned());
+    while words.len() <= ALTERNATIVES {
+        // Not checked at compile time: the table is the connection's own.
+        let next = sqlx::query_scalar::<_, String>("select term from temp.message_words where term >= ?1 limit 1");
+        match next.bind(&from).fetch_optional(&mut *conn).await.map_err(error::of)? {
+            Some(word) if word.starts_with(beginning) => {
+                // No word goes on with a space, and all that goes on is after it.
+                from = format!("{word} ");
+                words.push(word);
+            }
+            _ => break,
+        }
+    }
+    Ok(words)
 }
 
 /// The sessions of the narrowest filter, if they are few; `Some(None)` if they are not. None if there are none at all.

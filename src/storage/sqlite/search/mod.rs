@@ -38,7 +38,7 @@ const TEXT: i64 = 4 << 20;
 const PATIENCE: Duration = Duration::from_millis(80);
 /// Keys of the first window, and of the largest. When the scope drives the search, a window costs what it holds.
 const WINDOW: i64 = 1 << 14;
-const WIDEST: i64 = 1 << 16;
+const WIDEST: i64 = 1 << 19;
 const SCOPED: i64 = 1 << 22;
 /// A window that took this long is not followed by a larger one.
 const LONG: Duration = Duration::from_millis(8);
@@ -93,7 +93,9 @@ pub(super) async fn search(
 ) -> Result<SearchPage> {
     let phrases = expression::phrases(&query.terms(), expression::SHORTEST_PREFIX);
     let mut snapshot = pool.begin().await.map_err(error::of)?;
-    let Some(limits) = limits::of(&mut snapshot, query, &phrases).await? else { return Ok(SearchPage::default()) };
+    let Some((limits, phrases)) = limits::of(&mut snapshot, query, &phrases).await? else {
+        return Ok(SearchPage::default());
+    };
     let below = match after {
         Some(position) => position,
         None => top(&mut snapshot).await?,
