@@ -74,6 +74,11 @@ enum Command {
         #[command(flatten)]
         place: Place,
     },
+    /// Make the search index anew from what is stored; stop the server first
+    Reindex {
+        #[command(flatten)]
+        place: Place,
+    },
     /// Check a database on a private snapshot, also beside a running server: a line for each finding
     Check {
         #[command(flatten)]
@@ -152,6 +157,17 @@ async fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Token { place } => {
             println!("{}", token(&place.database()?)?);
             Ok(ExitCode::SUCCESS)
+        }
+        Command::Reindex { place } => {
+            // Drawn only where standard error is a terminal.
+            let bar = indicatif::ProgressBar::new(0);
+            let mut progress = |done, total| {
+                bar.set_length(total);
+                bar.set_position(done);
+            };
+            let outcome = sqlite::reindex(&place.database()?, &mut progress).await;
+            bar.finish_and_clear();
+            Ok(outcome.map(|()| ExitCode::SUCCESS)?)
         }
         Command::Check { place } => {
             let findings = sqlite::check(&place.database()?).await?;

@@ -12,8 +12,9 @@ use serde_json::Value;
 use super::{
     App,
     error::Problem,
-    extract::{Answer, IfMatch, Json, Listing, NoFilter, NoQuery, Path, Query, etag, is_known},
+    extract::{Answer, IfMatch, Json, NoQuery, Path, Query, etag, is_known},
     idempotency::{Key, once},
+    listing::{Listing, NoFilter},
 };
 use crate::{
     model::{

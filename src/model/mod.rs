@@ -35,6 +35,7 @@ mod id;
 mod list;
 mod message;
 mod receipt;
+mod search;
 mod session;
 mod time;
 mod whole;
@@ -43,12 +44,16 @@ pub use attachment::{Attachment, AttachmentUrl, NewAttachment, detected_mime_typ
 pub use id::{AttachmentId, InvalidId, MessageId, RunId, SessionId};
 pub use list::{Archived, KindFilter, Order, Page, Position, SessionFilter, SessionTree};
 pub use message::{
-    Appended, ImageUrl, Message, MessageFilter, MessagePage, MessagePart, NewMessage, PAGE_BYTES, Role, ToolCall, ToolFunction,
-    Truncate, Window,
+    Appended, ImageUrl, Message, MessageFilter, MessagePage, MessagePart, NewMessage, PAGE_BYTES, Role, ToolCall,
+    ToolFunction, Truncate, Window,
 };
 pub use receipt::{
     Cleanup, CleanupMode, CleanupReceipt, ClearReceipt, DeleteCounts, DeleteOptions, DeleteReceipt, MessageReceipt,
     TruncateReceipt, UsageRecord,
+};
+pub use search::{
+    HitMessage, HitSession, HitType, MAX_TERMS, Rank, SearchHit, SearchIn, SearchOrder, SearchPage, SearchPosition,
+    SearchQuery, Snippet, Term,
 };
 pub use session::{Kind, ModelRef, NewSession, ReasoningEffort, RunStatus, Session, SessionUpdate};
 pub use time::Timestamp;

@@ -25,8 +25,8 @@ use crate::{
     model::{
         Appended, Attachment, AttachmentId, Cleanup, CleanupReceipt, ClearReceipt, DeleteOptions, DeleteReceipt,
         JsonObject, Message, MessageFilter, MessageId, MessagePage, MessageReceipt, NewAttachment, NewMessage,
-        NewSession, Page, Position, Session, SessionFilter, SessionId, SessionSave, SessionTree, SessionUpdate,
-        Truncate, TruncateReceipt, UsageRecord, WholeSession, Window,
+        NewSession, Page, Position, SearchPage, SearchPosition, SearchQuery, Session, SessionFilter, SessionId,
+        SessionSave, SessionTree, SessionUpdate, Truncate, TruncateReceipt, UsageRecord, WholeSession, Window,
     },
     storage::{Answer, AppendOptions, Claim, Result, Source, Storage},
     tasks::Tasks,
@@ -479,6 +479,10 @@ impl Storage for SessionRepository {
     async fn keep_refusal(&self, claim: Claim, status: u16, problem: Value) -> Result<()> {
         self.write(Touched::These(vec![]), |storage| async move { storage.keep_refusal(claim, status, problem).await })
             .await
+    }
+
+    async fn search(&self, query: &SearchQuery, after: Option<SearchPosition>, limit: i64) -> Result<SearchPage> {
+        self.storage.search(query, after, limit).await
     }
 
     fn foreign_commits(&self) -> watch::Receiver<u64> {

@@ -25,8 +25,8 @@ use tokio::sync::watch;
 use crate::model::{
     Appended, Attachment, AttachmentId, Cleanup, CleanupReceipt, ClearReceipt, DeleteOptions, DeleteReceipt,
     JsonObject, Message, MessageFilter, MessageId, MessagePage, MessageReceipt, NewAttachment, NewMessage, NewSession,
-    Page, Position, Session, SessionFilter, SessionId, SessionSave, SessionTree, SessionUpdate, Truncate,
-    TruncateReceipt, UsageRecord, WholeSession,
+    Page, Position, SearchPage, SearchPosition, SearchQuery, Session, SessionFilter, SessionId, SessionSave,
+    SessionTree, SessionUpdate, Truncate, TruncateReceipt, UsageRecord, WholeSession,
 };
 
 /// What a storage method gives.
@@ -233,6 +233,21 @@ pub trait Storage: Send + Sync {
 
     /// Keeps a refusal under its key. (A success is kept by the write that it speaks of.)
     async fn keep_refusal(&self, claim: Claim, status: u16, problem: Value) -> Result<()>;
+
+    /// Finds messages by their text and sessions by their title or summary, in one ranking. What was written is found
+    /// from the moment at which its write returns.
+    ///
+    /// A row matches when it holds every term that is not excluded and none that is: terms are words, phrases and
+    /// beginnings of words, found in any order, whatever their case and accents; punctuation separates words, also
+    /// within a term, whose words then stand side by side. Chinese, Japanese and Korean text matches by any part. A
+    /// query without a term that is not excluded finds nothing. Filters hold before anything is counted; a role
+    /// leaves out sessions; ids that are unknown find nothing.
+    ///
+    /// The cost is bounded, and `bounded` says when that cut something off: in the order of relevance, the newest
+    /// matches alone were ranked, at least as many as can be read in the time; in the order of storing, the page is
+    /// shorter than its limit, and the next one goes on. Pages show each row at most once, and nothing that was stored
+    /// since the first.
+    async fn search(&self, query: &SearchQuery, after: Option<SearchPosition>, limit: i64) -> Result<SearchPage>;
 
     /// Counts the commits of other processes that were noticed; at most a second passes until one is. Its sender is
     /// gone when nothing can be written any more.

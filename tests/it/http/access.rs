@@ -1,5 +1,6 @@
 //! Who is let in, and what heads are taken.
 
+use culm::storage::Storage;
 use reqwest::{Client, Method};
 use serde_json::json;
 use tokio::{

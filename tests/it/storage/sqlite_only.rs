@@ -226,7 +226,8 @@ async fn a_dry_run_of_a_cleanup_neither_waits_for_writes_nor_holds_them_up() {
     create(database.storage(), "a").await;
     let mut shell = database.shell().await;
     run(&mut shell, "begin immediate; update sessions set title = 'not yet'").await;
-    let told = database.storage().cleanup_sessions(Cleanup { dry_run: true, ..cleanup(CleanupMode::All) }).await.unwrap();
+    let told =
+        database.storage().cleanup_sessions(Cleanup { dry_run: true, ..cleanup(CleanupMode::All) }).await.unwrap();
     assert_eq!((told.deleted_session_ids, told.dry_run), (vec![id("a")], true));
     run(&mut shell, "commit").await;
 }
