@@ -317,15 +317,17 @@ fn removed(done: sqlx::sqlite::SqliteQueryResult) -> i64 {
 /// Takes out calls without a result, messages that were nothing but such calls, and results without a call.
 async fn drop_unanswered(conn: &mut SqliteConnection, key: i64) -> Result<(i64, bool)> {
     let now = Timestamp::now().0;
+    // An import keeps calls as they were: one may have no id, or be no object. It is read by its path, since a value that
+    // is a text alone is no JSON.
     let calls = sqlx::query!(
         "update messages set updated_at = ?2, tool_calls = (
              select iif(count(*) = 0, null, json_group_array(json(c.value))) from json_each(messages.tool_calls) c
-             where json_extract(c.value, '$.id') in
+             where json_extract(messages.tool_calls, c.fullkey || '.id') in
                (select tool_call_id from messages where session_key = ?1 and role = 'tool' and tool_call_id is not null))
          where session_key = ?1 and role = 'assistant' and exists (
              select 1 from json_each(messages.tool_calls) c
-             where json_extract(c.value, '$.id') not in
-               (select tool_call_id from messages where session_key = ?1 and role = 'tool' and tool_call_id is not null))",
+             where (json_extract(messages.tool_calls, c.fullkey || '.id') in
+               (select tool_call_id from messages where session_key = ?1 and role = 'tool' and tool_call_id is not null)) is not true)",
         key, now
     );
     let changed = removed(calls.execute(&mut *conn).await.map_err(error::of)?);
@@ -337,9 +339,9 @@ async fn drop_unanswered(conn: &mut SqliteConnection, key: i64) -> Result<(i64, 
     );
     let mut gone = removed(empty.execute(&mut *conn).await.map_err(error::of)?);
     let orphans = sqlx::query!(
-        "delete from messages where session_key = ?1 and role = 'tool' and tool_call_id not in (
-             select json_extract(c.value, '$.id') from messages a, json_each(a.tool_calls) c
-             where a.session_key = ?1 and a.tool_calls is not null)",
+        "delete from messages where session_key = ?1 and role = 'tool' and (tool_call_id in (
+             select json_extract(a.tool_calls, c.fullkey || '.id') from messages a, json_each(a.tool_calls) c
+             where a.session_key = ?1 and a.tool_calls is not null)) is not true",
         key
     );
     gone += removed(orphans.execute(conn).await.map_err(error::of)?);

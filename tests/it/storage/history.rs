@@ -4,7 +4,7 @@ use culm::{
     model::{MessageFilter, MessagePage, NewMessage, Role, Truncate, Window},
     storage::{Error, Storage},
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::support::*;
 
@@ -221,6 +221,23 @@ pub(super) async fn a_retry_drops_calls_without_results_and_results_without_call
     let messages = history(storage, "a").await;
     assert_eq!(messages[1].tool_calls.as_ref().and_then(|calls| calls.as_array()).map(Vec::len), Some(1));
     assert_eq!(messages[3].tool_calls, None);
+}
+
+/// What an import brought may lack an id: a provider would refuse it as it would a call without a result.
+pub(super) async fn a_retry_drops_calls_and_results_without_an_id(storage: &dyn Storage) {
+    create(storage, "a").await;
+    let nameless = NewMessage { tool_call_id: None, ..result("nameless", "") };
+    append(storage, "a", vec![calls("kept", &["c1"]), result("done", "c1"), said(Role::Assistant, "said"), nameless]).await;
+    let mut whole = storage.load_session(&id("a")).await.unwrap().unwrap();
+    let call = |id: Value| json!({ "id": id, "type": "function", "function": { "name": "read", "arguments": "{}" } });
+    whole.messages[0].tool_calls = Some(json!([call(json!("c1")), call(Value::Null), { "function": {} }, "odd"]));
+    whole.messages[2].tool_calls = Some(json!([call(Value::Null)]));
+    storage.save_session(whole.changes()).await.unwrap();
+    let receipt = storage.truncate_messages(&id("a"), Truncate::ErrorRetry {}, None).await.unwrap();
+    assert_eq!(receipt.messages_removed, 1);
+    assert_eq!(texts(storage, "a").await, ["kept", "done", "said"]);
+    let messages = history(storage, "a").await;
+    assert_eq!((&messages[0].tool_calls, &messages[2].tool_calls), (&Some(json!([call(json!("c1"))])), &None));
 }
 
 /// Defect 9 is gone: nothing that was derived from the history outlives it.

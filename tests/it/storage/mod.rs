@@ -92,6 +92,7 @@ on_each_backend! {
         truncating_after_a_message_keeps_it,
         truncating_nothing_changes_nothing,
         a_retry_drops_calls_without_results_and_results_without_calls,
+        a_retry_drops_calls_and_results_without_an_id,
         clearing_keeps_the_first_system_message_and_nothing_derived,
         clearing_based_on_another_version_is_refused,
     }
