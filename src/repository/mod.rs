@@ -380,7 +380,8 @@ impl Storage for SessionRepository {
     }
 
     async fn cleanup_sessions(&self, cleanup: Cleanup) -> Result<CleanupReceipt> {
-        self.write(Touched::Any, |storage| async move { storage.cleanup_sessions(cleanup).await }).await
+        let touched = if cleanup.dry_run { Touched::These(vec![]) } else { Touched::Any };
+        self.write(touched, |storage| async move { storage.cleanup_sessions(cleanup).await }).await
     }
 
     async fn append_messages(

@@ -157,7 +157,8 @@ pub trait Storage: Send + Sync {
     /// Removes all messages but a first system message, all attachments, derived state and the pending question.
     async fn clear_session(&self, id: &SessionId, if_match: Option<i64>) -> Result<ClearReceipt>;
 
-    /// Deletes every session that the cleanup names, decided at the instant of deletion.
+    /// Deletes every session that the cleanup names, decided at the instant of deletion. A dry run only reads, and
+    /// no write waits for it.
     async fn cleanup_sessions(&self, cleanup: Cleanup) -> Result<CleanupReceipt>;
 
     /// Appends messages, all or none. One whose id is in the session with the same content is answered as it is

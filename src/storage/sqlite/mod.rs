@@ -77,6 +77,9 @@ impl Storage for SqliteStorage {
     }
 
     async fn cleanup_sessions(&self, cleanup: Cleanup) -> Result<CleanupReceipt> {
+        if cleanup.dry_run {
+            return deletion::what_cleanup_would(&self.readers, &cleanup).await;
+        }
         self.writer.call(cleanup, |conn, input| Box::pin(deletion::cleanup(conn, input))).await
     }
 

@@ -195,6 +195,17 @@ async fn a_shell_that_holds_the_lock_costs_waiting_and_no_write() {
     assert_eq!(appended.last_seq, 1);
 }
 
+#[tokio::test]
+async fn a_dry_run_of_a_cleanup_neither_waits_for_writes_nor_holds_them_up() {
+    let database = sqlite().await;
+    create(database.storage(), "a").await;
+    let mut shell = database.shell().await;
+    run(&mut shell, "begin immediate; update sessions set title = 'not yet'").await;
+    let told = database.storage().cleanup_sessions(Cleanup { dry_run: true, ..cleanup(CleanupMode::All) }).await.unwrap();
+    assert_eq!((told.deleted_session_ids, told.dry_run), (vec![id("a")], true));
+    run(&mut shell, "commit").await;
+}
+
 /// Defect 15 is gone: what was acknowledged is in one file, and nothing lies beside it after a close.
 #[tokio::test]
 async fn reopening_keeps_everything() {
