@@ -162,6 +162,7 @@ async fn run(command: Command) -> Result<ExitCode, Failure> {
 }
 
 async fn import_bamboo(home: &Path, db: &Path, dry_run: bool) -> Result<ExitCode, Failure> {
+    import::bamboo::check(home).map_err(|error| Failure::new(1, error))?;
     // A dry run makes no database, not even an empty one.
     let storage = match dry_run && !db.exists() {
         true => None,

@@ -272,6 +272,16 @@ async fn a_disk_that_fills_up_fails_writes_and_nothing_else_and_writes_go_on_whe
     assert_eq!(run(&db, &["check"]).status.code(), Some(0));
 }
 
+#[test]
+fn an_import_of_what_is_no_home_is_refused_and_leaves_nothing() {
+    let (folder, db) = scratch();
+    for home in [folder.path().to_owned(), folder.path().join("none")] {
+        let (code, said) = refusal(&run(&db, &["import", "bamboo", home.to_str().unwrap()]));
+        assert!(code == 1 && said.contains(home.to_str().unwrap()), "{code}: {said}");
+    }
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
 #[tokio::test]
 async fn an_import_is_told_and_its_dry_run_leaves_nothing() {
     let (_folder, db) = scratch();
