@@ -6,7 +6,7 @@ use bytes::Bytes;
 use culm::{
     model::{Archived, Cleanup, CleanupMode, DeleteOptions, Role, SessionFilter, Truncate},
     storage::{
-        AppendOptions, Error,
+        AppendOptions, Claim, Error,
         sqlite::{OpenError, Options, SqliteStorage},
     },
 };
@@ -193,6 +193,31 @@ async fn a_shell_that_holds_the_lock_costs_waiting_and_no_write() {
     )
     .await;
     assert_eq!(appended.last_seq, 1);
+}
+
+#[tokio::test]
+async fn an_idempotency_key_is_forgotten_after_24_hours() {
+    let database = sqlite().await;
+    let storage = database.storage();
+    create(storage, "a").await;
+    let keyed = async |key: &str, text: &str| {
+        let claim = Some(Claim { scope: "s".into(), key: key.into(), body_hash: text.into() });
+        let options = AppendOptions { claim, ..AppendOptions::default() };
+        storage.append_messages(&id("a"), vec![said(Role::User, text)], options).await.unwrap();
+    };
+    let answered = async |key: &str| storage.answer("s", key).await.unwrap().map(|answer| answer.body_hash);
+    let mut shell = database.shell().await;
+    let age = |seconds: i64| format!("update idempotency_keys set created_at = created_at - {seconds} * 1000000");
+    keyed("k", "one").await;
+    keyed("other", "two").await;
+    run(&mut shell, &age(24 * 3600 - 60)).await;
+    assert_eq!(answered("k").await.as_deref(), Some("one"));
+    run(&mut shell, &age(60)).await;
+    assert_eq!((answered("k").await, answered("other").await), (None, None));
+    // It is a new key then, and what is too old goes.
+    keyed("k", "three").await;
+    assert_eq!(answered("k").await.as_deref(), Some("three"));
+    assert_eq!(number(&mut shell, "select count(*) from idempotency_keys").await, 1);
 }
 
 #[tokio::test]
