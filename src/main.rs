@@ -210,11 +210,25 @@ async fn run_server(settings: Settings) -> Result<ExitCode, Failure> {
     let routes = router(App::new(repository.clone(), settings.limits), access);
     // Who reads that it is ready may send a signal at once.
     let stop = stop_signal().map_err(|error| Failure::new(1, error))?;
+    let writer = stop_with_writer(&repository, &stop);
     greet(&settings, address);
     serve(listener, routes, &tasks, stop).await;
+    let ended = writer.is_finished();
     repository.close().await;
     tasks.finish().await;
-    Ok(ExitCode::SUCCESS)
+    match ended {
+        true => Err(Failure::new(1, "the writer of the database has ended; the log says why. Start the server again")),
+        false => Ok(ExitCode::SUCCESS),
+    }
+}
+
+/// Stops a server that can only read any more: whoever watches over it starts it again. The task ends with the writer.
+fn stop_with_writer(repository: &SessionRepository, stop: &CancellationToken) -> tokio::task::JoinHandle<()> {
+    let (mut commits, stop) = (repository.foreign_commits(), stop.clone());
+    culm::tasks::owned(async move {
+        while commits.changed().await.is_ok() {}
+        stop.cancel();
+    })
 }
 
 fn log(filter: &str) -> Result<(), Failure> {

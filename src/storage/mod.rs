@@ -234,7 +234,8 @@ pub trait Storage: Send + Sync {
     /// Keeps a refusal under its key. (A success is kept by the write that it speaks of.)
     async fn keep_refusal(&self, claim: Claim, status: u16, problem: Value) -> Result<()>;
 
-    /// Counts the commits of other processes that were noticed; at most a second passes until one is.
+    /// Counts the commits of other processes that were noticed; at most a second passes until one is. Its sender is
+    /// gone when nothing can be written any more.
     fn foreign_commits(&self) -> watch::Receiver<u64>;
 
     /// Whether a write would be taken: begins a transaction and ends it.

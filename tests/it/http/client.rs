@@ -77,7 +77,7 @@ impl Server {
     }
 
     pub(crate) fn url(&self, path: &str) -> String {
-        let base = if path.starts_with("/api") || path == "/health" { "" } else { "/api/v1" };
+        let base = if path.starts_with("/api") || path == "/health" || path == "/ready" { "" } else { "/api/v1" };
         format!("http://{}{base}{path}", self.address)
     }
 
