@@ -13,6 +13,7 @@ mod messages;
 mod server;
 mod sessions;
 mod upload;
+mod version;
 
 use std::sync::Arc;
 

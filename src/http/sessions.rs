@@ -12,8 +12,9 @@ use serde_json::Value;
 use super::{
     App,
     error::Problem,
-    extract::{Answer, IfMatch, Json, Listing, NoFilter, NoQuery, Path, Query, etag, is_known},
+    extract::{Answer, Json, Listing, NoFilter, NoQuery, Path, Query},
     idempotency::{Key, once},
+    version::{IfMatch, etag, is_known},
 };
 use crate::{
     model::{
