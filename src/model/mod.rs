@@ -43,8 +43,8 @@ pub use attachment::{Attachment, AttachmentUrl, NewAttachment, detected_mime_typ
 pub use id::{AttachmentId, InvalidId, MessageId, RunId, SessionId};
 pub use list::{Archived, KindFilter, Order, Page, Position, SessionFilter, SessionTree};
 pub use message::{
-    Appended, ImageUrl, Message, MessageFilter, MessagePage, MessagePart, NewMessage, PAGE_BYTES, Role, ToolCall, ToolFunction,
-    Truncate, Window,
+    Appended, ImageUrl, Message, MessageFilter, MessagePage, MessagePart, NewMessage, PAGE_BYTES, Role, ToolCall,
+    ToolFunction, Truncate, Window,
 };
 pub use receipt::{
     Cleanup, CleanupMode, CleanupReceipt, ClearReceipt, DeleteCounts, DeleteOptions, DeleteReceipt, MessageReceipt,

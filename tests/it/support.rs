@@ -8,8 +8,8 @@ use culm::{
     attachments::AttachmentReader,
     model::{
         Appended, Attachment, Cleanup, CleanupMode, KindFilter, Message, MessageFilter, MessageId, NewAttachment,
-        NewMessage, NewSession, PAGE_BYTES, Role, Session, SessionFilter, SessionId, SessionUpdate, Timestamp, ToolCall,
-        ToolFunction, Window,
+        NewMessage, NewSession, PAGE_BYTES, Role, Session, SessionFilter, SessionId, SessionUpdate, Timestamp,
+        ToolCall, ToolFunction, Window,
     },
     repository::SessionRepository,
     storage::{

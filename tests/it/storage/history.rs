@@ -227,7 +227,8 @@ pub(super) async fn a_retry_drops_calls_without_results_and_results_without_call
 pub(super) async fn a_retry_drops_calls_and_results_without_an_id(storage: &dyn Storage) {
     create(storage, "a").await;
     let nameless = NewMessage { tool_call_id: None, ..result("nameless", "") };
-    append(storage, "a", vec![calls("kept", &["c1"]), result("done", "c1"), said(Role::Assistant, "said"), nameless]).await;
+    append(storage, "a", vec![calls("kept", &["c1"]), result("done", "c1"), said(Role::Assistant, "said"), nameless])
+        .await;
     let mut whole = storage.load_session(&id("a")).await.unwrap().unwrap();
     let call = |id: Value| json!({ "id": id, "type": "function", "function": { "name": "read", "arguments": "{}" } });
     whole.messages[0].tool_calls = Some(json!([call(json!("c1")), call(Value::Null), { "function": {} }, "odd"]));
