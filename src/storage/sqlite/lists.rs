@@ -85,6 +85,9 @@ pub(super) async fn list(
             rows.extend(match (&few, in_tree, order, archived) {
                 (Some(keys), ..) => of_few(conn, filter, order, &kind, *archived, keys, &weak, &cut).await?,
                 (None, true, ..) => in_one_tree(conn, filter, order, &kind, *archived, &weak, &cut).await?,
+                (None, false, Order::Created, _) if weak.active.1 < EVER.1 => {
+                    by_creation_of_idle(conn, &kind, *archived, &weak, &cut).await?
+                }
                 (None, false, Order::Created, _) => by_creation(conn, &kind, *archived, &weak, &cut).await?,
                 (None, false, Order::Activity, false) => by_activity(conn, &kind, &weak, &cut).await?,
                 (None, false, Order::Activity, true) => archived_by_activity(conn, &kind, &weak, &cut).await?,
@@ -280,6 +283,35 @@ async fn by_creation(
         kind,
         archived
     )
+}
+
+/// Sessions that were not active lately, in the order of creation: those created last were, and a walk would pass over all
+/// of these. Sorted from the order of activity, whose index knows the time of creation.
+async fn by_creation_of_idle(
+    conn: &mut SqliteConnection,
+    kind: &str,
+    archived: bool,
+    weak: &Weak,
+    cut: &Cut,
+) -> Result<Vec<SessionRow>> {
+    match archived {
+        false => list_sessions!(
+            "where s.kind = ?12 and s.archived_at is null and (+s.created_at, +s.session_key) < (?1, ?2)",
+            "order by +s.created_at desc, +s.session_key desc limit ?3",
+            conn,
+            weak,
+            cut,
+            kind
+        ),
+        true => list_sessions!(
+            "where s.kind = ?12 and s.archived_at is not null and (+s.created_at, +s.session_key) < (?1, ?2)",
+            "order by +s.created_at desc, +s.session_key desc limit ?3",
+            conn,
+            weak,
+            cut,
+            kind
+        ),
+    }
 }
 
 /// Of sessions that are few, looked up one by one.
