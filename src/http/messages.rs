@@ -8,9 +8,10 @@ use serde_json::Value;
 use super::{
     App,
     error::Problem,
-    extract::{Answer, IfMatch, Json, NoQuery, Path, Query, etag},
+    extract::{Answer, Json, NoQuery, Path, Query},
     idempotency::{Key, once},
     sessions::InSession,
+    version::{IfMatch, etag},
 };
 use crate::{
     model::{Message, MessageFilter, MessageId, NewMessage, PAGE_BYTES, Role, SessionId, Truncate, Window},

@@ -15,6 +15,7 @@ mod search;
 mod server;
 mod sessions;
 mod upload;
+mod version;
 
 use std::sync::Arc;
 
