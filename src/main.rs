@@ -76,6 +76,11 @@ enum Command {
         #[command(flatten)]
         place: Place,
     },
+    /// Make the search index anew from what is stored; stop the server first
+    Reindex {
+        #[command(flatten)]
+        place: Place,
+    },
     /// Check a database on a private snapshot, also beside a running server: a line for each finding
     Check {
         #[command(flatten)]
@@ -155,6 +160,17 @@ async fn run(command: Command) -> Result<ExitCode, Failure> {
             println!("{}", token(&place.database()?)?);
             Ok(ExitCode::SUCCESS)
         }
+        Command::Reindex { place } => {
+            // Drawn only where standard error is a terminal.
+            let bar = indicatif::ProgressBar::new(0);
+            let mut progress = |done, total| {
+                bar.set_length(total);
+                bar.set_position(done);
+            };
+            let outcome = sqlite::reindex(&place.database()?, &mut progress).await;
+            bar.finish_and_clear();
+            Ok(outcome.map(|()| ExitCode::SUCCESS)?)
+        }
         Command::Check { place } => {
             let findings = sqlite::check(&place.database()?).await?;
             findings.iter().for_each(|finding| println!("{finding}"));
@@ -164,6 +180,7 @@ async fn run(command: Command) -> Result<ExitCode, Failure> {
 }
 
 async fn import_bamboo(home: &Path, db: &Path, dry_run: bool) -> Result<ExitCode, Failure> {
+    import::bamboo::check(home).map_err(|error| Failure::new(1, error))?;
     // A dry run makes no database, not even an empty one.
     let storage = match dry_run && !db.exists() {
         true => None,
@@ -220,15 +237,29 @@ async fn run_server(settings: Settings) -> Result<ExitCode, Failure> {
     let runs = Runs::start(repository.clone(), feed, runs::Executors::new(), options).await;
     let runs = runs.map_err(|error| Failure::new(1, error))?;
     let routes = router(App::new(runs.clone(), settings.limits), access);
+    let writer = stop_with_writer(&repository, &stop);
     greet(&settings, address);
     let stopped = async {
         stop.cancelled().await;
         runs.shut_down().await;
     };
     tokio::join!(serve(listener, routes, &tasks, stop.clone()), stopped);
+    let ended = writer.is_finished();
     repository.close().await;
     tasks.finish().await;
-    Ok(ExitCode::SUCCESS)
+    match ended {
+        true => Err(Failure::new(1, "the writer of the database has ended; the log says why. Start the server again")),
+        false => Ok(ExitCode::SUCCESS),
+    }
+}
+
+/// Stops a server that can only read any more: whoever watches over it starts it again. The task ends with the writer.
+fn stop_with_writer(repository: &SessionRepository, stop: &CancellationToken) -> tokio::task::JoinHandle<()> {
+    let (mut commits, stop) = (repository.foreign_commits(), stop.clone());
+    culm::tasks::owned(async move {
+        while commits.changed().await.is_ok() {}
+        stop.cancel();
+    })
 }
 
 fn log(filter: &str) -> Result<(), Failure> {

@@ -62,14 +62,18 @@ create table sessions (
   check ((kind = 'root') = (spawn_depth = 0))
 ) strict;
 
--- The four ways into a list. Archived sessions have an index of their own, so that a long archive
--- costs the default list nothing; children are counted and listed by parent and by root.
-create index sessions_by_activity on sessions (kind, last_activity_at desc, session_key desc) where archived_at is null;
-create index archived_by_activity on sessions (kind, last_activity_at desc, session_key desc) where archived_at is not null;
+-- The ways into a list. Archived sessions have an index of their own, so that a long archive
+-- costs the default list nothing; children are counted and listed by parent and by root. The orders of activity hold the
+-- time of creation too: what a range of it leaves out is passed over without reading the row. (Not the other way round:
+-- each append would write that index.)
+create index sessions_by_activity on sessions (kind, last_activity_at desc, session_key desc, created_at) where archived_at is null;
+create index archived_by_activity on sessions (kind, last_activity_at desc, session_key desc, created_at) where archived_at is not null;
 create index sessions_by_creation on sessions (kind, created_at desc, session_key desc);
 create index sessions_by_parent on sessions (parent_key, created_at desc, session_key desc) where parent_key is not null;
 create index sessions_by_root on sessions (root_key, created_at desc, session_key desc);
+-- What few sessions are: their keys, without an order. In the order of activity each append would write these too.
 create index sessions_pinned on sessions (session_key) where pinned = 1;
+create index sessions_by_model on sessions (model) where model is not null;
 
 -- The record that an id was deleted. It outlives the session, and fences late writers.
 create table tombstones (

@@ -9,9 +9,10 @@ create table messages (
   id text not null check (length(cast(id as blob)) between 1 and 128),
   role text not null check (role in ('system', 'user', 'assistant', 'tool')),
   content text not null default '',
-  -- The indexed form of content where it differs from it: Chinese, Japanese and Korean characters set apart.
+  -- The indexed form of a text where it differs from it: Chinese, Japanese and Korean characters set apart (0007).
   content_terms text,
   reasoning text,
+  reasoning_terms text,
   parts text check (parts is null or json_valid(parts)),
   tool_calls text check (tool_calls is null or json_valid(tool_calls)),
   tool_call_id text,
@@ -30,6 +31,8 @@ create table messages (
 
 create unique index messages_by_seq on messages (session_key, seq);
 create unique index messages_by_id on messages (session_key, id);
+-- Empty where no history was summed up: every change of a message looks here for marks to take back.
+create index messages_compressed on messages (session_key) where compressed = 1;
 
 -- A session's counters. Culm raises last_seq and message_count before it inserts, in one statement for all
 -- messages of a batch, so this one is silent then; it speaks for an insert in the shell.

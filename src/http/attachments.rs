@@ -8,7 +8,8 @@ use super::{
     App,
     download::{Download, Wanted},
     error::Problem,
-    extract::{Answer, Listing, NoFilter, NoQuery, Path},
+    extract::{Answer, NoQuery, Path},
+    listing::{Listing, NoFilter},
     sessions::InSession,
     upload::Upload,
 };

@@ -1,4 +1,4 @@
-//! What handlers take apart and put together: strict JSON, queries, cursors, preconditions, and typed answers.
+//! What handlers take apart and put together: strict JSON, queries, and typed answers.
 //! Each describes itself to the OpenAPI document, so that the document cannot say another thing than the code.
 
 use std::{collections::HashSet, marker::PhantomData, time::Duration};
@@ -14,7 +14,6 @@ use axum::{
     http::{HeaderMap, HeaderValue, StatusCode, header, request::Parts},
     response::{IntoResponse, Response},
 };
-use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use schemars::JsonSchema;
@@ -25,10 +24,8 @@ use serde::{
         value::{MapAccessDeserializer, MapDeserializer},
     },
 };
-use sha2::{Digest, Sha256};
 
 use super::{App, error::Problem};
-use crate::model::Position;
 
 /// How long a body may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
@@ -250,15 +247,15 @@ impl FromRequestParts<App> for NoQuery {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _: &App) -> Result<Self, Problem> {
-        parse::<NoFilter>(pairs(parts)?).map(|_| Self)
+        parse::<super::listing::NoFilter>(pairs(parts)?).map(|_| Self)
     }
 }
 
 impl OperationInput for NoQuery {}
 
-type Pairs = Vec<(String, String)>;
+pub(super) type Pairs = Vec<(String, String)>;
 
-fn pairs(parts: &Parts) -> Result<Pairs, Problem> {
+pub(super) fn pairs(parts: &Parts) -> Result<Pairs, Problem> {
     let query = parts.uri.query().unwrap_or_default();
     let pairs: Pairs =
         serde_urlencoded::from_str(query).map_err(|error| Problem::invalid("query", error.to_string()))?;
@@ -267,14 +264,15 @@ fn pairs(parts: &Parts) -> Result<Pairs, Problem> {
         if !seen.insert(name) {
             return Err(Problem::invalid(name, format!("{name} is given twice")));
         }
-        if value.chars().any(char::is_control) || value.contains('\u{fffd}') {
+        // What is searched for may come from anywhere, with tabs and line feeds.
+        if (name != "q" && value.chars().any(char::is_control)) || value.contains('\u{fffd}') {
             return Err(Problem::invalid(name, "a parameter is UTF-8 and holds no control characters"));
         }
     }
     Ok(pairs)
 }
 
-fn parse<T: DeserializeOwned>(pairs: Pairs) -> Result<T, Problem> {
+pub(super) fn parse<T: DeserializeOwned>(pairs: Pairs) -> Result<T, Problem> {
     let text = serde_urlencoded::to_string(pairs).map_err(|error| Problem::invalid("query", error.to_string()))?;
     let pairs = text.split('&').filter(|pair| !pair.is_empty()).collect::<Vec<_>>().join("&");
     serde_path_to_error::deserialize(serde_urlencoded::Deserializer::new(form_urlencoded(pairs.as_bytes()))).map_err(
@@ -289,113 +287,6 @@ fn parse<T: DeserializeOwned>(pairs: Pairs) -> Result<T, Problem> {
 
 fn form_urlencoded(bytes: &[u8]) -> form_urlencoded::Parse<'_> {
     form_urlencoded::parse(bytes)
-}
-
-/// A list's filter and page: `limit` 1 to 200, 50 by default; `cursor` as the last answer gave it.
-pub(super) struct Listing<F> {
-    pub(super) filter: F,
-    pub(super) after: Option<Position>,
-    pub(super) limit: i64,
-    /// The list's path: a cursor is good for this one alone.
-    path: String,
-}
-
-impl<F: Serialize> Listing<F> {
-    /// The cursor of the page after this one: the filters and the place, behind a check that tells damage.
-    pub(super) fn cursor(&self, next: Option<Position>) -> Option<String> {
-        let content = serde_json::to_vec(&(&self.filter, next?)).ok()?;
-        Some(URL_SAFE_NO_PAD.encode([&check_of(&self.path, &content)[..], &content].concat()))
-    }
-}
-
-/// What a cursor begins with.
-fn check_of(path: &str, content: &[u8]) -> [u8; 6] {
-    let hash = Sha256::new().chain_update(path).chain_update([0]).chain_update(content).finalize();
-    [hash[0], hash[1], hash[2], hash[3], hash[4], hash[5]]
-}
-
-/// The parameters that every list has.
-#[derive(Debug, Deserialize, JsonSchema)]
-struct PageOf {
-    /// Rows on a page, 1 to 200; 50 by default.
-    #[serde(default)]
-    #[schemars(range(min = 1, max = 200))]
-    limit: Option<i64>,
-    /// Where to go on, as `next_cursor` gave it. It holds its filters: they need not be said again.
-    #[serde(default)]
-    #[expect(dead_code, reason = "read apart, described here")]
-    cursor: Option<String>,
-}
-
-impl<F: DeserializeOwned + Serialize + Default + PartialEq> FromRequestParts<App> for Listing<F> {
-    type Rejection = Problem;
-
-    async fn from_request_parts(parts: &mut Parts, _: &App) -> Result<Self, Problem> {
-        let (page, filter): (Pairs, Pairs) =
-            pairs(parts)?.into_iter().partition(|(name, _)| name == "limit" || name == "cursor");
-        let cursor = page.iter().find(|(name, _)| name == "cursor").map(|(_, value)| value.clone());
-        let limit = parse::<PageOf>(page)?.limit.unwrap_or(50);
-        if !(1..=200).contains(&limit) {
-            return Err(Problem::invalid("limit", "limit is 1 to 200"));
-        }
-        let unsaid = filter.is_empty();
-        let (filter, path): (F, _) = (parse(filter)?, parts.uri.path().to_owned());
-        let Some(cursor) = cursor else { return Ok(Self { filter, after: None, limit, path }) };
-        let damaged = || invalid_cursor("the cursor is damaged, or that of another list");
-        let (held, after) = read_cursor::<F>(&path, &cursor).ok_or_else(damaged)?;
-        match unsaid || held == filter {
-            true => Ok(Self { filter: held, after: Some(after), limit, path }),
-            false => Err(invalid_cursor("the cursor was made for other filters")),
-        }
-    }
-}
-
-impl<F: JsonSchema> OperationInput for Listing<F> {
-    fn operation_input(ctx: &mut GenContext, operation: &mut openapi::Operation) {
-        Query::<F>::operation_input(ctx, operation);
-        Query::<PageOf>::operation_input(ctx, operation);
-    }
-}
-
-/// A list without filters.
-#[derive(Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub(super) struct NoFilter {}
-
-fn invalid_cursor(detail: &str) -> Problem {
-    Problem::new(StatusCode::BAD_REQUEST, "invalid_cursor", "Invalid cursor", detail)
-}
-
-fn read_cursor<F: DeserializeOwned>(path: &str, cursor: &str) -> Option<(F, Position)> {
-    let bytes = URL_SAFE_NO_PAD.decode(cursor).ok()?;
-    let (check, content) = bytes.split_at_checked(6)?;
-    (check_of(path, content) == *check).then(|| serde_json::from_slice(content).ok())?
-}
-
-/// The version that a change is based on: `If-Match`, if it is there.
-pub(super) struct IfMatch(pub(super) Option<i64>);
-
-impl FromRequestParts<App> for IfMatch {
-    type Rejection = Problem;
-
-    async fn from_request_parts(parts: &mut Parts, _: &App) -> Result<Self, Problem> {
-        let lines = parts.headers.get_all(header::IF_MATCH).iter().map(|value| value.to_str().unwrap_or_default());
-        let tags: Vec<&str> = lines.flat_map(|line| line.split(',')).map(str::trim).collect();
-        let is_tag =
-            |tag: &str| version(tag).is_some() || (tag.len() > 1 && tag.starts_with('"') && tag.ends_with('"'));
-        match tags.as_slice() {
-            [] | ["*"] => Ok(Self(None)),
-            // A tag that no answer has had matches nothing, as no version is negative.
-            [tag] if is_tag(tag) => Ok(Self(Some(version(tag).unwrap_or(-1)))),
-            _ => Err(Problem::invalid("If-Match", "If-Match is * or one version as ETag gave it")),
-        }
-    }
-}
-
-impl OperationInput for IfMatch {
-    fn operation_input(ctx: &mut GenContext, operation: &mut openapi::Operation) {
-        describe_header(ctx, operation, "If-Match", "The version that the change is based on, as `ETag` gave it.");
-    }
 }
 
 /// Describes a header that a call takes.
@@ -414,23 +305,6 @@ pub(super) fn describe_header(ctx: &mut GenContext, operation: &mut openapi::Ope
     };
     let header = Parameter::Header { parameter_data, style: Default::default() };
     operation.parameters.push(openapi::ReferenceOr::Item(header));
-}
-
-fn version(tag: &str) -> Option<i64> {
-    let tag = tag.strip_prefix("W/").unwrap_or(tag);
-    tag.strip_prefix('"').and_then(|tag| tag.strip_suffix('"')).unwrap_or(tag).parse().ok()
-}
-
-/// Whether `If-None-Match` names this version.
-pub(super) fn is_known(headers: &HeaderMap, current: i64) -> bool {
-    let tags = headers.get(header::IF_NONE_MATCH).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    tags.split(',').map(str::trim).any(|tag| tag == "*" || version(tag) == Some(current))
-}
-
-/// The header of a version.
-pub(super) fn etag(version: i64) -> (header::HeaderName, HeaderValue) {
-    let value = HeaderValue::from_str(&format!("\"{version}\"")).unwrap_or(HeaderValue::from_static("\"0\""));
-    (header::ETAG, value)
 }
 
 /// A JSON answer with its status, made from a value or from bytes that are JSON of that type.

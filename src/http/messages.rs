@@ -8,12 +8,13 @@ use serde_json::Value;
 use super::{
     App,
     error::Problem,
-    extract::{Answer, IfMatch, Json, NoQuery, Path, Query, etag},
+    extract::{Answer, Json, NoQuery, Path, Query},
     idempotency::{Key, once},
     sessions::InSession,
+    version::{IfMatch, etag},
 };
 use crate::{
-    model::{Message, MessageFilter, MessageId, NewMessage, Role, SessionId, Truncate, Window},
+    model::{Message, MessageFilter, MessageId, NewMessage, PAGE_BYTES, Role, SessionId, Truncate, Window},
     storage::{AppendOptions, Error, Storage},
 };
 
@@ -47,7 +48,7 @@ pub(super) struct PageQuery {
     before: Option<i64>,
     /// The messages on both sides of this `seq`, and the one there.
     around: Option<i64>,
-    /// 1 to 1000; 50 by default.
+    /// 1 to 1000; 50 by default. A page ends sooner where its messages have about 16 MiB: then there is more.
     #[schemars(range(min = 1, max = 1000))]
     limit: Option<i64>,
     /// `desc` shows the last first; without a place it starts at the end.
@@ -56,12 +57,14 @@ pub(super) struct PageQuery {
     role: Option<Role>,
 }
 
-/// Messages in `seq` order.
+/// Messages in `seq` order: `limit` of them, or fewer where they have about 16 MiB; always the nearest one.
 #[derive(Debug, Serialize, JsonSchema)]
 pub(super) struct PageBody {
     messages: Vec<Message>,
     last_seq: i64,
+    /// Whether there are some before these.
     has_more_before: bool,
+    /// Whether there are some after these.
     has_more_after: bool,
 }
 
@@ -84,7 +87,7 @@ pub(super) async fn page(
     if !(1..=1000).contains(&limit) {
         return Err(Problem::invalid("limit", "limit is 1 to 1000"));
     }
-    let filter = MessageFilter { window, limit, role: query.role };
+    let filter = MessageFilter { window, limit, bytes: PAGE_BYTES, role: query.role };
     Ok(Answer::raw(app.repository.messages_json(&at.id, filter, descending).await?))
 }
 

@@ -10,11 +10,14 @@ mod events;
 mod extract;
 mod idempotency;
 mod listener;
+mod listing;
 mod messages;
 mod runs;
+mod search;
 mod server;
 mod sessions;
 mod upload;
+mod version;
 
 use std::sync::Arc;
 
@@ -110,6 +113,7 @@ fn routes() -> ApiRouter<App> {
         .api_route("/api/v1/sessions/{id}/attachments/{attachment_id}", attachment)
         .api_route("/health", get_with(server::health, open("Whether the server lives")))
         .api_route("/ready", get_with(server::ready, open("Whether the server can work")))
+        .api_route("/api/v1/search", get_with(search::search, doc("search", "Search titles, summaries and messages")))
         .route("/api/v1/openapi.json", axum::routing::get(server::openapi))
         .route("/docs", axum::routing::get(server::docs))
 }

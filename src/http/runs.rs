@@ -10,8 +10,9 @@ use serde_json::Value;
 use super::{
     App,
     error::Problem,
-    extract::{Answer, Json, Listing, NoFilter, NoQuery, Path, Query},
+    extract::{Answer, Json, NoQuery, Path, Query},
     idempotency::{Key, once},
+    listing::{Listing, NoFilter},
     sessions::InSession,
 };
 use crate::{

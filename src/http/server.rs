@@ -17,7 +17,10 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::{App, error::Problem, extract::Answer};
-use crate::{model::JsonObject, storage::Storage};
+use crate::{
+    model::JsonObject,
+    storage::{Error, Storage},
+};
 
 /// How long the database may take to say that it can be written.
 const READY: Duration = Duration::from_secs(2);
@@ -39,12 +42,16 @@ pub(super) async fn health() -> Answer<200, StatusBody> {
 /// Ready means that a write would be taken now.
 pub(super) async fn ready(State(app): State<App>) -> Result<Answer<200, StatusBody>, Problem> {
     match tokio::time::timeout(READY, app.repository.check_writable()).await {
-        Ok(writable) => writable.map(|()| well()).map_err(Problem::from),
-        Err(_) => {
-            let detail = "the database does not take a write at the moment";
-            Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "storage_busy", "Storage busy", detail))
-        }
+        Ok(Ok(())) => Ok(well()),
+        // Here it is no failure of the call: it is the answer.
+        Ok(Err(Error::Failed(reason))) => Err(not_ready(reason)),
+        Ok(Err(error)) => Err(error.into()),
+        Err(_) => Err(not_ready("the database does not take a write at the moment")),
     }
+}
+
+fn not_ready(detail: impl Into<String>) -> Problem {
+    Problem::new(StatusCode::SERVICE_UNAVAILABLE, "storage_busy", "Storage busy", detail)
 }
 
 /// The OpenAPI document, made from the routes when the server starts.

@@ -12,8 +12,10 @@ use serde_json::Value;
 use super::{
     App,
     error::Problem,
-    extract::{Answer, IfMatch, Json, Listing, NoFilter, NoQuery, Path, Query, etag, is_known},
+    extract::{Answer, Json, NoQuery, Path, Query},
     idempotency::{Key, once},
+    listing::{Listing, NoFilter},
+    version::{IfMatch, etag, is_known},
 };
 use crate::{
     lifecycle,

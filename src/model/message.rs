@@ -252,11 +252,18 @@ pub struct MessageFilter {
     pub window: Window,
     /// How many at most.
     pub limit: i64,
+    /// How many bytes at most, counting what each message holds; the nearest one is read whatever its size.
+    /// [`PAGE_BYTES`] is the usual bound.
+    pub bytes: i64,
     /// Only those of this role.
     pub role: Option<Role>,
 }
 
-/// Messages in `seq` order, and what lies beyond.
+/// Bytes of messages that a page holds at most: a thousand messages may have four GiB.
+pub const PAGE_BYTES: i64 = 16 << 20;
+
+/// Messages in `seq` order, and what lies beyond. There can be fewer than asked for and more beyond: a page ends where
+/// its bytes are used up.
 #[derive(Debug, Clone)]
 pub struct MessagePage {
     /// The messages.

@@ -37,6 +37,7 @@ mod list;
 mod message;
 mod receipt;
 mod run;
+mod search;
 mod session;
 mod time;
 mod whole;
@@ -46,14 +47,18 @@ pub use event::{Event, EventKind, EventPage, EventScope};
 pub use id::{AttachmentId, InvalidId, MessageId, RunId, SessionId};
 pub use list::{Archived, KindFilter, Order, Page, Position, SessionFilter, SessionTree};
 pub use message::{
-    Appended, ImageUrl, Message, MessageFilter, MessagePage, MessagePart, NewMessage, Role, ToolCall, ToolFunction,
-    Truncate, Window,
+    Appended, ImageUrl, Message, MessageFilter, MessagePage, MessagePart, NewMessage, PAGE_BYTES, Role, ToolCall,
+    ToolFunction, Truncate, Window,
 };
 pub use receipt::{
     Cleanup, CleanupMode, CleanupReceipt, ClearReceipt, DeleteCounts, DeleteOptions, DeleteReceipt, MessageReceipt,
     TruncateReceipt, UsageRecord,
 };
 pub use run::{Answered, NewRun, PendingQuestion, Run, RunEnd, RunFilter};
+pub use search::{
+    HitMessage, HitSession, HitType, MAX_TERMS, Rank, SearchHit, SearchIn, SearchOrder, SearchPage, SearchPosition,
+    SearchQuery, Snippet, Term,
+};
 pub use session::{Kind, ModelRef, NewSession, ReasoningEffort, RunStatus, Session, SessionUpdate};
 pub use time::Timestamp;
 pub use whole::{SessionSave, WholeSession};

@@ -7,6 +7,7 @@
 //! is dropped in between cannot leave a cache that shows the past.
 
 mod cache;
+mod through;
 
 use std::{
     io,
@@ -15,26 +16,19 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::{BufMut, Bytes, BytesMut};
-use serde_json::Value;
-use tokio::sync::watch;
 
 pub use cache::{Cache, Part, Ticket};
 
 use crate::{
     attachments::AttachmentReader,
-    model::{
-        Answered, Appended, Attachment, AttachmentId, Cleanup, CleanupReceipt, ClearReceipt, DeleteOptions,
-        DeleteReceipt, EventPage, EventScope, JsonObject, Message, MessageFilter, MessageId, MessagePage,
-        MessageReceipt, NewAttachment, NewMessage, NewRun, NewSession, Page, PendingQuestion, Position, Run, RunEnd,
-        RunFilter, RunId, Session, SessionFilter, SessionId, SessionSave, SessionTree, SessionUpdate, Truncate,
-        TruncateReceipt, UsageRecord, WholeSession, Window,
-    },
-    storage::{Answer, AppendOptions, Claim, Result, Source, Storage},
+    model::{AttachmentId, JsonObject, MessageFilter, NewSession, Session, SessionId, WholeSession, Window},
+    storage::{Result, Storage},
     tasks::Tasks,
 };
 
-/// The newest messages of a session that are kept at most.
+/// The newest messages of a session that are kept at most, and the bytes that they have.
 const RECENT: i64 = 200;
+const RECENT_BYTES: i64 = 1 << 20;
 
 /// What is kept of a session: ready to be sent. JSON alone, because its size is known: what it is parsed into can take
 /// many times as much.
@@ -172,7 +166,7 @@ impl SessionRepository {
             return Ok(kept);
         }
         let ticket = Out::take(self, id, Part::Recent);
-        let filter = MessageFilter { window: Window::Last, limit: RECENT, role: None };
+        let filter = MessageFilter { window: Window::Last, limit: RECENT, bytes: RECENT_BYTES, role: None };
         let page = self.storage.messages(id, filter).await?;
         let messages: Vec<(i64, Bytes)> = page.messages.iter().map(|m| (m.seq, json(m))).collect();
         let bytes = messages.iter().map(|(_, json)| json.len() + 64).sum::<usize>() + 256;
@@ -337,229 +331,5 @@ impl RuntimePersistence for SessionRepository {
 
     async fn append_token_usage_record(&self, id: &SessionId, record: JsonObject) -> Result<()> {
         self.append_usage(id, record).await.map(drop)
-    }
-}
-
-#[async_trait]
-impl Storage for SessionRepository {
-    async fn create_session(&self, new: NewSession, claim: Option<Claim>) -> Result<Session> {
-        // A new child raises its parent's counter.
-        let touched = Touched::These(new.id.iter().chain(&new.parent).cloned().collect());
-        self.write(touched, |storage| async move { storage.create_session(new, claim).await }).await
-    }
-
-    async fn session(&self, id: &SessionId) -> Result<Option<Session>> {
-        self.storage.session(id).await
-    }
-
-    async fn sessions(&self, filter: &SessionFilter, after: Option<Position>, limit: i64) -> Result<Page<Session>> {
-        self.storage.sessions(filter, after, limit).await
-    }
-
-    async fn update_session(&self, id: &SessionId, update: SessionUpdate, if_match: Option<i64>) -> Result<Session> {
-        let key = id.clone();
-        self.write(Touched::one(id), |storage| async move { storage.update_session(&key, update, if_match).await })
-            .await
-    }
-
-    async fn session_tree(&self, id: &SessionId, limit: i64) -> Result<(SessionTree, bool)> {
-        self.storage.session_tree(id, limit).await
-    }
-
-    async fn sessions_above(&self, id: &SessionId) -> Result<Vec<SessionId>> {
-        self.storage.sessions_above(id).await
-    }
-
-    async fn delete_session(&self, id: &SessionId, options: DeleteOptions) -> Result<DeleteReceipt> {
-        // The tree below and the parent above change too, and are known only by the commit.
-        let key = id.clone();
-        self.write(Touched::Any, |storage| async move { storage.delete_session(&key, options).await }).await
-    }
-
-    async fn clear_session(&self, id: &SessionId, if_match: Option<i64>) -> Result<ClearReceipt> {
-        let key = id.clone();
-        self.write(Touched::one(id), |storage| async move { storage.clear_session(&key, if_match).await }).await
-    }
-
-    async fn cleanup_sessions(&self, cleanup: Cleanup) -> Result<CleanupReceipt> {
-        self.write(Touched::Any, |storage| async move { storage.cleanup_sessions(cleanup).await }).await
-    }
-
-    async fn append_messages(
-        &self,
-        id: &SessionId,
-        messages: Vec<NewMessage>,
-        options: AppendOptions,
-    ) -> Result<Appended> {
-        let key = id.clone();
-        self.write(Touched::one(id), |storage| async move { storage.append_messages(&key, messages, options).await })
-            .await
-    }
-
-    async fn messages(&self, id: &SessionId, filter: MessageFilter) -> Result<MessagePage> {
-        self.storage.messages(id, filter).await
-    }
-
-    async fn message(&self, id: &SessionId, message: &MessageId) -> Result<Option<Message>> {
-        self.storage.message(id, message).await
-    }
-
-    async fn edit_message(
-        &self,
-        id: &SessionId,
-        message: &MessageId,
-        content: String,
-        if_match: Option<i64>,
-    ) -> Result<MessageReceipt> {
-        let (key, message) = (id.clone(), message.clone());
-        let work =
-            |storage: Arc<dyn Storage>| async move { storage.edit_message(&key, &message, content, if_match).await };
-        self.write(Touched::one(id), work).await
-    }
-
-    async fn delete_message(
-        &self,
-        id: &SessionId,
-        message: &MessageId,
-        if_match: Option<i64>,
-    ) -> Result<MessageReceipt> {
-        let (key, message) = (id.clone(), message.clone());
-        self.write(Touched::one(id), |storage| async move { storage.delete_message(&key, &message, if_match).await })
-            .await
-    }
-
-    async fn truncate_messages(&self, id: &SessionId, cut: Truncate, if_match: Option<i64>) -> Result<TruncateReceipt> {
-        let key = id.clone();
-        self.write(Touched::one(id), |storage| async move { storage.truncate_messages(&key, cut, if_match).await })
-            .await
-    }
-
-    async fn load_session(&self, id: &SessionId) -> Result<Option<WholeSession>> {
-        self.storage.load_session(id).await
-    }
-
-    async fn save_session(&self, save: SessionSave) -> Result<(Session, Vec<(MessageId, i64)>)> {
-        let touched =
-            Touched::These(std::iter::once(&save.session.id).chain(&save.session.parent_session_id).cloned().collect());
-        self.write(touched, |storage| async move { storage.save_session(save).await }).await
-    }
-
-    async fn append_usage(&self, id: &SessionId, record: JsonObject) -> Result<UsageRecord> {
-        let key = id.clone();
-        self.write(Touched::one(id), |storage| async move { storage.append_usage(&key, record).await }).await
-    }
-
-    async fn usage(&self, id: &SessionId, after: Option<Position>, limit: i64) -> Result<Page<UsageRecord>> {
-        self.storage.usage(id, after, limit).await
-    }
-
-    async fn add_attachment(&self, id: &SessionId, new: NewAttachment, bytes: Source) -> Result<Option<Attachment>> {
-        let key = id.clone();
-        self.write(Touched::one(id), |storage| async move { storage.add_attachment(&key, new, bytes).await }).await
-    }
-
-    async fn attachment(&self, id: &SessionId, attachment: &AttachmentId) -> Result<Option<Attachment>> {
-        self.storage.attachment(id, attachment).await
-    }
-
-    async fn attachment_bytes(&self, id: &SessionId, attachment: &AttachmentId, offset: i64) -> Result<Bytes> {
-        self.storage.attachment_bytes(id, attachment, offset).await
-    }
-
-    async fn attachments(&self, id: &SessionId, after: Option<Position>, limit: i64) -> Result<Page<Attachment>> {
-        self.storage.attachments(id, after, limit).await
-    }
-
-    async fn delete_attachment(&self, id: &SessionId, attachment: &AttachmentId) -> Result<()> {
-        let (key, attachment) = (id.clone(), attachment.clone());
-        self.write(Touched::one(id), |storage| async move { storage.delete_attachment(&key, &attachment).await }).await
-    }
-
-    async fn create_run(&self, id: &SessionId, new: NewRun, claim: Option<Claim>) -> Result<Run> {
-        let key = id.clone();
-        self.write(Touched::one(id), |storage| async move { storage.create_run(&key, new, claim).await }).await
-    }
-
-    async fn run(&self, id: &RunId) -> Result<Option<Run>> {
-        self.storage.run(id).await
-    }
-
-    async fn runs(&self, filter: &RunFilter, after: Option<Position>, limit: i64) -> Result<Page<Run>> {
-        self.storage.runs(filter, after, limit).await
-    }
-
-    async fn active_runs(&self, id: &SessionId, below: bool) -> Result<Vec<Run>> {
-        self.storage.active_runs(id, below).await
-    }
-
-    async fn claim_runs(&self, limit: i64) -> Result<Vec<Run>> {
-        // Which sessions they are of is known by the outcome.
-        let (storage, cache) = (self.storage.clone(), self.cache.clone());
-        self.tasks
-            .detached(async move {
-                let runs = storage.claim_runs(limit).await?;
-                let mut cache = locked(&cache);
-                runs.iter().for_each(|run| cache.forget(&run.session_id));
-                Ok(runs)
-            })
-            .await
-    }
-
-    async fn append_run_messages(&self, run: &Run, messages: Vec<NewMessage>) -> Result<Appended> {
-        let (touched, run) = (Touched::one(&run.session_id), run.clone());
-        self.write(touched, |storage| async move { storage.append_run_messages(&run, messages).await }).await
-    }
-
-    async fn finish_run(&self, run: &Run, end: RunEnd) -> Result<Run> {
-        let (touched, run) = (Touched::one(&run.session_id), run.clone());
-        self.write(touched, |storage| async move { storage.finish_run(&run, end).await }).await
-    }
-
-    async fn cancel_pending_run(&self, run: &Run) -> Result<Run> {
-        let (touched, run) = (Touched::one(&run.session_id), run.clone());
-        self.write(touched, |storage| async move { storage.cancel_pending_run(&run).await }).await
-    }
-
-    async fn settle_runs(&self) -> Result<i64> {
-        self.write(Touched::Any, |storage| async move { storage.settle_runs().await }).await
-    }
-
-    async fn ask_question(&self, run: &Run, question: PendingQuestion) -> Result<()> {
-        let (touched, run) = (Touched::one(&run.session_id), run.clone());
-        self.write(touched, |storage| async move { storage.ask_question(&run, question).await }).await
-    }
-
-    async fn answer_question(&self, id: &SessionId, response: String, next: NewRun) -> Result<Answered> {
-        let key = id.clone();
-        self.write(Touched::one(id), |storage| async move { storage.answer_question(&key, response, next).await }).await
-    }
-
-    async fn events(&self, scope: &EventScope, after: i64, limit: i64) -> Result<EventPage> {
-        self.storage.events(scope, after, limit).await
-    }
-
-    fn last_event(&self) -> watch::Receiver<i64> {
-        self.storage.last_event()
-    }
-
-    async fn answer(&self, scope: &str, key: &str) -> Result<Option<Answer>> {
-        self.storage.answer(scope, key).await
-    }
-
-    async fn keep_refusal(&self, claim: Claim, status: u16, problem: Value) -> Result<()> {
-        self.write(Touched::These(vec![]), |storage| async move { storage.keep_refusal(claim, status, problem).await })
-            .await
-    }
-
-    fn foreign_commits(&self) -> watch::Receiver<u64> {
-        self.storage.foreign_commits()
-    }
-
-    async fn check_writable(&self) -> Result<()> {
-        self.storage.check_writable().await
-    }
-
-    async fn close(&self) {
-        self.storage.close().await;
     }
 }

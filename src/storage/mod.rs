@@ -25,9 +25,9 @@ use tokio::sync::watch;
 use crate::model::{
     Answered, Appended, Attachment, AttachmentId, Cleanup, CleanupReceipt, ClearReceipt, DeleteOptions, DeleteReceipt,
     EventPage, EventScope, JsonObject, Message, MessageFilter, MessageId, MessagePage, MessageReceipt, NewAttachment,
-    NewMessage, NewRun, NewSession, Page, PendingQuestion, Position, Run, RunEnd, RunFilter, RunId, Session,
-    SessionFilter, SessionId, SessionSave, SessionTree, SessionUpdate, Truncate, TruncateReceipt, UsageRecord,
-    WholeSession,
+    NewMessage, NewRun, NewSession, Page, PendingQuestion, Position, Run, RunEnd, RunFilter, RunId, SearchPage,
+    SearchPosition, SearchQuery, Session, SessionFilter, SessionId, SessionSave, SessionTree, SessionUpdate, Truncate,
+    TruncateReceipt, UsageRecord, WholeSession,
 };
 
 /// What a storage method gives.
@@ -176,7 +176,8 @@ pub trait Storage: Send + Sync {
     /// Removes all messages but a first system message, all attachments, derived state and the pending question.
     async fn clear_session(&self, id: &SessionId, if_match: Option<i64>) -> Result<ClearReceipt>;
 
-    /// Deletes every session that the cleanup names, decided at the instant of deletion.
+    /// Deletes every session that the cleanup names, decided at the instant of deletion. A dry run only reads, and
+    /// no write waits for it.
     async fn cleanup_sessions(&self, cleanup: Cleanup) -> Result<CleanupReceipt>;
 
     /// Appends messages, all or none. One whose id is in the session with the same content is answered as it is
@@ -295,7 +296,23 @@ pub trait Storage: Send + Sync {
     /// Keeps a refusal under its key. (A success is kept by the write that it speaks of.)
     async fn keep_refusal(&self, claim: Claim, status: u16, problem: Value) -> Result<()>;
 
-    /// Counts the commits of other processes that were noticed; at most a second passes until one is.
+    /// Finds messages by their text and sessions by their title or summary, in one ranking. What was written is found
+    /// from the moment at which its write returns.
+    ///
+    /// A row matches when it holds every term that is not excluded and none that is: terms are words, phrases and
+    /// beginnings of words, found in any order, whatever their case and accents; punctuation separates words, also
+    /// within a term, whose words then stand side by side. Chinese, Japanese and Korean text matches by any part. A
+    /// query without a term that is not excluded finds nothing. Filters hold before anything is counted; a role
+    /// leaves out sessions; ids that are unknown find nothing.
+    ///
+    /// The cost is bounded, and `bounded` says when that cut something off: in the order of relevance, the newest
+    /// matches alone were ranked, at least as many as can be read in the time; in the order of storing, the page is
+    /// shorter than its limit, and the next one goes on. Pages show each row at most once, and nothing that was stored
+    /// since the first.
+    async fn search(&self, query: &SearchQuery, after: Option<SearchPosition>, limit: i64) -> Result<SearchPage>;
+
+    /// Counts the commits of other processes that were noticed; at most a second passes until one is. Its sender is
+    /// gone when nothing can be written any more.
     fn foreign_commits(&self) -> watch::Receiver<u64>;
 
     /// Whether a write would be taken: begins a transaction and ends it.

@@ -6,7 +6,8 @@ use culm::model::{NewMessage, Role};
 
 use crate::support::*;
 
-const APPENDS: usize = 64;
+/// FTS5 merges its segments by sixteens: after this many, both databases have paid for two levels of that.
+const APPENDS: usize = 256;
 /// In each window the log is emptied first; a window stays below the thousand frames that would start a checkpoint.
 const WINDOW: usize = 8;
 /// Of a message of about a KiB, out of as many different ones as a language's common ones.

@@ -241,6 +241,29 @@ async fn a_check_says_what_is_wrong_a_line_each() {
     assert!(!left.iter().any(|name| name.to_string_lossy().contains("check")), "{left:?}");
 }
 
+#[tokio::test]
+async fn a_reindex_mends_the_search_and_is_refused_while_a_server_serves() {
+    let (_folder, db) = scratch();
+    let mut serving = Serving::on(&db);
+    serving.post("/sessions", json!({ "id": "s", "title": "Über 数据" })).await;
+    let message = json!({ "role": "user", "content": "hello 数据库" });
+    serving.post("/sessions/s/messages", json!({ "messages": [message] })).await;
+    let (code, said) = refusal(&run(&db, &["reindex"]));
+    assert_eq!((code, said.contains("another culm")), (7, true), "{said}");
+    serving.signal("TERM");
+    shell(&db, "insert into message_index (message_index) values ('delete-all')");
+    shell(&db, "insert into session_index (session_index) values ('delete-all'); delete from message_days");
+    assert_eq!(run(&db, &["check"]).status.code(), Some(1));
+    let done = run(&db, &["reindex"]);
+    assert_eq!((done.status.code(), done.stdout.len() + done.stderr.len()), (Some(0), 0), "{done:?}");
+    assert_eq!(run(&db, &["check"]).stdout, b"");
+    let serving = Serving::on(&db);
+    let (_, found) = serving.get("/search?q=%E6%8D%AE&after=2020-01-01T00:00:00Z").await;
+    assert_eq!(found["hits"].as_array().unwrap().len(), 2, "{found}");
+    let nowhere = db.with_file_name("nowhere.db");
+    assert_eq!((run(&nowhere, &["reindex"]).status.code(), nowhere.exists()), (Some(6), false));
+}
+
 /// The engine fails in the middle of a write (no more bytes may be written to any file), and recovers.
 #[tokio::test]
 async fn a_disk_that_fills_up_fails_writes_and_nothing_else_and_writes_go_on_when_there_is_room() {
@@ -270,6 +293,16 @@ async fn a_disk_that_fills_up_fails_writes_and_nothing_else_and_writes_go_on_whe
     assert_eq!(serving.post("/sessions/s/messages", message(100_000)).await.0, 201);
     assert_eq!(serving.get("/sessions/s").await.1["session"]["message_count"], stored + 1);
     assert_eq!(run(&db, &["check"]).status.code(), Some(0));
+}
+
+#[test]
+fn an_import_of_what_is_no_home_is_refused_and_leaves_nothing() {
+    let (folder, db) = scratch();
+    for home in [folder.path().to_owned(), folder.path().join("none")] {
+        let (code, said) = refusal(&run(&db, &["import", "bamboo", home.to_str().unwrap()]));
+        assert!(code == 1 && said.contains(home.to_str().unwrap()), "{code}: {said}");
+    }
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
 }
 
 #[tokio::test]

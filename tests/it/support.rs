@@ -8,8 +8,8 @@ use culm::{
     attachments::AttachmentReader,
     model::{
         Appended, Attachment, Cleanup, CleanupMode, KindFilter, Message, MessageFilter, MessageId, NewAttachment,
-        NewMessage, NewSession, Role, Session, SessionFilter, SessionId, SessionUpdate, Timestamp, ToolCall,
-        ToolFunction, Window,
+        NewMessage, NewSession, PAGE_BYTES, Role, Session, SessionFilter, SessionId, SessionUpdate, Timestamp,
+        ToolCall, ToolFunction, Window,
     },
     repository::SessionRepository,
     storage::{
@@ -209,7 +209,7 @@ pub(crate) async fn read(storage: &dyn Storage, session: &str) -> Session {
 }
 
 pub(crate) fn window(window: Window, limit: i64) -> MessageFilter {
-    MessageFilter { window, limit, role: None }
+    MessageFilter { window, limit, bytes: PAGE_BYTES, role: None }
 }
 
 pub(crate) async fn history(storage: &dyn Storage, session: &str) -> Vec<Message> {

@@ -109,7 +109,7 @@ fn migrations_run_in_a_shell_of_version_3_40() {
         ["octet_length", "jsonb", "unistr", "string_agg", "concat(", "concat_ws", "contentless_delete", "timediff"];
     for (name, text) in files("migrations", "sql") {
         let statements: Vec<&str> = text.lines().map(|line| line.split("--").next().unwrap()).collect();
-        let statements = statements.join("\n").to_lowercase();
+        let statements = statements.join("\n").to_lowercase().replace("group_concat(", "");
         for word in newer {
             assert!(!statements.contains(word), "{name}: {word}");
         }

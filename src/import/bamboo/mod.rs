@@ -37,6 +37,14 @@ enum Outcome {
     Missing,
 }
 
+/// Refuses a directory that is no Bamboo home, before anything is made for its sessions.
+///
+/// # Errors
+/// When it holds neither sessions nor an index of them.
+pub fn check(home: &Path) -> Result<(), ImportError> {
+    walk::check(home)
+}
+
 /// Imports the home's sessions. Adds what is new, and changes nothing that is there; a dry run changes nothing at all
 /// and needs no storage.
 ///

@@ -67,13 +67,19 @@ fn text(value: Value) -> Option<String> {
     }
 }
 
+/// Refuses a directory that is no home.
+pub(super) fn check(home: &Path) -> Result<(), ImportError> {
+    let is_there = |name: &str| fs::symlink_metadata(home.join(name)).is_ok();
+    match is_there("sessions") || is_there("sessions.json") {
+        true => Ok(()),
+        false => Err(ImportError::NotAHome(home.into())),
+    }
+}
+
 /// Every session on disk, roots first, each group by path.
 pub(super) fn sessions(home: &Path, report: &mut Report) -> Result<Vec<Found>, ImportError> {
+    check(home)?;
     let sessions = Path::new("sessions");
-    let is_there = |name: &str| fs::symlink_metadata(home.join(name)).is_ok();
-    if !is_there("sessions") && !is_there("sessions.json") {
-        return Err(ImportError::NotAHome(home.into()));
-    }
     let unreadable = |error| ImportError::Unreadable { path: home.into(), error };
     for entry in fs::read_dir(home).map_err(unreadable)?.flatten() {
         if is_temporary(&entry.file_name()) {

@@ -187,11 +187,11 @@ pub(super) async fn insert(conn: &mut SqliteConnection, rows: &[(i64, Message)],
     let batch: Vec<_> = rows.iter().map(|(key, message)| row_as_json(*key, message)).collect();
     let batch = types::object(&batch);
     sqlx::query!(
-        r#"insert into messages (session_key, seq, id, role, content, content_terms, reasoning, parts, tool_calls,
+        r#"insert into messages (session_key, seq, id, role, content, content_terms, reasoning, reasoning_terms, parts, tool_calls,
              tool_call_id, tool_success, phase, metadata, run_id, compressed, extra, created_at, updated_at)
            select value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, value ->> 7,
              value ->> 8, value ->> 9, value ->> 10, value ->> 11, value ->> 12, value ->> 13, value ->> 14, value ->> 15,
-             value ->> 16, value ->> 17
+             value ->> 16, value ->> 17, value ->> 18
            from json_each(?1)"#,
         batch
     )
@@ -211,6 +211,7 @@ fn row_as_json(key: i64, m: &Message) -> serde_json::Value {
         m.content,
         messages::terms(&m.content),
         m.reasoning,
+        m.reasoning.as_deref().and_then(messages::terms),
         types::json(&m.parts),
         types::json(&m.tool_calls),
         m.tool_call_id,

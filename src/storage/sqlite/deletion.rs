@@ -2,7 +2,7 @@
 //!
 //! **Deleted stays deleted.** The rows go by the cascade from the root; a trigger leaves a tombstone for each.
 
-use sqlx::SqliteConnection;
+use sqlx::{SqliteConnection, SqlitePool};
 
 use super::{error, sessions, types};
 use crate::{
@@ -87,10 +87,20 @@ async fn remove(conn: &mut SqliteConnection, keys: &[i64]) -> Result<()> {
 
 pub(super) async fn cleanup(conn: &mut SqliteConnection, input: &Cleanup) -> Result<CleanupReceipt> {
     let keys = doomed(conn, input).await?;
-    let receipt = receipt(conn, &keys).await?;
-    if !input.dry_run {
-        remove(conn, &keys).await?;
-    }
+    let receipt = cleanup_receipt(conn, &keys, input).await?;
+    remove(conn, &keys).await?;
+    Ok(receipt)
+}
+
+/// A dry run: it takes long among many sessions, and no write waits for it.
+pub(super) async fn what_cleanup_would(pool: &SqlitePool, input: &Cleanup) -> Result<CleanupReceipt> {
+    let mut snapshot = pool.begin().await.map_err(error::of)?;
+    let keys = doomed(&mut snapshot, input).await?;
+    cleanup_receipt(&mut snapshot, &keys, input).await
+}
+
+async fn cleanup_receipt(conn: &mut SqliteConnection, keys: &[i64], input: &Cleanup) -> Result<CleanupReceipt> {
+    let receipt = receipt(conn, keys).await?;
     Ok(CleanupReceipt {
         deleted_count: receipt.deleted.sessions,
         deleted_session_ids: receipt.deleted_session_ids,

@@ -1,11 +1,16 @@
 //! Lists of sessions: one static query for each index that can drive it, the weaker filters on top.
 //!
-//! A list over several kinds, or over archived sessions too, is merged from those that an index gives in order.
+//! **A filter that few sessions meet drives.** Walked in its order, a list would pass over all that the filter leaves
+//! out. So the sessions that a filter meets are looked up first, as keys from the filter's own index; when these are few,
+//! they are the list's driver, and are sorted. When they are many, a walk in the list's order soon has a page of them.
+//!
+//! A list over several kinds, or over archived sessions too, is merged from those that an index gives in order. All that
+//! a list reads is of one snapshot.
 
 use std::collections::BTreeMap;
 
 use serde_json::Value;
-use sqlx::SqlitePool;
+use sqlx::{SqliteConnection, SqlitePool};
 
 use super::{
     error, search,
@@ -19,6 +24,9 @@ use crate::{
     },
     storage::Result,
 };
+
+/// The bounds of a range that has none.
+const EVER: (i64, i64) = (i64::MIN, i64::MAX);
 
 /// A filter's weaker conditions, as parameters: null where there is none.
 struct Weak {
@@ -38,6 +46,12 @@ struct Cut {
     rows: i64,
 }
 
+/// Sessions that are few: to look these up and sort them costs no more than to walk past as many as a million others
+/// on the way to a page.
+const FEW: i64 = 5_000;
+/// No more are counted.
+const MANY: i64 = FEW + 1;
+
 pub(super) async fn list(
     pool: &SqlitePool,
     filter: &SessionFilter,
@@ -47,9 +61,10 @@ pub(super) async fn list(
     let Some(weak) = Weak::of(filter) else {
         return Ok(Page { items: Vec::new(), next: None });
     };
-    let after = after.unwrap_or(Position { at: i64::MAX, key: i64::MAX });
-    let cut = Cut { at: after.at, key: after.key, rows: limit + 1 };
+    let mut snapshot = pool.begin().await.map_err(error::of)?;
+    let conn = &mut *snapshot;
     let order = filter.order.unwrap_or_default();
+    let cut = Cut::new(order, &weak, after, limit);
     let in_tree = filter.parent.is_some() || filter.root.is_some();
     let default_kind = if in_tree { KindFilter::All } else { KindFilter::Root };
     let kinds: &[Kind] = match filter.kind.unwrap_or(default_kind) {
@@ -62,19 +77,100 @@ pub(super) async fn list(
         Archived::True => &[true],
         Archived::All => &[false, true],
     };
+    let few = few(conn, &weak, kinds, order).await?;
     let mut rows = Vec::new();
     for kind in kinds {
         for archived in archived {
             let kind = types::word(kind);
-            rows.extend(match (in_tree, order, archived) {
-                (true, _, _) => in_one_tree(pool, filter, order, &kind, *archived, &weak, &cut).await?,
-                (false, Order::Created, _) => by_creation(pool, &kind, *archived, &weak, &cut).await?,
-                (false, Order::Activity, false) => by_activity(pool, &kind, &weak, &cut).await?,
-                (false, Order::Activity, true) => archived_by_activity(pool, &kind, &weak, &cut).await?,
+            rows.extend(match (&few, in_tree, order, archived) {
+                (Some(keys), ..) => of_few(conn, filter, order, &kind, *archived, keys, &weak, &cut).await?,
+                (None, true, ..) => in_one_tree(conn, filter, order, &kind, *archived, &weak, &cut).await?,
+                (None, false, Order::Created, _) if weak.active.1 < EVER.1 => {
+                    by_creation_of_idle(conn, &kind, *archived, &weak, &cut).await?
+                }
+                (None, false, Order::Created, _) => by_creation(conn, &kind, *archived, &weak, &cut).await?,
+                (None, false, Order::Activity, false) => by_activity(conn, &kind, &weak, &cut).await?,
+                (None, false, Order::Activity, true) => archived_by_activity(conn, &kind, &weak, &cut).await?,
             });
         }
     }
     Ok(page(rows, order, limit))
+}
+
+impl Cut {
+    /// Begins where the list's own range does: the index is entered there, and not walked down to it.
+    fn new(order: Order, weak: &Weak, after: Option<Position>, limit: i64) -> Self {
+        let end = match order {
+            Order::Activity => weak.active.1,
+            Order::Created => weak.created.1,
+        };
+        let after = after.unwrap_or(Position { at: i64::MAX, key: i64::MAX });
+        match end <= after.at {
+            true => Self { at: end, key: 0, rows: limit + 1 },
+            false => Self { at: after.at, key: after.key, rows: limit + 1 },
+        }
+    }
+}
+
+/// The keys of the sessions that a filter meets, when it meets few: as a JSON array.
+macro_rules! keys_if_few {
+    ($conn:expr, $query:literal $(, $argument:expr)*) => {{
+        let found = sqlx::query!(
+            r#"select count(*) as "count!: i64", json_group_array(session_key) as "keys!: String" from ("# + $query + " limit ?1)",
+            MANY $(, $argument)*
+        );
+        let found = found.fetch_one(&mut *$conn).await.map_err(error::of)?;
+        if found.count <= FEW {
+            return Ok(Some(found.keys));
+        }
+    }};
+}
+
+/// The sessions that may be in the list, when one of its filters leaves few. A range in the list's own order drives
+/// already.
+async fn few(conn: &mut SqliteConnection, weak: &Weak, kinds: &[Kind], order: Order) -> Result<Option<String>> {
+    let kinds = types::object(&kinds);
+    if weak.running == Some(true) {
+        keys_if_few!(
+            conn,
+            "select x.session_key from runs x where x.status in ('pending', 'running') and x.status = 'running'"
+        );
+    }
+    if weak.pinned == Some(true) {
+        keys_if_few!(conn, "select session_key from sessions where pinned = 1");
+    }
+    if let Some(model) = &weak.model {
+        keys_if_few!(conn, "select session_key from sessions where model = ?2", model);
+    }
+    if let Some(title) = &weak.title {
+        keys_if_few!(conn, "select rowid as session_key from session_index where session_index match ?2", title);
+    }
+    if order == Order::Activity && weak.created != EVER {
+        keys_if_few!(
+            conn,
+            "select session_key from sessions
+             where kind in (select value from json_each(?2)) and created_at >= ?3 and created_at < ?4",
+            kinds,
+            weak.created.0,
+            weak.created.1
+        );
+    }
+    if order == Order::Created && weak.active != EVER {
+        keys_if_few!(
+            conn,
+            "select session_key from sessions
+             where kind in (select value from json_each(?2)) and archived_at is null
+               and last_activity_at >= ?3 and last_activity_at < ?4
+             union all
+             select session_key from sessions
+             where kind in (select value from json_each(?2)) and archived_at is not null
+               and last_activity_at >= ?3 and last_activity_at < ?4",
+            kinds,
+            weak.active.0,
+            weak.active.1
+        );
+    }
+    Ok(None)
 }
 
 /// The first rows of all, in the list's order.
@@ -103,9 +199,8 @@ fn page(rows: Vec<SessionRow>, order: Order, limit: i64) -> Page<Session> {
 impl Weak {
     /// None when the filter can meet nothing: a title search without a word.
     fn of(filter: &SessionFilter) -> Option<Self> {
-        let bounds = |from: Option<Timestamp>, to: Option<Timestamp>| {
-            (from.map_or(i64::MIN, |t| t.0), to.map_or(i64::MAX, |t| t.0))
-        };
+        let bounds =
+            |from: Option<Timestamp>, to: Option<Timestamp>| (from.map_or(EVER.0, |t| t.0), to.map_or(EVER.1, |t| t.0));
         let title = match &filter.q {
             Some(words) => Some(search::title_query(words)?),
             None => None,
@@ -124,53 +219,65 @@ impl Weak {
 /// A list's query: what drives it, the weaker filters, its order. ?1 to ?3 are the place to go on from and the number
 /// of rows, ?4 to ?11 the weaker filters, the driver's own come after.
 macro_rules! list_sessions {
-    ($driver:literal, $order:literal, $pool:expr, $weak:expr, $cut:expr $(, $argument:expr)*) => {{
+    ($driver:literal, $order:literal, $conn:expr, $weak:expr, $cut:expr $(, $argument:expr)*) => {{
         let (weak, cut): (&Weak, &Cut) = ($weak, $cut);
         let ((created_from, created_to), (active_from, active_to)) = (weak.created, weak.active);
         select_sessions!(
             $driver
             " and s.created_at >= ?4 and s.created_at < ?5 and s.last_activity_at >= ?6 and s.last_activity_at < ?7
               and (?8 is null or s.pinned = ?8)
-              and (?9 is null or ?9 = exists (select 1 from runs x where x.session_key = s.session_key and x.status = 'running'))
+              and (?9 is null or ?9 = exists (select 1 from runs x where x.session_key = s.session_key
+                     and x.status in ('pending', 'running') and x.status = 'running'))
               and (?10 is null or s.model = ?10)
               and (?11 is null or s.session_key in (select rowid from session_index where session_index match ?11)) "
             $order,
             cut.at, cut.key, cut.rows, created_from, created_to, active_from, active_to, weak.pinned, weak.running,
             weak.model, weak.title $(, $argument)*
         )
-        .fetch_all($pool)
+        .fetch_all($conn)
         .await
         .map_err(error::of)
     }};
 }
 
-async fn by_activity(pool: &SqlitePool, kind: &str, weak: &Weak, cut: &Cut) -> Result<Vec<SessionRow>> {
+async fn by_activity(conn: &mut SqliteConnection, kind: &str, weak: &Weak, cut: &Cut) -> Result<Vec<SessionRow>> {
     list_sessions!(
         "where s.kind = ?12 and s.archived_at is null and (s.last_activity_at, s.session_key) < (?1, ?2)",
         "order by s.last_activity_at desc, s.session_key desc limit ?3",
-        pool,
+        conn,
         weak,
         cut,
         kind
     )
 }
 
-async fn archived_by_activity(pool: &SqlitePool, kind: &str, weak: &Weak, cut: &Cut) -> Result<Vec<SessionRow>> {
+async fn archived_by_activity(
+    conn: &mut SqliteConnection,
+    kind: &str,
+    weak: &Weak,
+    cut: &Cut,
+) -> Result<Vec<SessionRow>> {
     list_sessions!(
         "where s.kind = ?12 and s.archived_at is not null and (s.last_activity_at, s.session_key) < (?1, ?2)",
         "order by s.last_activity_at desc, s.session_key desc limit ?3",
-        pool,
+        conn,
         weak,
         cut,
         kind
     )
 }
 
-async fn by_creation(pool: &SqlitePool, kind: &str, archived: bool, weak: &Weak, cut: &Cut) -> Result<Vec<SessionRow>> {
+async fn by_creation(
+    conn: &mut SqliteConnection,
+    kind: &str,
+    archived: bool,
+    weak: &Weak,
+    cut: &Cut,
+) -> Result<Vec<SessionRow>> {
     list_sessions!(
         "where s.kind = ?12 and (s.archived_at is not null) = ?13 and (s.created_at, s.session_key) < (?1, ?2)",
         "order by s.created_at desc, s.session_key desc limit ?3",
-        pool,
+        conn,
         weak,
         cut,
         kind,
@@ -178,9 +285,87 @@ async fn by_creation(pool: &SqlitePool, kind: &str, archived: bool, weak: &Weak,
     )
 }
 
+/// Sessions that were not active lately, in the order of creation: those created last were, and a walk would pass over all
+/// of these. Sorted from the order of activity, whose index knows the time of creation.
+async fn by_creation_of_idle(
+    conn: &mut SqliteConnection,
+    kind: &str,
+    archived: bool,
+    weak: &Weak,
+    cut: &Cut,
+) -> Result<Vec<SessionRow>> {
+    match archived {
+        false => list_sessions!(
+            "where s.kind = ?12 and s.archived_at is null and (+s.created_at, +s.session_key) < (?1, ?2)",
+            "order by +s.created_at desc, +s.session_key desc limit ?3",
+            conn,
+            weak,
+            cut,
+            kind
+        ),
+        true => list_sessions!(
+            "where s.kind = ?12 and s.archived_at is not null and (+s.created_at, +s.session_key) < (?1, ?2)",
+            "order by +s.created_at desc, +s.session_key desc limit ?3",
+            conn,
+            weak,
+            cut,
+            kind
+        ),
+    }
+}
+
+/// Of sessions that are few, looked up one by one.
+#[expect(clippy::too_many_arguments, reason = "as those of a list")]
+async fn of_few(
+    conn: &mut SqliteConnection,
+    filter: &SessionFilter,
+    order: Order,
+    kind: &str,
+    archived: bool,
+    keys: &str,
+    weak: &Weak,
+    cut: &Cut,
+) -> Result<Vec<SessionRow>> {
+    let parent = filter.parent.as_ref().map(SessionId::as_str);
+    let root = filter.root.as_ref().map(SessionId::as_str);
+    // The plus keeps the indexes of the order out.
+    match order {
+        Order::Activity => list_sessions!(
+            "where s.session_key in (select value from json_each(?12)) and +s.kind = ?13
+               and (s.archived_at is not null) = ?14 and (+s.last_activity_at, s.session_key) < (?1, ?2)
+               and (?15 is null or s.parent_key = (select p.session_key from sessions p where p.id = ?15))
+               and (?16 is null or s.root_key = (select r.session_key from sessions r where r.id = ?16))",
+            "order by +s.last_activity_at desc, s.session_key desc limit ?3",
+            conn,
+            weak,
+            cut,
+            keys,
+            kind,
+            archived,
+            parent,
+            root
+        ),
+        Order::Created => list_sessions!(
+            "where s.session_key in (select value from json_each(?12)) and +s.kind = ?13
+               and (s.archived_at is not null) = ?14 and (+s.created_at, s.session_key) < (?1, ?2)
+               and (?15 is null or s.parent_key = (select p.session_key from sessions p where p.id = ?15))
+               and (?16 is null or s.root_key = (select r.session_key from sessions r where r.id = ?16))",
+            "order by +s.created_at desc, s.session_key desc limit ?3",
+            conn,
+            weak,
+            cut,
+            keys,
+            kind,
+            archived,
+            parent,
+            root
+        ),
+    }
+}
+
 /// Within a tree the order of activity is sorted, not read from an index: that index would be written by every append.
 async fn in_one_tree(
-    pool: &SqlitePool,
+    conn: &mut SqliteConnection,
     filter: &SessionFilter,
     order: Order,
     kind: &str,
@@ -196,7 +381,7 @@ async fn in_one_tree(
                and (s.archived_at is not null) = ?13 and (s.created_at, s.session_key) < (?1, ?2)
                and (?15 is null or s.root_key = (select r.session_key from sessions r where r.id = ?15))",
             "order by s.created_at desc, s.session_key desc limit ?3",
-            pool,
+            conn,
             weak,
             cut,
             kind,
@@ -209,7 +394,7 @@ async fn in_one_tree(
                and (s.archived_at is not null) = ?13 and (s.last_activity_at, s.session_key) < (?1, ?2)
                and (?15 is null or s.root_key = (select r.session_key from sessions r where r.id = ?15))",
             "order by s.last_activity_at desc, s.session_key desc limit ?3",
-            pool,
+            conn,
             weak,
             cut,
             kind,
@@ -221,7 +406,7 @@ async fn in_one_tree(
             "where s.root_key = (select r.session_key from sessions r where r.id = ?14) and s.kind = ?12
                and (s.archived_at is not null) = ?13 and (s.created_at, s.session_key) < (?1, ?2)",
             "order by s.created_at desc, s.session_key desc limit ?3",
-            pool,
+            conn,
             weak,
             cut,
             kind,
@@ -232,7 +417,7 @@ async fn in_one_tree(
             "where s.root_key = (select r.session_key from sessions r where r.id = ?14) and s.kind = ?12
                and (s.archived_at is not null) = ?13 and (s.last_activity_at, s.session_key) < (?1, ?2)",
             "order by s.last_activity_at desc, s.session_key desc limit ?3",
-            pool,
+            conn,
             weak,
             cut,
             kind,

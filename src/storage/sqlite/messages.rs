@@ -128,21 +128,21 @@ pub(super) async fn page(pool: &SqlitePool, id: &SessionId, filter: MessageFilte
     let session = sqlx::query!(r#"select session_key as "key!: i64", last_seq from sessions where id = ?1"#, text);
     let session = session.fetch_optional(&mut *conn).await.map_err(error::of)?;
     let session = session.ok_or_else(|| Error::SessionNotFound(id.clone()))?;
-    let (key, limit) = (session.key, filter.limit);
-    let role = filter.role.as_ref().map(types::word);
-    let role = role.as_deref();
+    let key = session.key;
     let messages = match filter.window {
-        Window::First => after(conn, key, 0, role, limit).await?,
-        Window::After(seq) => after(conn, key, seq, role, limit).await?,
-        Window::Last => before(conn, key, i64::MAX, role, limit).await?,
-        Window::Before(seq) => before(conn, key, seq, role, limit).await?,
+        Window::First => after(conn, key, 0, &filter).await?,
+        Window::After(seq) => after(conn, key, seq, &filter).await?,
+        Window::Last => before(conn, key, i64::MAX, &filter).await?,
+        Window::Before(seq) => before(conn, key, seq, &filter).await?,
         Window::Around(seq) => {
-            let mut both = before(conn, key, seq, role, limit / 2).await?;
-            let rest = limit - i64::try_from(both.len()).unwrap_or(limit);
-            both.extend(after(conn, key, seq.saturating_sub(1), role, rest).await?);
+            let half = MessageFilter { limit: filter.limit / 2, bytes: filter.bytes / 2, ..filter };
+            let mut both = before(conn, key, seq, &half).await?;
+            let rest = filter.limit - i64::try_from(both.len()).unwrap_or(filter.limit);
+            both.extend(after(conn, key, seq.saturating_sub(1), &MessageFilter { limit: rest, ..half }).await?);
             both
         }
     };
+    let role = filter.role.as_ref().map(types::word);
     let edges = match (messages.first(), messages.last()) {
         (Some(first), Some(last)) => (first.seq, last.seq),
         // An empty page still lies somewhere.
@@ -169,38 +169,42 @@ pub(super) async fn page(pool: &SqlitePool, id: &SessionId, filter: MessageFilte
     })
 }
 
-async fn after(
-    conn: &mut SqliteConnection,
-    key: i64,
-    seq: i64,
-    role: Option<&str>,
-    limit: i64,
-) -> Result<Vec<Message>> {
-    let rows = select_messages!(
-        "where m.session_key = ?1 and m.seq > ?2 and (?3 is null or m.role = ?3) order by m.seq limit ?4",
-        key,
-        seq,
-        role,
-        limit
-    );
+/// The messages of a session on one side of a place, nearest first: as many as the limit and the bytes allow. What they
+/// have is summed up before they are read, from the lengths that a row's head holds.
+macro_rules! messages_beyond {
+    ($beyond:literal, $not_beyond:literal, $last:literal, $order:literal, $key:expr, $seq:expr, $role:expr, $limit:expr, $bytes:expr) => {
+        select_messages!(
+            "where m.session_key = ?1 and m.seq " $beyond " ?2 and (?3 is null or m.role = ?3)
+               and m.seq " $not_beyond " (
+                 select " $last "(seq) from (
+                   select seq, row_number() over nearest as place, sum(bytes) over nearest as through from (
+                     select seq, octet_length(content) + coalesce(octet_length(reasoning), 0)
+                         + coalesce(octet_length(parts), 0) + coalesce(octet_length(tool_calls), 0)
+                         + coalesce(octet_length(metadata), 0) + octet_length(extra) as bytes
+                     from messages
+                     where session_key = ?1 and seq " $beyond " ?2 and (?3 is null or role = ?3)
+                     order by seq " $order " limit ?4
+                   )
+                   window nearest as (order by seq " $order " rows unbounded preceding)
+                 )
+                 where place = 1 or through <= ?5
+               )
+             order by m.seq " $order,
+            $key, $seq, $role, $limit, $bytes
+        )
+    };
+}
+
+async fn after(conn: &mut SqliteConnection, key: i64, seq: i64, filter: &MessageFilter) -> Result<Vec<Message>> {
+    let role = filter.role.as_ref().map(types::word);
+    let rows = messages_beyond!(">", "<=", "max", "asc", key, seq, role, filter.limit, filter.bytes);
     let rows = rows.fetch_all(conn).await.map_err(error::of)?;
     Ok(rows.into_iter().map(MessageRow::into_message).collect())
 }
 
-async fn before(
-    conn: &mut SqliteConnection,
-    key: i64,
-    seq: i64,
-    role: Option<&str>,
-    limit: i64,
-) -> Result<Vec<Message>> {
-    let rows = select_messages!(
-        "where m.session_key = ?1 and m.seq < ?2 and (?3 is null or m.role = ?3) order by m.seq desc limit ?4",
-        key,
-        seq,
-        role,
-        limit
-    );
+async fn before(conn: &mut SqliteConnection, key: i64, seq: i64, filter: &MessageFilter) -> Result<Vec<Message>> {
+    let role = filter.role.as_ref().map(types::word);
+    let rows = messages_beyond!("<", ">=", "min", "desc", key, seq, role, filter.limit, filter.bytes);
     let rows = rows.fetch_all(conn).await.map_err(error::of)?;
     Ok(rows.into_iter().rev().map(MessageRow::into_message).collect())
 }
@@ -340,15 +344,17 @@ fn removed(done: sqlx::sqlite::SqliteQueryResult) -> i64 {
 /// Takes out calls without a result, messages that were nothing but such calls, and results without a call.
 async fn drop_unanswered(conn: &mut SqliteConnection, key: i64) -> Result<(i64, bool)> {
     let now = Timestamp::now().0;
+    // An import keeps calls as they were: one may have no id, or be no object. It is read by its path, since a value that
+    // is a text alone is no JSON.
     let calls = sqlx::query!(
         "update messages set updated_at = ?2, tool_calls = (
              select iif(count(*) = 0, null, json_group_array(json(c.value))) from json_each(messages.tool_calls) c
-             where json_extract(c.value, '$.id') in
+             where json_extract(messages.tool_calls, c.fullkey || '.id') in
                (select tool_call_id from messages where session_key = ?1 and role = 'tool' and tool_call_id is not null))
          where session_key = ?1 and role = 'assistant' and exists (
              select 1 from json_each(messages.tool_calls) c
-             where json_extract(c.value, '$.id') not in
-               (select tool_call_id from messages where session_key = ?1 and role = 'tool' and tool_call_id is not null))",
+             where (json_extract(messages.tool_calls, c.fullkey || '.id') in
+               (select tool_call_id from messages where session_key = ?1 and role = 'tool' and tool_call_id is not null)) is not true)",
         key, now
     );
     let changed = removed(calls.execute(&mut *conn).await.map_err(error::of)?);
@@ -360,9 +366,9 @@ async fn drop_unanswered(conn: &mut SqliteConnection, key: i64) -> Result<(i64, 
     );
     let mut gone = removed(empty.execute(&mut *conn).await.map_err(error::of)?);
     let orphans = sqlx::query!(
-        "delete from messages where session_key = ?1 and role = 'tool' and tool_call_id not in (
-             select json_extract(c.value, '$.id') from messages a, json_each(a.tool_calls) c
-             where a.session_key = ?1 and a.tool_calls is not null)",
+        "delete from messages where session_key = ?1 and role = 'tool' and (tool_call_id in (
+             select json_extract(a.tool_calls, c.fullkey || '.id') from messages a, json_each(a.tool_calls) c
+             where a.session_key = ?1 and a.tool_calls is not null)) is not true",
         key
     );
     gone += removed(orphans.execute(conn).await.map_err(error::of)?);

@@ -10,6 +10,7 @@ mod idempotency;
 mod lists;
 mod messages;
 mod open;
+mod reindex;
 mod runs;
 mod search;
 mod sessions;
@@ -26,14 +27,15 @@ use tokio::sync::{Mutex, watch};
 
 pub use check::check;
 pub use open::{Lock, OpenError, Options, THREADS, beside, was_left_open};
+pub use reindex::reindex;
 
 use super::{Answer, AppendOptions, Claim, Result, Source, Storage};
 use crate::model::{
     Answered, Appended, Attachment, AttachmentId, Cleanup, CleanupReceipt, ClearReceipt, DeleteOptions, DeleteReceipt,
     EventPage, EventScope, JsonObject, Message, MessageFilter, MessageId, MessagePage, MessageReceipt, NewAttachment,
-    NewMessage, NewRun, NewSession, Page, PendingQuestion, Position, Run, RunEnd, RunFilter, RunId, Session,
-    SessionFilter, SessionId, SessionSave, SessionTree, SessionUpdate, Truncate, TruncateReceipt, UsageRecord,
-    WholeSession,
+    NewMessage, NewRun, NewSession, Page, PendingQuestion, Position, Run, RunEnd, RunFilter, RunId, SearchPage,
+    SearchPosition, SearchQuery, Session, SessionFilter, SessionId, SessionSave, SessionTree, SessionUpdate, Truncate,
+    TruncateReceipt, UsageRecord, WholeSession,
 };
 use writer::Writer;
 
@@ -84,6 +86,9 @@ impl Storage for SqliteStorage {
     }
 
     async fn cleanup_sessions(&self, cleanup: Cleanup) -> Result<CleanupReceipt> {
+        if cleanup.dry_run {
+            return deletion::what_cleanup_would(&self.readers, &cleanup).await;
+        }
         self.writer.call(cleanup, |conn, input| Box::pin(deletion::cleanup(conn, input))).await
     }
 
@@ -247,6 +252,10 @@ impl Storage for SqliteStorage {
             .await
     }
 
+    async fn search(&self, query: &SearchQuery, after: Option<SearchPosition>, limit: i64) -> Result<SearchPage> {
+        search::search(&self.readers, query, after, limit).await
+    }
+
     fn foreign_commits(&self) -> watch::Receiver<u64> {
         self.writer.foreign_commits()
     }
@@ -266,9 +275,9 @@ impl SqliteStorage {
     /// Merges the search index into one piece, step by step. Bulk writes leave it in many, and the small writes that
     /// follow would each pay a part of it. The cost is that of writing the index once.
     pub async fn merge_index(&self) -> Result<()> {
-        let mut pages = search::START_OF_MERGE;
-        while self.writer.call(pages, |conn, pages| Box::pin(search::merge(conn, *pages))).await? {
-            pages = search::STEP_OF_MERGE;
+        let mut pages = reindex::START_OF_MERGE;
+        while self.writer.call(pages, |conn, pages| Box::pin(reindex::merge(conn, *pages))).await? {
+            pages = reindex::STEP_OF_MERGE;
         }
         Ok(())
     }

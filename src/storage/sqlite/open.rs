@@ -179,6 +179,7 @@ impl SqliteStorage {
             .test_before_acquire(false)
             .idle_timeout(None)
             .max_lifetime(None)
+            .after_connect(|conn, _| Box::pin(show_words(conn)))
             .connect_lazy_with(to_read(path));
         let last_event = events::last(&mut conn).await.map_err(|error| damaged(path, &error))?;
         Ok(Self {
@@ -187,6 +188,16 @@ impl SqliteStorage {
             lock: Some(lock).into(),
         })
     }
+}
+
+/// The lock of a database that is there, and a connection that writes it.
+pub(super) async fn connect_existing(path: &Path) -> Result<(Lock, SqliteConnection), OpenError> {
+    let lock = Lock::take(path)?;
+    probe(path).await?;
+    let mut conn = to_write(path, false).connect().await.map_err(|error| refusal(path, &error))?;
+    check_library(&mut conn).await?;
+    migrate(path, &mut conn).await?;
+    Ok((lock, conn))
 }
 
 /// Reads who made a database, and changes nothing: not even its journal's mode.
@@ -247,6 +258,15 @@ fn to_write(path: &Path, create: bool) -> SqliteConnectOptions {
         .pragma("journal_size_limit", "67108864")
         .pragma("wal_autocheckpoint", "1000")
         .thread_name(|id| format!("{THREADS}-writer-{id}"))
+}
+
+/// The words of the search index as a table: this connection's own, for in the schema it stops sqlx from describing
+/// any query.
+async fn show_words(conn: &mut SqliteConnection) -> sqlx::Result<()> {
+    let words = "pragma query_only = off;
+                 create virtual table temp.message_words using fts5vocab (main, message_index, instance);
+                 pragma query_only = on";
+    sqlx::raw_sql(words).execute(conn).await.map(drop)
 }
 
 /// A connection that reads. A stray write fails loudly.

@@ -76,7 +76,9 @@ macro_rules! select_sessions {
                  s.created_at as "created_at: Timestamp", s.updated_at as "updated_at: Timestamp",
                  s.last_activity_at as "last_activity_at: Timestamp", s.archived_at as "archived_at: Timestamp",
                  s.closed_at as "closed_at: Timestamp", s.message_count, s.last_seq, s.attachment_count, s.attachment_bytes,
-                 exists (select 1 from runs x where x.session_key = s.session_key and x.status = 'running') as "is_running!: bool",
+                 -- Both conditions: the first is the index's, of active runs alone.
+                 exists (select 1 from runs x where x.session_key = s.session_key
+                   and x.status in ('pending', 'running') and x.status = 'running') as "is_running!: bool",
                  s.last_run_status as "last_run_status: Word<RunStatus>", s.last_run_error as "last_run_error: Text",
                  s.token_usage as "token_usage: Json<Value>", s.token_budget as "token_budget: Json<Value>",
                  s.task_list as "task_list: Json<Value>", s.conversation_summary as "conversation_summary: Json<Value>",

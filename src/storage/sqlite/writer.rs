@@ -3,17 +3,19 @@
 //! **One writer.** Every write is a [`Job`] on one queue. A job that breaks a rule fails alone, in a savepoint of its
 //! own. When the engine itself fails (disk full, I/O error), the transaction is rolled back, the connection replaced,
 //! and the jobs are tried again one by one: SQLite has rolled back by itself then, and what is said to the old
-//! connection would run in autocommit. Jobs can be run again: they bring the ids that they store.
+//! connection would run in autocommit. Jobs can be run again: they bring the ids that they store. A panic is met in
+//! the same way: it fails the job that it comes from.
 //!
 //! The transaction is begun and ended with plain statements. sqlx's own transactions count their depth, and the count
 //! is never right again after the engine rolled back by itself.
 
 use std::{
+    panic::AssertUnwindSafe,
     path::PathBuf,
     time::{Duration, Instant},
 };
 
-use futures_util::future::BoxFuture;
+use futures_util::{FutureExt, future::BoxFuture};
 use sqlx::{ConnectOptions, Connection, Executor, SqliteConnection, sqlite::SqliteConnectOptions};
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -119,24 +121,33 @@ impl Writer {
     ) -> Result<T> {
         let (reply, answer) = oneshot::channel();
         self.send(Command::Call(Box::new(Call { input, work, output: None, reply }))).await?;
-        answer.await.map_err(|_| closed())?
+        answer.await.map_err(|_| self.gone())?
     }
 
     /// Appends messages, together with whatever else is queued.
     pub(super) async fn append(&self, input: append::Append) -> Result<Appended> {
         let (reply, answer) = oneshot::channel();
         self.send(Command::Append(Append { input, reply })).await?;
-        answer.await.map_err(|_| closed())?
+        answer.await.map_err(|_| self.gone())?
     }
 
     async fn send(&self, command: Command) -> Result<()> {
         if self.closing.is_cancelled() {
-            return Err(closed());
+            return Err(self.gone());
         }
         self.queue.send_timeout((Instant::now(), command), PATIENCE).await.map_err(|refused| match refused {
             mpsc::error::SendTimeoutError::Timeout(_) => Error::Busy("too many writes are queued"),
-            mpsc::error::SendTimeoutError::Closed(_) => closed(),
+            mpsc::error::SendTimeoutError::Closed(_) => self.gone(),
         })
+    }
+
+    /// Why nothing is written any more.
+    fn gone(&self) -> Error {
+        let why = match self.closing.is_cancelled() {
+            true => "the database is closed",
+            false => "the writer has ended, and nothing can be written until the server is started again",
+        };
+        Error::Failed(why.into())
     }
 
     /// Commits what is queued, empties the write-ahead log and closes the connection.
@@ -148,10 +159,6 @@ impl Writer {
             tracing::error!(%error, "the writer ended badly");
         }
     }
-}
-
-fn closed() -> Error {
-    Error::Failed("the database is closed".into())
 }
 
 /// The queue's other end.
@@ -208,7 +215,7 @@ impl Working {
         if self.purging {
             let conn = self.connection().await?;
             begin(conn, Instant::now()).await?;
-            let purged = attachments::purge(conn).await;
+            let purged = or_panic(attachments::purge(conn)).await;
             match purged {
                 Ok(more) => {
                     end(conn, "commit").await?;
@@ -314,7 +321,7 @@ impl Working {
     ) -> Result<Outcomes> {
         let conn = self.connection().await?;
         let outcome = match begin(conn, until).await {
-            Ok(()) => fill(conn, appends, calls).await,
+            Ok(()) => or_panic(fill(conn, appends, calls)).await,
             Err(Error::Busy(reason)) => return Err(Error::Busy(reason)),
             Err(error) => Err(error),
         };
@@ -357,6 +364,12 @@ impl Working {
 struct Seen {
     data_version: i64,
     last_event: i64,
+}
+
+/// Work whose panic is an error of the engine: what it left on the connection goes with the connection.
+async fn or_panic<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    let done = AssertUnwindSafe(work).catch_unwind().await;
+    done.unwrap_or_else(|_| Err(Error::Failed("a write panicked; the log says where".into())))
 }
 
 struct Outcomes {
@@ -422,4 +435,55 @@ pub(super) fn wal_path(database: &std::path::Path) -> PathBuf {
     let mut name = database.as_os_str().to_owned();
     name.push("-wal");
     name.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::{
+        Storage,
+        sqlite::{Options, SqliteStorage},
+    };
+
+    async fn storage() -> (tempfile::TempDir, SqliteStorage) {
+        let dir = tempfile::tempdir().unwrap();
+        let storage = SqliteStorage::open(&Options::new(dir.path().join("culm.db"))).await.unwrap();
+        (dir, storage)
+    }
+
+    /// Leaves a tombstone, and panics for one name after that.
+    async fn bury(storage: &SqliteStorage, name: &'static str) -> Result<()> {
+        let work: Work<&'static str, ()> = |conn, name| {
+            Box::pin(async move {
+                let insert = sqlx::query("insert into tombstones (id, deleted_at) values (?1, 1)").bind(*name);
+                insert.execute(conn).await.map_err(error::of)?;
+                assert_ne!(*name, "panics");
+                Ok(())
+            })
+        };
+        storage.writer.call(name, work).await
+    }
+
+    #[tokio::test]
+    async fn a_write_that_panics_fails_alone() {
+        let (_dir, storage) = storage().await;
+        let outcomes = futures_util::future::join_all(["a", "panics", "b"].map(|name| bury(&storage, name))).await;
+        assert!(outcomes[0].is_ok() && outcomes[2].is_ok(), "{outcomes:?}");
+        assert!(outcomes[1].as_ref().is_err_and(|error| error.to_string().contains("panicked")), "{outcomes:?}");
+        let buried: Vec<String> =
+            sqlx::query_scalar("select id from tombstones order by id").fetch_all(&storage.readers).await.unwrap();
+        assert_eq!(buried, ["a", "b"]);
+        storage.check_writable().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_writer_that_has_ended_says_so_and_is_heard_of() {
+        let (_dir, storage) = storage().await;
+        bury(&storage, "a").await.unwrap();
+        let mut commits = storage.foreign_commits();
+        storage.writer.task.lock().await.as_ref().unwrap().abort();
+        while commits.changed().await.is_ok() {}
+        let refused = storage.check_writable().await;
+        assert!(refused.as_ref().is_err_and(|error| error.to_string().contains("the writer has ended")), "{refused:?}");
+    }
 }

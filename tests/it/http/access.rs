@@ -1,5 +1,6 @@
 //! Who is let in, and what heads are taken.
 
+use culm::storage::Storage;
 use reqwest::{Client, Method};
 use serde_json::json;
 use tokio::{
@@ -31,6 +32,15 @@ async fn every_call_that_holds_data_asks_for_the_token() {
     }
     let headers = document["paths"]["/api/v1/sessions"]["post"]["parameters"].to_string();
     assert!(headers.contains("Idempotency-Key"), "{headers}");
+}
+
+#[tokio::test]
+async fn a_server_that_cannot_write_lives_and_is_not_ready() {
+    let server = Server::start().await;
+    assert_eq!(server.get("/ready").await.status, 200);
+    server.repository.close().await;
+    assert_eq!(server.get("/ready").await.code(), (503, "storage_busy"));
+    assert_eq!(server.get("/health").await.status, 200);
 }
 
 #[tokio::test]

@@ -5,7 +5,8 @@ use serde_json::{Value, json};
 
 use super::Server;
 
-const LONG: usize = 10 << 20;
+/// More than a message may have, and less than a body.
+const LONG: usize = 5 << 20;
 
 /// Where a body goes, a body that is accepted there, and its fields.
 const BODIES: [(&str, &str, &[&str]); 9] = [
@@ -96,7 +97,7 @@ async fn no_value_of_a_wrong_kind_is_taken_by_any_field() {
             let doubled = body(field, "null").replacen('{', &format!("{{\"{}\":1,\"{}\":1,", "twice", "twice"), 1);
             refused(&server, method, path, doubled).await;
         }
-        // One field each: ten megabytes are read slowly by a build for tests.
+        // One field each: megabytes are read slowly by a build for tests.
         refused(&server, method, path, body(fields[0], &long)).await;
         for text in ["", "{", "[]", "null", "\"x\"", "{\"no_such_field\":1}", "{} {}", "\u{0}"] {
             refused(&server, method, path, text.into()).await;
@@ -221,7 +222,7 @@ async fn what_is_no_json_and_what_is_too_large_is_told_apart() {
             server.request(Method::POST, "/sessions").header("idempotency-key", key.as_bytes()).json(&json!({}));
         assert_eq!(server.send(keyed).await.body["param"], "Idempotency-Key", "{key}");
     }
-    for tags in ["x", "\"1\", \"2\"", ""] {
+    for tags in ["x", "\"1\", 2 3", "\"1\", *", "\"1\",", ""] {
         let matched = server.request(Method::DELETE, "/sessions/s").header("if-match", tags);
         assert_eq!(server.send(matched).await.body["param"], "If-Match", "{tags}");
     }

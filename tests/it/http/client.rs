@@ -1,6 +1,10 @@
 //! A server on a free port, and a client that checks on every answer what must hold for all.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use culm::{
     feed::Feed,
@@ -14,6 +18,7 @@ use culm::{
     },
     tasks::Tasks,
 };
+use jsonschema::Validator;
 use reqwest::{Method, StatusCode, header::HeaderMap};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -35,6 +40,7 @@ pub(crate) struct Server {
     pub(crate) repository: SessionRepository,
     client: reqwest::Client,
     pub(crate) document: Value,
+    validators: Mutex<HashMap<String, Arc<Validator>>>,
     stop: DropGuard,
     tasks: Tasks,
 }
@@ -85,7 +91,16 @@ impl Server {
         let client = reqwest::Client::new();
         let document = client.get(format!("http://{address}/api/v1/openapi.json")).send().await.unwrap();
         let document = document.json().await.unwrap();
-        Self { address, folder, repository, client, document, stop: stop.drop_guard(), tasks }
+        Self {
+            address,
+            folder,
+            repository,
+            client,
+            document,
+            validators: Mutex::default(),
+            stop: stop.drop_guard(),
+            tasks,
+        }
     }
 
     /// Stops as a signal does, and starts again on the same database.
@@ -101,7 +116,7 @@ impl Server {
     }
 
     pub(crate) fn url(&self, path: &str) -> String {
-        let base = if path.starts_with("/api") || path == "/health" { "" } else { "/api/v1" };
+        let base = if path.starts_with("/api") || path == "/health" || path == "/ready" { "" } else { "/api/v1" };
         format!("http://{}{base}{path}", self.address)
     }
 
@@ -182,10 +197,21 @@ impl Server {
         let content =
             response["content"].as_object().unwrap_or_else(|| panic!("{method} {path} {status} is not described"));
         let schema = content.values().next().unwrap()["schema"].clone();
-        let schema = json!({ "components": self.document["components"], "allOf": [schema] });
-        let validator = jsonschema::validator_for(&schema).unwrap();
+        let validator = self.validator(schema);
         let errors: Vec<_> = validator.iter_errors(body).map(|error| error.to_string()).collect();
         assert!(errors.is_empty(), "{method} {path} {status}: {errors:?} in {body}");
+    }
+}
+
+impl Server {
+    /// Made once for each schema: that takes longer than all else of a request.
+    fn validator(&self, schema: Value) -> Arc<Validator> {
+        let mut made = self.validators.lock().unwrap();
+        let make = || {
+            let schema = json!({ "components": self.document["components"], "allOf": [schema] });
+            Arc::new(jsonschema::validator_for(&schema).unwrap())
+        };
+        made.entry(schema.to_string()).or_insert_with(make).clone()
     }
 }
 

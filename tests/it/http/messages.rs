@@ -23,7 +23,7 @@ async fn appends_of_twenty_clients_all_survive() {
         .map(|client| {
             let server = server.clone();
             tokio::spawn(async move {
-                for place in 0..50 {
+                for place in 0..20 {
                     let body = json!({ "messages": [{ "role": "user", "content": format!("{client} {place}") }] });
                     assert_eq!(server.post("/sessions/s/messages", body).await.status, 201);
                 }
@@ -36,8 +36,8 @@ async fn appends_of_twenty_clients_all_survive() {
     let all = server.get("/sessions/s/messages?limit=1000").await;
     let texts: HashSet<_> =
         all.body["messages"].as_array().unwrap().iter().map(|m| m["content"].as_str().unwrap()).collect();
-    assert_eq!((texts.len(), seqs(&all)), (1000, (1..=1000).collect()));
-    assert_eq!(server.get("/sessions/s").await.body["session"]["message_count"], 1000);
+    assert_eq!((texts.len(), seqs(&all)), (400, (1..=400).collect()));
+    assert_eq!(server.get("/sessions/s").await.body["session"]["message_count"], 400);
 }
 
 #[tokio::test]
@@ -82,6 +82,26 @@ async fn newest_messages_are_those_of_the_last_acknowledged_change() {
         let newest = server.get("/sessions/s/messages?order=desc&limit=1").await;
         let id = newest.body["messages"][0]["id"].as_str().unwrap();
         assert_eq!(server.delete(&format!("/sessions/s/messages/{id}")).await.body["message_count"], 250);
+    }
+}
+
+/// The newest messages are kept up to a number of bytes: what lies beyond comes from storage.
+#[tokio::test]
+async fn large_messages_are_shown_whether_or_not_they_are_kept() {
+    let server = Server::start().await;
+    let texts: Vec<String> = (1..=4).map(|n| n.to_string().repeat(if n == 4 { 10 } else { 400_000 })).collect();
+    server.session("s", &texts.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    for (query, places, beyond) in [
+        ("order=desc&limit=1", vec![4], (true, false)),
+        ("order=desc&limit=2", vec![4, 3], (true, false)),
+        ("order=desc&limit=3", vec![4, 3, 2], (true, false)),
+        ("order=desc&limit=9", vec![4, 3, 2, 1], (false, false)),
+        ("after=1", vec![2, 3, 4], (true, false)),
+        ("after=2&limit=1", vec![3], (true, true)),
+        ("after=3", vec![4], (true, false)),
+    ] {
+        let shown = server.get(&format!("/sessions/s/messages?{query}")).await;
+        assert_eq!((seqs(&shown), more(&shown)), (places, beyond), "{query}");
     }
 }
 

@@ -6,6 +6,7 @@ mod bad_input;
 mod client;
 mod messages;
 mod openapi;
+mod search;
 mod sessions;
 
 pub(crate) use client::{Answer, Server};

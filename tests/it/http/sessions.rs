@@ -37,6 +37,13 @@ async fn a_session_is_created_read_changed_and_deleted() {
         server.send(server.request(Method::PATCH, "/sessions/a%20b").header("if-match", &etag).json(&change)).await;
     assert_eq!(stale.code(), (412, "version_conflict"));
     assert_eq!(stale.body["version"], patched.body["session"]["version"]);
+    let version = patched.body["session"]["version"].as_i64().unwrap();
+    let any_of = async |tags: String| {
+        let rename = server.request(Method::PATCH, "/sessions/a%20b").header("if-match", tags).json(&json!({}));
+        server.send(rename).await.status.as_u16()
+    };
+    assert_eq!(any_of(format!("\"x\", \"{}\",\"{version}\"", version - 1)).await, 200);
+    assert_eq!(any_of(format!("\"x\", \"{}\"", version - 1)).await, 412);
     let nothing = server.patch("/sessions/a%20b", json!({})).await;
     assert_eq!(nothing.body, patched.body);
 

@@ -148,6 +148,7 @@ steered! {
     attachment_bytes(id: &SessionId, attachment: &AttachmentId, offset: i64) -> Bytes;
     attachments(id: &SessionId, after: Option<Position>, limit: i64) -> Page<Attachment>;
     delete_attachment(id: &SessionId, attachment: &AttachmentId) -> ();
+    search(query: &SearchQuery, after: Option<SearchPosition>, limit: i64) -> SearchPage;
     answer(scope: &str, key: &str) -> Option<Answer>;
     keep_refusal(claim: Claim, status: u16, problem: Value) -> ();
     check_writable() -> ();

@@ -1,10 +1,10 @@
 //! Reading a history in pages, and changing it: edit, delete, truncate, clear.
 
 use culm::{
-    model::{MessageFilter, MessagePage, Role, Truncate, Window},
+    model::{MessageFilter, MessagePage, NewMessage, Role, Truncate, Window},
     storage::{Error, Storage},
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::support::*;
 
@@ -51,11 +51,35 @@ pub(super) async fn a_role_filters_pages_and_what_lies_beyond(storage: &dyn Stor
     create(storage, "a").await;
     let roles = [Role::System, Role::User, Role::Assistant, Role::User, Role::Assistant];
     append(storage, "a", (0..).zip(roles).map(|(n, role)| said(role, &n.to_string())).collect()).await;
-    let by = |role, window, limit| MessageFilter { window, limit, role: Some(role) };
+    let by = |role, window, limit| MessageFilter { role: Some(role), ..crate::support::window(window, limit) };
     assert_eq!(shown(storage, by(Role::User, Window::First, 1)).await, (vec![2], false, true));
     assert_eq!(shown(storage, by(Role::User, Window::After(2), 9)).await, (vec![4], true, false));
     assert_eq!(shown(storage, by(Role::Assistant, Window::Last, 9)).await, (vec![3, 5], false, false));
     assert_eq!(shown(storage, by(Role::Tool, Window::Last, 9)).await, (vec![], false, false));
+}
+
+pub(super) async fn a_page_ends_where_its_bytes_are_used_up(storage: &dyn Storage) {
+    create(storage, "a").await;
+    let large = |n: i64| NewMessage { id: Some(mid(&n.to_string())), ..NewMessage::text(Role::User, "x".repeat(1000)) };
+    append(storage, "a", (1..=6).map(large).collect()).await;
+    let within = |place, bytes| MessageFilter { bytes, ..window(place, 5) };
+    let cases = [
+        (Window::First, 2500, vec![1, 2], false, true),
+        (Window::After(3), 2500, vec![4, 5], true, true),
+        (Window::Last, 2500, vec![5, 6], true, false),
+        (Window::Before(6), 2500, vec![4, 5], true, true),
+        (Window::Around(4), 5000, vec![2, 3, 4, 5], true, true),
+        // The nearest one is there in every case.
+        (Window::First, 1, vec![1], false, true),
+        (Window::After(5), 1, vec![6], true, false),
+        (Window::Before(4), 1, vec![3], true, true),
+        (Window::Around(4), 1, vec![3, 4], true, true),
+    ];
+    for (place, bytes, seqs, before, after) in cases {
+        assert_eq!(shown(storage, within(place, bytes)).await, (seqs, before, after), "{place:?} {bytes}");
+    }
+    let other = MessageFilter { role: Some(Role::Tool), ..within(Window::First, 2500) };
+    assert_eq!(shown(storage, other).await, (vec![], false, false));
 }
 
 pub(super) async fn an_empty_page_says_what_lies_beyond(storage: &dyn Storage) {
@@ -197,6 +221,24 @@ pub(super) async fn a_retry_drops_calls_without_results_and_results_without_call
     let messages = history(storage, "a").await;
     assert_eq!(messages[1].tool_calls.as_ref().and_then(|calls| calls.as_array()).map(Vec::len), Some(1));
     assert_eq!(messages[3].tool_calls, None);
+}
+
+/// What an import brought may lack an id: a provider would refuse it as it would a call without a result.
+pub(super) async fn a_retry_drops_calls_and_results_without_an_id(storage: &dyn Storage) {
+    create(storage, "a").await;
+    let nameless = NewMessage { tool_call_id: None, ..result("nameless", "") };
+    append(storage, "a", vec![calls("kept", &["c1"]), result("done", "c1"), said(Role::Assistant, "said"), nameless])
+        .await;
+    let mut whole = storage.load_session(&id("a")).await.unwrap().unwrap();
+    let call = |id: Value| json!({ "id": id, "type": "function", "function": { "name": "read", "arguments": "{}" } });
+    whole.messages[0].tool_calls = Some(json!([call(json!("c1")), call(Value::Null), { "function": {} }, "odd"]));
+    whole.messages[2].tool_calls = Some(json!([call(Value::Null)]));
+    storage.save_session(whole.changes()).await.unwrap();
+    let receipt = storage.truncate_messages(&id("a"), Truncate::ErrorRetry {}, None).await.unwrap();
+    assert_eq!(receipt.messages_removed, 1);
+    assert_eq!(texts(storage, "a").await, ["kept", "done", "said"]);
+    let messages = history(storage, "a").await;
+    assert_eq!((&messages[0].tool_calls, &messages[2].tool_calls), (&Some(json!([call(json!("c1"))])), &None));
 }
 
 /// Defect 9 is gone: nothing that was derived from the history outlives it.

@@ -57,11 +57,13 @@ pub(super) async fn each_filter_leaves_out_what_it_says(storage: &dyn Storage) {
 }
 
 pub(super) async fn titles_are_found_by_words_that_are_never_syntax(storage: &dyn Storage) {
-    for (name, text) in [("a", "fix foo-bar in src/main.rs"), ("b", "don't NOT panic"), ("c", "café")] {
+    for (name, text) in
+        [("a", "fix foo-bar in src/main.rs"), ("b", "don't NOT panic"), ("c", "café"), ("d", "数据库连接")]
+    {
         create(storage, name).await;
         storage.update_session(&id(name), title(text), None).await.unwrap();
     }
-    let cases: [(&str, &[&str]); 12] = [
+    let cases: [(&str, &[&str]); 14] = [
         ("foo-bar", &["a"]),
         ("src/main.rs", &["a"]),
         ("main fix", &["a"]),
@@ -70,6 +72,8 @@ pub(super) async fn titles_are_found_by_words_that_are_never_syntax(storage: &dy
         ("NOT", &["b"]),
         ("AND hello", &[]),
         ("cafe", &["c"]),
+        ("据库", &["d"]),
+        ("连", &["d"]),
         ("title:fix", &[]),
         ("***", &[]),
         ("", &[]),

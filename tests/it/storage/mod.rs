@@ -8,6 +8,7 @@ mod deletion;
 mod history;
 mod idempotency;
 mod lists;
+mod search;
 mod sessions;
 mod sqlite_only;
 mod usage;
@@ -81,6 +82,7 @@ on_each_backend! {
         pages_go_on_in_both_directions,
         a_window_around_a_place_shows_both_sides,
         a_role_filters_pages_and_what_lies_beyond,
+        a_page_ends_where_its_bytes_are_used_up,
         an_empty_page_says_what_lies_beyond,
         reading_the_messages_of_no_session_is_not_found,
         an_edit_replaces_an_assistants_text_and_forgets_what_was_derived,
@@ -91,6 +93,7 @@ on_each_backend! {
         truncating_after_a_message_keeps_it,
         truncating_nothing_changes_nothing,
         a_retry_drops_calls_without_results_and_results_without_calls,
+        a_retry_drops_calls_and_results_without_an_id,
         clearing_keeps_the_first_system_message_and_nothing_derived,
         clearing_based_on_another_version_is_refused,
     }
@@ -127,6 +130,16 @@ on_each_backend! {
         concurrent_saves_of_one_session_lose_no_message,
         saving_after_a_delete_does_not_bring_the_session_back,
         messages_keep_their_identity_from_load_to_load,
+    }
+    search {
+        what_people_type_finds_what_they_mean,
+        a_title_a_summary_and_a_message_are_found_in_one_ranking,
+        each_filter_of_a_search_leaves_out_what_it_says,
+        relevance_prefers_what_says_it_more_and_of_equals_the_newer,
+        pages_of_a_search_lose_nothing_and_repeat_nothing_while_messages_come,
+        a_snippet_shows_the_place_and_is_cut_between_words,
+        relevance_among_very_many_is_bounded_and_says_so,
+        a_search_sees_a_write_as_soon_as_it_returns_and_no_more_what_is_gone,
     }
     usage {
         usage_records_come_back_in_order_page_by_page,

@@ -4,14 +4,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use culm::{
-    model::{Archived, Cleanup, CleanupMode, DeleteOptions, Role, SessionFilter, Truncate},
+    model::{Archived, Cleanup, CleanupMode, DeleteOptions, Order, Role, SessionFilter, Timestamp, Truncate},
     storage::{
-        AppendOptions, Error,
+        AppendOptions, Claim, Error,
         sqlite::{OpenError, Options, SqliteStorage},
     },
 };
 
 use futures_util::{StreamExt, stream};
+use sqlx::AssertSqlSafe;
 
 use crate::support::*;
 
@@ -193,6 +194,110 @@ async fn a_shell_that_holds_the_lock_costs_waiting_and_no_write() {
     )
     .await;
     assert_eq!(appended.last_seq, 1);
+}
+
+#[tokio::test]
+async fn an_idempotency_key_is_forgotten_after_24_hours() {
+    let database = sqlite().await;
+    let storage = database.storage();
+    create(storage, "a").await;
+    let keyed = async |key: &str, text: &str| {
+        let claim = Some(Claim { scope: "s".into(), key: key.into(), body_hash: text.into() });
+        let options = AppendOptions { claim, ..AppendOptions::default() };
+        storage.append_messages(&id("a"), vec![said(Role::User, text)], options).await.unwrap();
+    };
+    let answered = async |key: &str| storage.answer("s", key).await.unwrap().map(|answer| answer.body_hash);
+    let mut shell = database.shell().await;
+    let age = |seconds: i64| format!("update idempotency_keys set created_at = created_at - {seconds} * 1000000");
+    keyed("k", "one").await;
+    keyed("other", "two").await;
+    run(&mut shell, &age(24 * 3600 - 60)).await;
+    assert_eq!(answered("k").await.as_deref(), Some("one"));
+    run(&mut shell, &age(60)).await;
+    assert_eq!((answered("k").await, answered("other").await), (None, None));
+    // It is a new key then, and what is too old goes.
+    keyed("k", "three").await;
+    assert_eq!(answered("k").await.as_deref(), Some("three"));
+    assert_eq!(number(&mut shell, "select count(*) from idempotency_keys").await, 1);
+}
+
+#[tokio::test]
+async fn a_dry_run_of_a_cleanup_neither_waits_for_writes_nor_holds_them_up() {
+    let database = sqlite().await;
+    create(database.storage(), "a").await;
+    let mut shell = database.shell().await;
+    run(&mut shell, "begin immediate; update sessions set title = 'not yet'").await;
+    let told =
+        database.storage().cleanup_sessions(Cleanup { dry_run: true, ..cleanup(CleanupMode::All) }).await.unwrap();
+    assert_eq!((told.deleted_session_ids, told.dry_run), (vec![id("a")], true));
+    run(&mut shell, "commit").await;
+}
+
+/// Whether a filter drives a list or is a condition on it depends on how many sessions meet it, and shows nowhere.
+#[tokio::test]
+async fn a_list_is_the_same_whether_few_or_many_meet_its_filter() {
+    let database = sqlite().await;
+    let mut shell = database.shell().await;
+    let fill = "begin immediate;
+        insert into sessions (session_key, id, kind, root_key, title, model, pinned, created_at, updated_at, last_activity_at, archived_at)
+        with recursive c (n) as (select 1 union all select n + 1 from c where n < 7000)
+        select n, 's' || n, 'root', n, iif(n % 1000 = 7, 'rare', 'common'), iif(n % 1000 = 7, 'rare', 'common'), n % 1000 <> 7,
+          n, n, 7001 - n / 10 * 10, iif(n % 50 = 7, 1, null) from c;
+        insert into runs (id, session_key, executor, status, created_at)
+        select 'run' || session_key, session_key, 'fake', iif(session_key % 2, 'running', 'pending'), 1 from sessions where session_key % 99 = 0;
+        commit";
+    run(&mut shell, fill).await;
+    let at = |n| Some(Timestamp(n));
+    let filter = SessionFilter::default;
+    let cases = [
+        (filter(), "true"),
+        (SessionFilter { model: Some("rare".into()), ..filter() }, "model = 'rare'"),
+        (SessionFilter { model: Some("common".into()), ..filter() }, "model = 'common'"),
+        (SessionFilter { model: Some("none".into()), ..filter() }, "false"),
+        (SessionFilter { q: Some("rare".into()), ..filter() }, "title = 'rare'"),
+        (SessionFilter { q: Some("common".into()), ..filter() }, "title = 'common'"),
+        (SessionFilter { pinned: Some(true), ..filter() }, "pinned"),
+        (SessionFilter { pinned: Some(false), ..filter() }, "not pinned"),
+        (SessionFilter { running: Some(true), ..filter() }, "session_key % 198 = 99"),
+        (SessionFilter { running: Some(false), ..filter() }, "session_key % 198 <> 99"),
+        (SessionFilter { running: Some(true), pinned: Some(false), ..filter() }, "false"),
+        (SessionFilter { running: Some(true), root: Some(id("s99")), ..filter() }, "session_key = 99"),
+        (SessionFilter { created_before: at(300), ..filter() }, "created_at < 300"),
+        (SessionFilter { created_before: at(6000), ..filter() }, "created_at < 6000"),
+        (SessionFilter { created_after: at(6900), ..filter() }, "created_at >= 6900"),
+        (SessionFilter { active_before: at(301), ..filter() }, "last_activity_at < 301"),
+        (SessionFilter { active_before: at(6001), ..filter() }, "last_activity_at < 6001"),
+        (
+            SessionFilter { active_after: at(6001), active_before: at(6101), ..filter() },
+            "last_activity_at between 6001 and 6100",
+        ),
+    ];
+    for (filter, condition) in cases {
+        for (order, column) in [(Order::Activity, "last_activity_at"), (Order::Created, "created_at")] {
+            for (archived, kept) in [
+                (Archived::False, "archived_at is null"),
+                (Archived::True, "archived_at is not null"),
+                (Archived::All, "true"),
+            ] {
+                let filter = SessionFilter { order: Some(order), archived: Some(archived), ..filter.clone() };
+                let (mut found, mut after) = (Vec::new(), None);
+                for _ in 0..3 {
+                    let page = database.storage().sessions(&filter, after, 25).await.unwrap();
+                    found.extend(page.items.into_iter().map(|session| session.id.to_string()));
+                    after = page.next;
+                    if after.is_none() {
+                        break;
+                    }
+                }
+                let wanted = format!(
+                    "select id from sessions where {condition} and {kept} order by {column} desc, session_key desc limit 75"
+                );
+                let wanted: Vec<String> =
+                    sqlx::query_scalar(AssertSqlSafe(wanted)).fetch_all(&mut shell).await.unwrap();
+                assert_eq!(found, wanted, "{filter:?}");
+            }
+        }
+    }
 }
 
 /// Defect 15 is gone: what was acknowledged is in one file, and nothing lies beside it after a close.

@@ -1,0 +1,31 @@
+//! Search over HTTP.
+
+use axum::extract::State;
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use super::{App, error::Problem, extract::Answer, listing::Listing};
+use crate::{
+    model::{SearchHit, SearchPosition, SearchQuery},
+    storage::Storage,
+};
+
+/// A page of what was found.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct SearchBody {
+    hits: Vec<SearchHit>,
+    /// Whether the newest of all that matches was looked at alone: what is ranked by relevance, or where a page in the
+    /// order of storing ends early. (`order=newest` goes on to the oldest, page by page.)
+    bounded: bool,
+    next_cursor: Option<String>,
+}
+
+pub(super) async fn search(
+    State(app): State<App>,
+    list: Listing<SearchQuery, SearchPosition>,
+) -> Result<Answer<200, SearchBody>, Problem> {
+    list.filter.check()?;
+    let page = app.repository.search(&list.filter, list.after, list.limit).await?;
+    let next_cursor = list.cursor(page.next);
+    Ok(Answer::new(&SearchBody { hits: page.hits, bounded: page.bounded, next_cursor }))
+}

@@ -1,0 +1,74 @@
+//! Versions on the wire: the `ETag` of a session, and the preconditions that name it.
+
+use aide::{OperationInput, generate::GenContext, openapi};
+use axum::{
+    extract::FromRequestParts,
+    http::{HeaderMap, HeaderValue, header, request::Parts},
+};
+
+use super::{
+    App,
+    error::Problem,
+    extract::{Path, describe_header},
+    sessions::InSession,
+};
+use crate::storage::Storage;
+
+/// The version that a change is based on: `If-Match`, if it is there.
+pub(super) struct IfMatch(pub(super) Option<i64>);
+
+impl FromRequestParts<App> for IfMatch {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
+        let lines = parts.headers.get_all(header::IF_MATCH).iter().map(|value| value.to_str().unwrap_or_default());
+        let tags: Vec<String> = lines.flat_map(|line| line.split(',')).map(|tag| tag.trim().to_owned()).collect();
+        let tags: Vec<&str> = tags.iter().map(String::as_str).collect();
+        let is_tag =
+            |tag: &str| version(tag).is_some() || (tag.len() > 1 && tag.starts_with('"') && tag.ends_with('"'));
+        match tags.as_slice() {
+            [] | ["*"] => Ok(Self(None)),
+            // A tag that no answer has had matches nothing, as no version is negative.
+            [tag] if is_tag(tag) => Ok(Self(Some(version(tag).unwrap_or(-1)))),
+            tags if tags.iter().all(|tag| is_tag(tag)) => {
+                let current = current_version(parts, app).await?;
+                Ok(Self(current.filter(|current| tags.iter().any(|tag| version(tag) == Some(*current))).or(Some(-1))))
+            }
+            _ => Err(Problem::invalid("If-Match", "If-Match is * or versions as ETag gave them")),
+        }
+    }
+}
+
+/// The version of the session in the path. Storage is asked for this very one again, in the transaction that changes it.
+async fn current_version(parts: &mut Parts, app: &App) -> Result<Option<i64>, Problem> {
+    let Path(at) = Path::<InSession>::from_request_parts(parts, app).await?;
+    Ok(app.repository.session(&at.id).await?.map(|session| session.version))
+}
+
+impl OperationInput for IfMatch {
+    fn operation_input(ctx: &mut GenContext, operation: &mut openapi::Operation) {
+        describe_header(
+            ctx,
+            operation,
+            "If-Match",
+            "The version that the change is based on, as `ETag` gave it; of several, any.",
+        );
+    }
+}
+
+fn version(tag: &str) -> Option<i64> {
+    let tag = tag.strip_prefix("W/").unwrap_or(tag);
+    tag.strip_prefix('"').and_then(|tag| tag.strip_suffix('"')).unwrap_or(tag).parse().ok()
+}
+
+/// Whether `If-None-Match` names this version.
+pub(super) fn is_known(headers: &HeaderMap, current: i64) -> bool {
+    let tags = headers.get(header::IF_NONE_MATCH).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    tags.split(',').map(str::trim).any(|tag| tag == "*" || version(tag) == Some(current))
+}
+
+/// The header of a version.
+pub(super) fn etag(version: i64) -> (header::HeaderName, HeaderValue) {
+    let value = HeaderValue::from_str(&format!("\"{version}\"")).unwrap_or(HeaderValue::from_static("\"0\""));
+    (header::ETAG, value)
+}

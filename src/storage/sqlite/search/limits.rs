@@ -1,0 +1,347 @@
+//! Where a search looks: its filters, as words of the index's column `scope` where they leave few rows, and as
+//! conditions on what matches.
+
+use sqlx::SqliteConnection;
+
+use super::{
+    Kind, Match,
+    expression::{ALTERNATIVES, Expression, Phrase},
+};
+use crate::{
+    model::{Archived, KindFilter, SearchIn, SearchQuery, SessionId},
+    storage::{
+        Result,
+        sqlite::{error, types},
+    },
+};
+
+/// Sessions that a search is driven by at most; among more it is driven by the words.
+const SESSIONS: i64 = 100;
+/// Microseconds of a day, and binary digits of the keys in a block: as the table `message_days` has them.
+const DAY: i64 = 86_400_000_000;
+const BLOCK: u32 = 12;
+/// Binary digits of the keys in a span; the words `xblock` and `xspan` of a scope number blocks and spans.
+const SPAN: u32 = 16;
+
+/// A query's filters.
+pub(super) struct Limits {
+    /// What is looked up in the indexes of messages and of sessions; none where nothing can match.
+    messages: Option<Expression>,
+    sessions: Option<Expression>,
+    /// The search is driven by a few sessions.
+    scoped: bool,
+    /// Keys among which messages of the wanted days are, from, to (not included), the highest first; none: all keys.
+    stretches: Option<Vec<(i64, i64)>>,
+    /// From, inclusive, to, exclusive.
+    at: (i64, i64),
+    pinned: Option<bool>,
+    archived: Option<bool>,
+    kind: Option<String>,
+    root: Option<String>,
+    pub(super) within: SearchIn,
+}
+
+/// None when nothing can match.
+pub(super) async fn of(
+    conn: &mut SqliteConnection,
+    query: &SearchQuery,
+    phrases: &[Phrase],
+) -> Result<Option<(Limits, Vec<Phrase>)>> {
+    let Some(few) = few_sessions(conn, query).await? else { return Ok(None) };
+    let mut limits = Limits {
+        messages: None,
+        sessions: None,
+        scoped: few.is_some(),
+        stretches: stretches(conn, query).await?,
+        at: (query.after.map_or(i64::MIN, |time| time.0), query.before.map_or(i64::MAX, |time| time.0)),
+        pinned: query.pinned,
+        archived: archived(query),
+        kind: kind(query).map(str::to_owned),
+        root: query.root.as_ref().map(|root| root.as_str().to_owned()),
+        within: query.within.unwrap_or_default(),
+    };
+    let few: Vec<_> = few.into_iter().map(|keys| keys.iter().map(|key| format!("xsession{key}")).collect()).collect();
+    let expanded = expanded(conn, phrases).await?;
+    limits.messages = limits.of_messages(query, &expanded, &few);
+    limits.sessions = query.role.is_none().then(|| limits.of_sessions(phrases, few)).flatten();
+    Ok(Some((limits, expanded)))
+}
+
+fn archived(query: &SearchQuery) -> Option<bool> {
+    match query.archived {
+        None | Some(Archived::All) => None,
+        Some(archived) => Some(archived == Archived::True),
+    }
+}
+
+fn kind(query: &SearchQuery) -> Option<&'static str> {
+    match query.kind {
+        None | Some(KindFilter::All) => None,
+        Some(KindFilter::Root) => Some("root"),
+        Some(KindFilter::Child) => Some("child"),
+    }
+}
+
+/// Whether the index is asked for any word at all.
+fn has_words(phrases: &[Phrase]) -> bool {
+    phrases.iter().any(|phrase| !phrase.excluded && phrase.is_looked_up())
+}
+
+impl Limits {
+    fn of_messages(&self, query: &SearchQuery, phrases: &[Phrase], few: &[Vec<String>]) -> Option<Expression> {
+        let mut scope = few.to_vec();
+        match &query.role {
+            Some(role) => scope.push(vec![format!("xrole{}", types::word(role))]),
+            // Something must be looked up; each message has one of these.
+            None if !has_words(phrases) => {
+                scope.push(["system", "user", "assistant", "tool"].map(|role| format!("xrole{role}")).into());
+            }
+            None => {}
+        }
+        let columns = match (self.within.reasoning, self.within.tools) {
+            (false, false) => "content",
+            (true, false) => "content reasoning",
+            (false, true) => "content tools",
+            (true, true) => "content reasoning tools",
+        };
+        Expression::new(phrases, columns, &scope)
+    }
+
+    fn of_sessions(&self, phrases: &[Phrase], mut scope: Vec<Vec<String>>) -> Option<Expression> {
+        match &self.kind {
+            Some(kind) => scope.push(vec![format!("xkind{kind}")]),
+            None if !has_words(phrases) => scope.push(vec!["xkindroot".into(), "xkindchild".into()]),
+            None => {}
+        }
+        Expression::new(phrases, "title summary", &scope)
+    }
+
+    pub(super) fn is_scoped(&self) -> bool {
+        self.scoped
+    }
+
+    fn expression(&self, kind: Kind) -> Option<&Expression> {
+        match kind {
+            Kind::Message => self.messages.as_ref(),
+            Kind::Session => self.sessions.as_ref(),
+        }
+    }
+
+    /// The highest keys below this one, without a gap, among which something can match.
+    pub(super) fn stretch(&self, kind: Kind, below: i64) -> Option<(i64, i64)> {
+        self.expression(kind)?;
+        match &self.stretches {
+            Some(stretches) if kind == Kind::Message => {
+                let next = stretches.iter().find(|(from, _)| *from < below);
+                next.map(|(from, to)| (*from, below.min(*to)))
+            }
+            _ => (below > 1).then_some((1, below)),
+        }
+    }
+
+    /// What matches among some keys, the newest first, and meets the filters.
+    pub(super) async fn window(
+        &self,
+        conn: &mut SqliteConnection,
+        kind: Kind,
+        from: i64,
+        below: i64,
+        most: usize,
+    ) -> Result<Vec<Match>> {
+        let Some(expression) = self.expression(kind) else { return Ok(Vec::new()) };
+        // A few sessions are window enough.
+        let words = expression.among(&if self.scoped { Vec::new() } else { window_words(from, below) });
+        let most = i64::try_from(most).unwrap_or(i64::MAX);
+        match kind {
+            Kind::Message => self.messages(conn, &words, from, below, most).await,
+            Kind::Session => self.sessions(conn, &words, from, below, most).await,
+        }
+    }
+
+    async fn messages(
+        &self,
+        conn: &mut SqliteConnection,
+        words: &str,
+        from: i64,
+        below: i64,
+        most: i64,
+    ) -> Result<Vec<Match>> {
+        let (reasoning, tools) = (self.within.reasoning, self.within.tools);
+        let rows = sqlx::query!(
+            // The index drives, whatever the planner thinks: it gives rows in order, and ends at the limit.
+            r#"select i.rowid as "key!: i64", m.created_at as "at!: i64",
+                 octet_length(m.content) + iif(?10, coalesce(octet_length(m.reasoning), 0), 0)
+                   + iif(?11, coalesce(octet_length(m.tool_calls), 0), 0) as "bytes!: i64"
+               from message_index i cross join messages m on m.message_key = i.rowid
+                 cross join sessions s on s.session_key = m.session_key
+               where i.message_index match ?1 and i.rowid >= ?2 and i.rowid < ?3
+                 and m.created_at >= ?4 and m.created_at < ?5
+                 and (?6 is null or s.pinned = ?6) and (?7 is null or (s.archived_at is not null) = ?7)
+                 and (?8 is null or s.kind = ?8)
+                 and (?9 is null or s.root_key = (select r.session_key from sessions r where r.id = ?9))
+               order by i.rowid desc limit ?12"#,
+            words,
+            from,
+            below,
+            self.at.0,
+            self.at.1,
+            self.pinned,
+            self.archived,
+            self.kind,
+            self.root,
+            reasoning,
+            tools,
+            most
+        );
+        let rows = rows.fetch_all(conn).await.map_err(error::of)?;
+        Ok(rows
+            .into_iter()
+            .map(|row| Match { kind: Kind::Message, key: row.key, at: row.at, bytes: row.bytes })
+            .collect())
+    }
+
+    async fn sessions(
+        &self,
+        conn: &mut SqliteConnection,
+        words: &str,
+        from: i64,
+        below: i64,
+        most: i64,
+    ) -> Result<Vec<Match>> {
+        let rows = sqlx::query!(
+            r#"select i.rowid as "key!: i64", s.created_at as "at!: i64",
+                 octet_length(s.title) + coalesce(octet_length(s.conversation_summary), 0) as "bytes!: i64"
+               from session_index i cross join sessions s on s.session_key = i.rowid
+               where i.session_index match ?1 and i.rowid >= ?2 and i.rowid < ?3
+                 and s.created_at >= ?4 and s.created_at < ?5
+                 and (?6 is null or s.pinned = ?6) and (?7 is null or (s.archived_at is not null) = ?7)
+                 and (?8 is null or s.kind = ?8)
+                 and (?9 is null or s.root_key = (select r.session_key from sessions r where r.id = ?9))
+               order by i.rowid desc limit ?10"#,
+            words,
+            from,
+            below,
+            self.at.0,
+            self.at.1,
+            self.pinned,
+            self.archived,
+            self.kind,
+            self.root,
+            most
+        );
+        let rows = rows.fetch_all(conn).await.map_err(error::of)?;
+        Ok(rows
+            .into_iter()
+            .map(|row| Match { kind: Kind::Session, key: row.key, at: row.at, bytes: row.bytes })
+            .collect())
+    }
+}
+
+/// The words of the scope that rows with these keys have.
+fn window_words(from: i64, below: i64) -> Vec<String> {
+    let numbers = |digits: u32| (from >> digits)..=((below - 1) >> digits);
+    match numbers(BLOCK).count() {
+        1..=8 => numbers(BLOCK).map(|number| format!("xblock{number}")).collect(),
+        _ => numbers(SPAN).map(|number| format!("xspan{number}")).collect(),
+    }
+}
+
+/// The phrases, with the words that beginnings stand for where the index has none of their length.
+async fn expanded(conn: &mut SqliteConnection, phrases: &[Phrase]) -> Result<Vec<Phrase>> {
+    let mut expanded = Vec::with_capacity(phrases.len());
+    for phrase in phrases {
+        expanded.push(match phrase.long_beginning() {
+            Some(beginning) => phrase.ending_with(&words(conn, beginning).await?),
+            None => phrase.clone(),
+        });
+    }
+    Ok(expanded)
+}
+
+/// Words of the index that begin so; one more than are wanted tells that there are too many. It goes from word to
+/// word: a scan would read every place of each.
+async fn words(conn: &mut SqliteConnection, beginning: &str) -> Result<Vec<String>> {
+    let (mut words, mut from) = (Vec::new(), beginning.to_owned());
+    while words.len() <= ALTERNATIVES {
+        // Not checked at compile time: the table is the connection's own.
+        let next = sqlx::query_scalar::<_, String>("select term from temp.message_words where term >= ?1 limit 1");
+        match next.bind(&from).fetch_optional(&mut *conn).await.map_err(error::of)? {
+            Some(word) if word.starts_with(beginning) => {
+                // No word goes on with a space, and all that goes on is after it.
+                from = format!("{word} ");
+                words.push(word);
+            }
+            _ => break,
+        }
+    }
+    Ok(words)
+}
+
+/// The sessions of the narrowest filter, if they are few; `Some(None)` if they are not. None if there are none at all.
+async fn few_sessions(conn: &mut SqliteConnection, query: &SearchQuery) -> Result<Option<Option<Vec<i64>>>> {
+    let mut sets = Vec::new();
+    if let Some(id) = query.session.as_ref().map(SessionId::as_str) {
+        let key = sqlx::query_scalar!(r#"select session_key as "key!: i64" from sessions where id = ?1"#, id);
+        sets.push(key.fetch_all(&mut *conn).await.map_err(error::of)?);
+    }
+    if let Some(root) = query.root.as_ref().map(SessionId::as_str) {
+        let keys = sqlx::query_scalar!(
+            r#"select s.session_key as "key!: i64" from sessions s
+               where s.root_key = (select r.session_key from sessions r where r.id = ?1) limit ?2"#,
+            root,
+            SESSIONS
+        );
+        sets.push(keys.fetch_all(&mut *conn).await.map_err(error::of)?);
+    }
+    if let Some(kind) = kind(query) {
+        let keys = sqlx::query_scalar!(
+            r#"select session_key as "key!: i64" from sessions where kind = ?1 order by created_at desc limit ?2"#,
+            kind,
+            SESSIONS
+        );
+        sets.push(keys.fetch_all(&mut *conn).await.map_err(error::of)?);
+    }
+    if query.pinned == Some(true) {
+        let keys = sqlx::query_scalar!(
+            r#"select session_key as "key!: i64" from sessions where pinned = 1 limit ?1"#,
+            SESSIONS
+        );
+        sets.push(keys.fetch_all(&mut *conn).await.map_err(error::of)?);
+    }
+    if archived(query) == Some(true) {
+        let keys = sqlx::query_scalar!(
+            r#"select session_key as "key!: i64" from sessions
+               where kind in ('root', 'child') and archived_at is not null limit ?1"#,
+            SESSIONS
+        );
+        sets.push(keys.fetch_all(conn).await.map_err(error::of)?);
+    }
+    if sets.iter().any(Vec::is_empty) {
+        return Ok(None);
+    }
+    let many = usize::try_from(SESSIONS).unwrap_or(usize::MAX);
+    Ok(Some(sets.into_iter().filter(|keys| keys.len() < many).min_by_key(Vec::len)))
+}
+
+/// Where the messages of the wanted days are, however the order of their times differs from that of their keys.
+async fn stretches(conn: &mut SqliteConnection, query: &SearchQuery) -> Result<Option<Vec<(i64, i64)>>> {
+    if query.after.is_none() && query.before.is_none() {
+        return Ok(None);
+    }
+    let first = query.after.map_or(i64::MIN, |time| time.0.div_euclid(DAY));
+    let last = query.before.map_or(i64::MAX, |time| time.0.div_euclid(DAY));
+    let blocks = sqlx::query_scalar!(
+        r#"select distinct block as "block!: i64" from message_days where day between ?1 and ?2 order by 1 desc"#,
+        first,
+        last
+    );
+    let mut stretches: Vec<(i64, i64)> = Vec::new();
+    for block in blocks.fetch_all(conn).await.map_err(error::of)? {
+        let (from, to) = (block << BLOCK, (block + 1) << BLOCK);
+        match stretches.last_mut().filter(|(lowest, _)| *lowest == to) {
+            Some(stretch) => stretch.0 = from,
+            None => stretches.push((from, to)),
+        }
+    }
+    Ok(Some(stretches))
+}
