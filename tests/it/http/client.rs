@@ -18,6 +18,8 @@ use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use crate::support::client;
+
 pub(crate) const TOKEN: &str = "a-token-of-the-tests";
 
 /// A server that is stopped when the test ends.
@@ -58,7 +60,7 @@ impl Server {
         let stop = CancellationToken::new();
         let (serving, asked) = (tasks.clone(), stop.clone());
         tasks.spawn(async move { serve(listener, router, &serving, asked).await });
-        let client = reqwest::Client::new();
+        let client = client();
         let document = client.get(format!("http://{address}/api/v1/openapi.json")).send().await.unwrap();
         let document = document.json().await.unwrap();
         Self { address, folder, repository, client, document, stop: stop.drop_guard(), tasks }
