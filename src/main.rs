@@ -14,6 +14,7 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use clap::{Parser, Subcommand};
 use culm::{
     config::{Place, Server, Settings},
+    demo_model,
     http::{Access, App, router, serve},
     import,
     repository::SessionRepository,
@@ -62,7 +63,7 @@ enum Command {
         #[command(flatten)]
         place: Place,
         #[command(flatten)]
-        server: Server,
+        server: Box<Server>,
     },
     /// Import the sessions of another system; run again, it adds only what is new
     Import {
@@ -78,6 +79,13 @@ enum Command {
     Check {
         #[command(flatten)]
         place: Place,
+    },
+    /// A model to try things with, without a network or a key: it speaks an OpenAI-compatible API and does as it is told
+    #[command(after_help = demo_model::DIRECTIVES)]
+    DemoModel {
+        /// The address to listen on
+        #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9563")]
+        listen: String,
     },
 }
 
@@ -127,7 +135,7 @@ fn main() -> ExitCode {
     // What is made here is for its owner's eyes: the database, its log, its lock, the token, snapshots.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     let cli = Cli::parse();
-    let command = cli.command.unwrap_or(Command::Serve { place: cli.place, server: cli.server });
+    let command = cli.command.unwrap_or(Command::Serve { place: cli.place, server: Box::new(cli.server) });
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let outcome = match runtime {
         Ok(runtime) => runtime.block_on(run(command)),
@@ -144,7 +152,7 @@ fn main() -> ExitCode {
 
 async fn run(command: Command) -> Result<ExitCode, Failure> {
     match command {
-        Command::Serve { place, server } => run_server(place.settings(server)?).await,
+        Command::Serve { place, server } => run_server(place.settings(*server)?).await,
         Command::Import { source: Source::Bamboo { dir, place, dry_run } } => {
             import_bamboo(&dir, &place.database()?, dry_run).await
         }
@@ -157,6 +165,7 @@ async fn run(command: Command) -> Result<ExitCode, Failure> {
             findings.iter().for_each(|finding| println!("{finding}"));
             Ok(if findings.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
+        Command::DemoModel { listen } => run_demo_model(&listen).await,
     }
 }
 
@@ -210,6 +219,21 @@ async fn run_server(settings: Settings) -> Result<ExitCode, Failure> {
     serve(listener, routes, &tasks, stop_signal().map_err(|error| Failure::new(1, error))?).await;
     repository.close().await;
     tasks.finish().await;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn run_demo_model(listen: &str) -> Result<ExitCode, Failure> {
+    let in_use = |error: std::io::Error| Failure::new(8, format!("cannot listen on {listen}: {error}"));
+    let listener = TcpListener::bind(listen).await.map_err(in_use)?;
+    let address = listener.local_addr().map_err(in_use)?;
+    let stop = stop_signal().map_err(|error| Failure::new(1, error))?;
+    println!("the demo model is ready");
+    println!("  base_url  http://{address}/v1");
+    println!("  try       curl http://{address}  (what it can be told to do)");
+    tokio::select! {
+        served = demo_model::serve(listener) => served.map_err(|error| Failure::new(1, error))?,
+        () = stop.cancelled() => {}
+    }
     Ok(ExitCode::SUCCESS)
 }
 
