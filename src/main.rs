@@ -13,8 +13,10 @@ use std::{
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use clap::{Parser, Subcommand};
 use culm::{
+    attachments::AttachmentReader,
     config::{Place, Server, Settings},
     demo_model,
+    executor::config::Executors,
     http::{Access, App, router, serve},
     import,
     repository::SessionRepository,
@@ -200,6 +202,7 @@ async fn import_bamboo(home: &Path, db: &Path, dry_run: bool) -> Result<ExitCode
 
 async fn run_server(settings: Settings) -> Result<ExitCode, Failure> {
     log(&settings.log)?;
+    let executors = Executors::check(&settings.executors).map_err(|error| Failure::new(2, error))?;
     make_folder(&settings.db)?;
     let in_use = |error: std::io::Error| Failure::new(8, format!("cannot listen on {}: {error}", settings.listen));
     let listener = TcpListener::bind(settings.listen).await.map_err(in_use)?;
@@ -214,8 +217,10 @@ async fn run_server(settings: Settings) -> Result<ExitCode, Failure> {
         check_beside(&tasks, settings.db.clone());
     }
     let access = Access::new(token.as_deref(), names(address).into_iter().chain(settings.allow_host.iter().cloned()));
+    let executors = executors.start(&(Arc::new(repository.clone()) as Arc<dyn AttachmentReader>), settings.limits);
     let routes = router(App::new(repository.clone(), settings.limits), access);
     greet(&settings, address);
+    tell_executors(&settings, executors.keys());
     serve(listener, routes, &tasks, stop_signal().map_err(|error| Failure::new(1, error))?).await;
     repository.close().await;
     tasks.finish().await;
@@ -334,4 +339,13 @@ fn greet(settings: &Settings, address: SocketAddr) {
     println!("  database  {}", settings.db.display());
     println!("  address   http://{address}  (documentation: http://{address}/docs)");
     println!("  try       curl {token}http://{address}/api/v1/sessions");
+}
+
+/// What runs can be carried out with.
+fn tell_executors<'a>(settings: &Settings, names: impl Iterator<Item = &'a String>) {
+    for name in names {
+        let default = if settings.default_executor.as_ref() == Some(name) { ", the default" } else { "" };
+        let kind = settings.executors.get(name).map(ToString::to_string).unwrap_or_default();
+        println!("  executor  {name} ({kind}{default})");
+    }
 }

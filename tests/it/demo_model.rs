@@ -66,3 +66,31 @@ async fn the_demo_model_says_where_it_is_what_it_does_and_does_it() {
     assert_eq!(process.0.wait().unwrap().code(), Some(0));
     assert_eq!(culm(&["demo-model", "--listen", "nowhere"]).status.code(), Some(8));
 }
+
+#[test]
+fn a_server_names_its_executors() {
+    let folder = tempfile::tempdir().unwrap();
+    let (config, db) = (folder.path().join("culm.toml"), folder.path().join("culm.db"));
+    let (config, db) = (config.to_str().unwrap(), db.to_str().unwrap());
+    let executor = |name: &str| {
+        format!("[executors.{name}]\nkind = 'openai'\nbase_url = 'http://127.0.0.1:1/v1?key=hidden'\nmodel = 'm'\n")
+    };
+    let arguments = ["serve", "--db", db, "--config", config, "--listen", "127.0.0.1:0"];
+    std::fs::write(config, executor("one")).unwrap();
+    let (_serving, lines) = Process::start(&arguments, "executor");
+    assert_eq!(lines.last().unwrap(), "  executor  one (openai, m at http://127.0.0.1:1, the default)");
+    for (text, words) in [
+        (format!("default_executor = 'two'\n{}", executor("one")), "there is no [executors.two]"),
+        (executor("one") + "modle = 'x'\n", "modle"),
+        (
+            executor("one") + "api_key_env = 'CULM_TEST_NO_SUCH_KEY'\n",
+            "executors.one.api_key_env: CULM_TEST_NO_SUCH_KEY",
+        ),
+        ("[executors.two]\nkind = 'acp'\n".into(), "acp"),
+    ] {
+        std::fs::write(config, text).unwrap();
+        let output = culm(&["serve", "--db", "/nowhere/culm.db", "--config", config]);
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!((output.status.code(), said.contains(words)), (Some(2), true), "{said}");
+    }
+}
