@@ -64,7 +64,8 @@ impl Broken {
 
     /// An answer that is no success.
     pub(super) async fn status(mut response: Response, secrets: &[SecretString]) -> Self {
-        let (status, retry_after) = (response.status(), retry_after(&response));
+        let (status, headers) = (response.status(), response.headers());
+        let retry_after = headers.get(RETRY_AFTER).and_then(|text| retry_after(text.to_str().ok()?, Utc::now()));
         if status.is_redirection() {
             return redirected(&response, secrets).into();
         }
@@ -131,9 +132,29 @@ fn plain(text: &str, secrets: &[SecretString]) -> String {
 }
 
 /// `Retry-After`: seconds, or a date.
-fn retry_after(response: &Response) -> Option<Duration> {
-    let text = response.headers().get(RETRY_AFTER)?.to_str().ok()?;
+fn retry_after(text: &str, now: DateTime<Utc>) -> Option<Duration> {
     let seconds = text.parse().ok().map(Duration::from_secs);
-    let until = || (DateTime::parse_from_rfc2822(text).ok()?.to_utc() - Utc::now()).to_std().ok();
+    let until = || (DateTime::parse_from_rfc2822(text).ok()?.to_utc() - now).to_std().ok();
     Some(seconds.or_else(until)?.min(LONGEST_WAIT))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_provider_is_waited_for_as_long_as_it_asks_and_never_for_long() {
+        let now = DateTime::parse_from_rfc3339("2026-01-01T00:00:00Z").unwrap().to_utc();
+        let cases = [
+            ("7", Some(7)),
+            ("3600", Some(60)),
+            ("Thu, 01 Jan 2026 00:00:09 GMT", Some(9)),
+            ("Fri, 02 Jan 2026 00:00:00 GMT", Some(60)),
+            ("Wed, 31 Dec 2025 00:00:00 GMT", None),
+            ("soon", None),
+        ];
+        for (text, seconds) in cases {
+            assert_eq!(retry_after(text, now), seconds.map(Duration::from_secs), "{text}");
+        }
+    }
 }

@@ -1,6 +1,6 @@
 //! What this kind of executor can be told, and what is made of it: an address, and a client that speaks to it alone.
 
-use std::{collections::BTreeMap, fmt, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, fmt, net::IpAddr, path::PathBuf, time::Duration};
 
 use reqwest::{
     Client, Url,
@@ -67,6 +67,12 @@ impl Config {
         }
         let (url, key) = (self.url()?, self.key()?);
         let headers = self.headers(key.as_ref())?;
+        if key.is_some() && url.scheme() == "http" && !is_loopback(&url) {
+            tracing::warn!(
+                host = url.host_str(),
+                "the key of this provider is sent over a connection that is not encrypted"
+            );
+        }
         let client = client(&url, headers, silence).map_err(|error| Invalid::new("base_url", super::cause(&error)))?;
         let secrets = self.headers.values().cloned().chain(key).collect();
         Ok(Settings {
@@ -151,6 +157,11 @@ fn client(url: &Url, headers: HeaderMap, silence: Duration) -> reqwest::Result<C
         "http" => client.no_proxy().tls_certs_only([]).build(),
         _ => client.build(),
     }
+}
+
+fn is_loopback(url: &Url) -> bool {
+    let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {

@@ -14,6 +14,17 @@ async fn what_may_pass_is_tried_again_until_the_first_token() {
 }
 
 #[tokio::test]
+async fn a_provider_that_asks_for_less_patience_is_asked_again_sooner() {
+    let demo = Demo::start().await;
+    let mut settings = config(&format!("http://{}/v1", demo.address), "").settings().unwrap();
+    settings.retry_delay = Duration::from_secs(3600);
+    let executor = OpenAi::new(settings, Arc::new(NoAttachments), Limits::default());
+    let run = finish(&executor, turn(vec![NewMessage::text(Role::User, "/error 429 2\nhello")]));
+    let (outcome, _) = tokio::time::timeout(Duration::from_secs(10), run).await.unwrap();
+    assert_eq!(outcome.unwrap(), Outcome::Completed);
+}
+
+#[tokio::test]
 async fn retries_come_to_an_end() {
     for said in ["/error 503", "/error 429", "/cut"] {
         let demo = Demo::start().await;
@@ -48,6 +59,25 @@ async fn what_cannot_pass_or_would_be_said_twice_is_not_tried_again() {
         assert!(!told.iter().any(|line| line.starts_with("message")), "{said}: {told:?}");
         assert_eq!(demo.stats("open=0").await, (1, 0), "{said}");
     }
+}
+
+#[tokio::test]
+async fn what_the_provider_says_of_an_error_decides_too() {
+    let said = r#"{"choices":[{"delta":{"content":"hi"},"finish_reason":"stop"}]}"#;
+    let busy = r#"{"error":{"message":"busy","code":429}}"#;
+    let hello = || turn(vec![NewMessage::text(Role::User, "hello")]);
+    // In the stream, before its first token.
+    let (url, _requests) = provider(vec![stream(&[busy]), stream(&[said])]).await;
+    assert_eq!(finish(&executor(&url, ""), hello()).await.0.unwrap(), Outcome::Completed);
+    // After the beginning of a call, which is a token, too.
+    let call = r#"{"choices":[{"delta":{"tool_calls":[{"index":0,"function":{"name":"read"}}]}}]}"#;
+    let (url, _requests) = provider(vec![stream(&[call, busy]), stream(&[said])]).await;
+    assert!(matches!(finish(&executor(&url, ""), hello()).await.0, Err(Error::Failed(_))));
+    // A quota does not fill again while one waits.
+    let quota = r#"{"error":{"message":"no money left","code":"insufficient_quota"}}"#;
+    let (url, _requests) = provider(vec![answer("429 Too Many Requests", quota), stream(&[said])]).await;
+    let (outcome, _) = finish(&executor(&url, ""), hello()).await;
+    assert!(matches!(&outcome, Err(Error::Failed(words)) if words.contains("no money left")), "{outcome:?}");
 }
 
 #[tokio::test]
@@ -95,6 +125,15 @@ async fn nothing_grows_without_bound() {
         let (outcome, _) = finish(&executor, turn(vec![NewMessage::text(Role::User, "hello")])).await;
         assert!(matches!(&outcome, Err(Error::Failed(why)) if why.contains(words)), "{outcome:?}");
     }
+}
+
+#[tokio::test]
+async fn a_stream_may_be_longer_than_any_of_its_events() {
+    let event = format!(r#"{{"choices":[{{"delta":{{"content":"{}"}}}}]}}"#, "x".repeat(1 << 20));
+    let (url, _requests) = provider(vec![stream(&[&event, &event, &event, &event, &event, &event, "[DONE]"])]).await;
+    let executor = with(&url, "", Arc::new(NoAttachments), Limits { message: 8 << 20, ..Limits::default() });
+    let (outcome, told) = finish(&executor, turn(vec![NewMessage::text(Role::User, "hello")])).await;
+    assert_eq!((outcome.unwrap(), told.len()), (Outcome::Completed, 7));
 }
 
 #[tokio::test]
