@@ -1,6 +1,7 @@
 //! Settings from flags, environment and file, in this order of precedence; checked once.
 
 use std::{
+    collections::BTreeMap,
     net::{SocketAddr, ToSocketAddrs},
     path::{Path, PathBuf},
     time::Duration,
@@ -10,7 +11,7 @@ use clap::Args;
 use etcetera::BaseStrategy;
 use serde::Deserialize;
 
-use crate::model::Limits;
+use crate::{executor::config::ExecutorConfig, model::Limits};
 
 /// Where the database is. Every command has these.
 #[derive(Debug, Clone, Default, Args)]
@@ -66,6 +67,12 @@ pub struct Server {
     /// What to log on standard error, in the words of tracing's EnvFilter [default: warn]
     #[arg(long, value_name = "FILTER", env = "CULM_LOG")]
     log: Option<String>,
+    /// The executor of runs that name none [default: the only one, if there is one]
+    #[arg(long, value_name = "NAME", env = "CULM_DEFAULT_EXECUTOR")]
+    default_executor: Option<String>,
+    /// What carries runs out, by name; too much for flags, so only a table here.
+    #[arg(skip)]
+    executors: BTreeMap<String, ExecutorConfig>,
     /// The database; a flag of every command, so only a key here.
     #[arg(skip)]
     db: Option<PathBuf>,
@@ -94,6 +101,10 @@ pub struct Settings {
     pub grace: Duration,
     /// What to log.
     pub log: String,
+    /// What carries runs out, by name.
+    pub executors: BTreeMap<String, ExecutorConfig>,
+    /// Which of them carries out runs that name none.
+    pub default_executor: Option<String>,
 }
 
 /// A setting that cannot be used.
@@ -127,6 +138,7 @@ impl Place {
             body: given.max_body_bytes.or(file.max_body_bytes).unwrap_or(defaults.body),
             attachment: given.max_attachment_bytes.or(file.max_attachment_bytes).unwrap_or(defaults.attachment),
         };
+        let default_executor = default_executor(given.default_executor.or(file.default_executor), &file.executors)?;
         Ok(Settings {
             db,
             listen,
@@ -138,6 +150,8 @@ impl Place {
             max_concurrent_runs: given.max_concurrent_runs.or(file.max_concurrent_runs).unwrap_or(16).max(1).into(),
             grace: Duration::from_secs(given.grace_seconds.or(file.grace_seconds).unwrap_or(10).into()),
             log: given.log.or(file.log).unwrap_or_else(|| "warn".into()),
+            executors: file.executors,
+            default_executor,
         })
     }
 }
@@ -145,6 +159,19 @@ impl Place {
 fn read(path: &Path) -> Result<Server, ConfigError> {
     let text = std::fs::read_to_string(path).map_err(|error| ConfigError(format!("{}: {error}", path.display())))?;
     toml::from_str(&text).map_err(|error| ConfigError(format!("{}: {}", path.display(), error.to_string().trim_end())))
+}
+
+fn default_executor(
+    named: Option<String>,
+    executors: &BTreeMap<String, ExecutorConfig>,
+) -> Result<Option<String>, ConfigError> {
+    match named {
+        Some(name) if !executors.contains_key(&name) => {
+            Err(ConfigError(format!("default_executor {name}: there is no [executors.{name}]")))
+        }
+        None if executors.len() == 1 => Ok(executors.keys().next().cloned()),
+        named => Ok(named),
+    }
 }
 
 fn default_database() -> Result<PathBuf, ConfigError> {

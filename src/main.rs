@@ -13,7 +13,10 @@ use std::{
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use clap::{Parser, Subcommand};
 use culm::{
+    attachments::AttachmentReader,
     config::{Place, Server, Settings},
+    demo_model,
+    executor::config::Executors,
     feed::Feed,
     http::{Access, App, router, serve},
     import,
@@ -64,7 +67,7 @@ enum Command {
         #[command(flatten)]
         place: Place,
         #[command(flatten)]
-        server: Server,
+        server: Box<Server>,
     },
     /// Import the sessions of another system; run again, it adds only what is new
     Import {
@@ -85,6 +88,13 @@ enum Command {
     Check {
         #[command(flatten)]
         place: Place,
+    },
+    /// A model to try things with, without a network or a key: it speaks an OpenAI-compatible API and does as it is told
+    #[command(after_help = demo_model::DIRECTIVES)]
+    DemoModel {
+        /// The address to listen on
+        #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9563")]
+        listen: String,
     },
 }
 
@@ -135,7 +145,7 @@ fn main() -> ExitCode {
     // What is made here is for its owner's eyes: the database, its log, its lock, the token, snapshots.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     let cli = Cli::parse();
-    let command = cli.command.unwrap_or(Command::Serve { place: cli.place, server: cli.server });
+    let command = cli.command.unwrap_or(Command::Serve { place: cli.place, server: Box::new(cli.server) });
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let outcome = match runtime {
         Ok(runtime) => runtime.block_on(run(command)),
@@ -152,7 +162,7 @@ fn main() -> ExitCode {
 
 async fn run(command: Command) -> Result<ExitCode, Failure> {
     match command {
-        Command::Serve { place, server } => run_server(place.settings(server)?).await,
+        Command::Serve { place, server } => run_server(place.settings(*server)?).await,
         Command::Import { source: Source::Bamboo { dir, place, dry_run } } => {
             import_bamboo(&dir, &place.database()?, dry_run).await
         }
@@ -176,6 +186,7 @@ async fn run(command: Command) -> Result<ExitCode, Failure> {
             findings.iter().for_each(|finding| println!("{finding}"));
             Ok(if findings.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
+        Command::DemoModel { listen } => run_demo_model(&listen).await,
     }
 }
 
@@ -211,6 +222,7 @@ async fn import_bamboo(home: &Path, db: &Path, dry_run: bool) -> Result<ExitCode
 
 async fn run_server(settings: Settings) -> Result<ExitCode, Failure> {
     log(&settings.log)?;
+    let executors = Executors::check(&settings.executors).map_err(|error| Failure::new(2, error))?;
     make_folder(&settings.db)?;
     let in_use = |error: std::io::Error| Failure::new(8, format!("cannot listen on {}: {error}", settings.listen));
     let listener = TcpListener::bind(settings.listen).await.map_err(in_use)?;
@@ -232,13 +244,15 @@ async fn run_server(settings: Settings) -> Result<ExitCode, Failure> {
         max_concurrent: settings.max_concurrent_runs,
         grace: settings.grace,
         message: settings.limits.message,
-        default_executor: None,
+        default_executor: settings.default_executor.clone(),
     };
-    let runs = Runs::start(repository.clone(), feed, runs::Executors::new(), options).await;
+    let executors = executors.start(&(Arc::new(repository.clone()) as Arc<dyn AttachmentReader>), settings.limits);
+    let names: Vec<String> = executors.keys().cloned().collect();
+    let runs = Runs::start(repository.clone(), feed, executors, options).await;
     let runs = runs.map_err(|error| Failure::new(1, error))?;
     let routes = router(App::new(runs.clone(), settings.limits), access);
     let writer = stop_with_writer(&repository, &stop);
-    greet(&settings, address);
+    greet(&settings, address, &names);
     let stopped = async {
         stop.cancelled().await;
         runs.shut_down().await;
@@ -260,6 +274,21 @@ fn stop_with_writer(repository: &SessionRepository, stop: &CancellationToken) ->
         while commits.changed().await.is_ok() {}
         stop.cancel();
     })
+}
+
+async fn run_demo_model(listen: &str) -> Result<ExitCode, Failure> {
+    let in_use = |error: std::io::Error| Failure::new(8, format!("cannot listen on {listen}: {error}"));
+    let listener = TcpListener::bind(listen).await.map_err(in_use)?;
+    let address = listener.local_addr().map_err(in_use)?;
+    let stop = stop_signal().map_err(|error| Failure::new(1, error))?;
+    println!("the demo model is ready");
+    println!("  base_url  http://{address}/v1");
+    println!("  try       curl http://{address}  (what it can be told to do)");
+    tokio::select! {
+        served = demo_model::serve(listener) => served.map_err(|error| Failure::new(1, error))?,
+        () = stop.cancelled() => {}
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn log(filter: &str) -> Result<(), Failure> {
@@ -351,15 +380,21 @@ fn stop_signal() -> std::io::Result<CancellationToken> {
     Ok(stop)
 }
 
-fn greet(settings: &Settings, address: SocketAddr) {
+fn greet(settings: &Settings, address: SocketAddr, executors: &[String]) {
     let token = if settings.auth {
         format!("-H \"Authorization: Bearer $(culm token --db '{}')\" ", settings.db.display())
     } else {
         String::new()
     };
+    let executors = executors.iter().map(|name| {
+        let default = if settings.default_executor.as_ref() == Some(name) { ", the default" } else { "" };
+        let kind = settings.executors.get(name).map(ToString::to_string).unwrap_or_default();
+        format!("  executor  {name} ({kind}{default})\n")
+    });
+    let executors: String = executors.collect();
     let greeting = format!(
         "culm {version} is ready\n  database  {db}\n  address   http://{address}  (documentation: http://{address}/docs)\n\
-         \x20 try       curl {token}http://{address}/api/v1/sessions\n",
+         \x20 try       curl {token}http://{address}/api/v1/sessions\n{executors}",
         version = env!("CARGO_PKG_VERSION"),
         db = settings.db.display(),
     );

@@ -3,6 +3,9 @@
 //! An executor gets the transcript and a cancellation token, and sends back events. It knows nothing of storage and of
 //! HTTP requests to Culm: whoever runs it stores what is durable, and publishes it after the commit.
 
+pub mod config;
+pub mod openai;
+
 use async_trait::async_trait;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -25,7 +28,9 @@ pub struct Turn {
     pub reasoning_effort: Option<ReasoningEffort>,
     /// The directory that the session works in.
     pub workspace: Option<String>,
-    /// The whole history, in order.
+    /// What stands for the messages that are compressed.
+    pub summary: Option<String>,
+    /// The whole history, in order, the compressed messages too.
     pub messages: Vec<Message>,
 }
 

@@ -58,13 +58,15 @@ pub(super) async fn follow(runs: &Runs, run: &Run, executor: &dyn Executor, canc
 
 fn turn(run: &Run, whole: WholeSession) -> Turn {
     let WholeSession { session, messages, .. } = whole;
-    let Session { model, reasoning_effort, workspace, .. } = session;
+    let Session { model, reasoning_effort, workspace, conversation_summary, .. } = session;
+    let summary = conversation_summary.and_then(|summary| Some(summary.get("content")?.as_str()?.to_owned()));
     Turn {
         run_id: run.id.clone(),
         session_id: run.session_id.clone(),
         model: run.model.clone().or(model),
         reasoning_effort,
         workspace,
+        summary,
         messages,
     }
 }

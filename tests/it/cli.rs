@@ -14,6 +14,8 @@ use culm::storage::{
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::support::client;
+
 const CULM: &str = env!("CARGO_BIN_EXE_culm");
 
 fn culm(db: &Path, arguments: &[&str]) -> Command {
@@ -64,14 +66,13 @@ impl Serving {
     }
 
     async fn post(&self, path: &str, body: Value) -> (u16, Value) {
-        let request =
-            reqwest::Client::new().post(format!("{}/api/v1{path}", self.url)).bearer_auth(&self.token).json(&body);
+        let request = client().post(format!("{}/api/v1{path}", self.url)).bearer_auth(&self.token).json(&body);
         let answer = request.send().await.unwrap();
         (answer.status().as_u16(), answer.json().await.unwrap())
     }
 
     async fn get(&self, path: &str) -> (u16, Value) {
-        let request = reqwest::Client::new().get(format!("{}/api/v1{path}", self.url)).bearer_auth(&self.token);
+        let request = client().get(format!("{}/api/v1{path}", self.url)).bearer_auth(&self.token);
         let answer = request.send().await.unwrap();
         (answer.status().as_u16(), answer.json().await.unwrap())
     }

@@ -8,6 +8,8 @@ mod support;
 mod append_cost;
 mod attachment_reader;
 mod cli;
+mod demo_model;
+mod executor;
 mod http;
 mod import;
 mod model_based;

@@ -63,6 +63,10 @@ impl Cached {
         &self.repository
     }
 
+    pub(crate) fn shared_reader(&self) -> Arc<dyn AttachmentReader> {
+        Arc::new(self.repository.clone())
+    }
+
     pub(crate) fn storage(&self) -> &dyn Storage {
         &self.repository
     }
@@ -145,6 +149,12 @@ pub(crate) async fn assert_sound(shell: &mut SqliteConnection) {
 pub(crate) async fn until(shell: &mut SqliteConnection, sql: &str, wanted: i64) {
     let asking = async { while number(shell, sql).await != wanted {} };
     tokio::time::timeout(Duration::from_secs(10), asking).await.unwrap_or_else(|_| panic!("{sql} is never {wanted}"));
+}
+
+/// A client for servers of the tests: without TLS, and without the certificates that take a while to read.
+pub(crate) fn client() -> reqwest::Client {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    reqwest::Client::builder().no_proxy().tls_certs_only([]).build().unwrap()
 }
 
 pub(crate) fn id(text: &str) -> SessionId {

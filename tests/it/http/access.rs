@@ -1,7 +1,7 @@
 //! Who is let in, and what heads are taken.
 
 use culm::storage::Storage;
-use reqwest::{Client, Method};
+use reqwest::Method;
 use serde_json::json;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -9,11 +9,12 @@ use tokio::{
 };
 
 use super::{Server, client::TOKEN};
+use crate::support::client;
 
 #[tokio::test]
 async fn every_call_that_holds_data_asks_for_the_token() {
     let server = Server::start().await;
-    let client = Client::new();
+    let client = client();
     for path in ["/sessions", "/sessions/s", "/nothing/here"] {
         for token in [None, Some("wrong"), Some("")] {
             let request = client.request(Method::GET, server.url(path));

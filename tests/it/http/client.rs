@@ -25,6 +25,8 @@ use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use crate::support::client;
+
 pub(crate) const TOKEN: &str = "a-token-of-the-tests";
 
 /// Few runs at once, and little patience.
@@ -88,7 +90,7 @@ impl Server {
             stopping.cancelled().await;
             ending.shut_down().await;
         });
-        let client = reqwest::Client::new();
+        let client = client();
         let document = client.get(format!("http://{address}/api/v1/openapi.json")).send().await.unwrap();
         let document = document.json().await.unwrap();
         Self {

@@ -117,6 +117,10 @@ macro_rules! steered {
                 self.database.storage.foreign_commits()
             }
 
+            fn last_event(&self) -> watch::Receiver<i64> {
+                self.database.storage.last_event()
+            }
+
             async fn close(&self) {
                 self.database.storage.close().await;
             }
@@ -148,6 +152,19 @@ steered! {
     attachment_bytes(id: &SessionId, attachment: &AttachmentId, offset: i64) -> Bytes;
     attachments(id: &SessionId, after: Option<Position>, limit: i64) -> Page<Attachment>;
     delete_attachment(id: &SessionId, attachment: &AttachmentId) -> ();
+    sessions_above(id: &SessionId) -> Vec<SessionId>;
+    create_run(id: &SessionId, new: NewRun, claim: Option<Claim>) -> Run;
+    run(id: &RunId) -> Option<Run>;
+    runs(filter: &RunFilter, after: Option<Position>, limit: i64) -> Page<Run>;
+    active_runs(id: &SessionId, below: bool) -> Vec<Run>;
+    claim_runs(limit: i64) -> Vec<Run>;
+    append_run_messages(run: &Run, messages: Vec<NewMessage>) -> Appended;
+    finish_run(run: &Run, end: RunEnd) -> Run;
+    cancel_pending_run(run: &Run) -> Run;
+    settle_runs() -> i64;
+    ask_question(run: &Run, question: PendingQuestion) -> ();
+    answer_question(id: &SessionId, response: String, next: NewRun) -> Answered;
+    events(scope: &EventScope, after: i64, limit: i64) -> EventPage;
     search(query: &SearchQuery, after: Option<SearchPosition>, limit: i64) -> SearchPage;
     answer(scope: &str, key: &str) -> Option<Answer>;
     keep_refusal(claim: Claim, status: u16, problem: Value) -> ();

@@ -1,0 +1,90 @@
+//! Images of a transcript: attachments become data URLs, because a provider cannot read Culm's.
+
+use std::{
+    collections::HashMap,
+    io::{self, ErrorKind},
+};
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use serde_json::Value;
+
+use super::wire::{Image, Part};
+use crate::{
+    attachments::AttachmentReader,
+    executor::Error,
+    model::{Message, Role, detected_mime_type},
+};
+
+/// Bytes of one image at most, and of all in one request: providers take no more.
+const ONE: usize = 20 << 20;
+const ALL: usize = 50 << 20;
+
+/// The images of a transcript by their addresses: a data URL, or why there is none.
+pub(super) struct Images(HashMap<String, Result<String, String>>);
+
+impl Images {
+    /// Reads the attachments that the user's messages show, the newest first: it is the oldest that find no room.
+    pub(super) async fn load(messages: &[Message], attachments: &dyn AttachmentReader) -> Result<Self, Error> {
+        let (mut images, mut room) = (HashMap::new(), ALL);
+        let users = messages.iter().rev().filter(|message| message.role == Role::User && !message.compressed);
+        for url in users.flat_map(parts).filter_map(address).filter(|url| !is_foreign(url)) {
+            if images.contains_key(url) {
+                continue;
+            }
+            let image = read(url, attachments, room.min(ONE)).await;
+            let image = image.map_err(|error| Error::Failed(format!("the image {url} could not be read: {error}")))?;
+            room = room.saturating_sub(image.as_ref().map_or(0, String::len) / 4 * 3);
+            images.insert(url.to_owned(), image);
+        }
+        Ok(Self(images))
+    }
+
+    /// A part as it is sent. One that cannot be sent says so to the model.
+    pub(super) fn part<'a>(&'a self, part: &'a Value) -> Option<Part<'a>> {
+        let Some(url) = address(part) else {
+            return part["text"].as_str().map(|text| Part::Text { text });
+        };
+        let detail = part["image_url"]["detail"].as_str();
+        match self.0.get(url) {
+            Some(Ok(data)) => Some(Part::ImageUrl { image_url: Image { url: data, detail } }),
+            Some(Err(reason)) => Some(Part::Text { text: reason }),
+            None => Some(Part::ImageUrl { image_url: Image { url, detail } }),
+        }
+    }
+}
+
+/// A message's parts. They are read one by one: an imported message may have some that are not known here.
+pub(super) fn parts(message: &Message) -> impl Iterator<Item = &Value> {
+    message.parts.as_ref().and_then(Value::as_array).into_iter().flatten()
+}
+
+fn address(part: &Value) -> Option<&str> {
+    part["image_url"]["url"].as_str()
+}
+
+/// Whether a provider can read it by itself.
+fn is_foreign(url: &str) -> bool {
+    ["http:", "https:", "data:"]
+        .iter()
+        .any(|scheme| url.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme)))
+}
+
+async fn read(url: &str, attachments: &dyn AttachmentReader, limit: usize) -> io::Result<Result<String, String>> {
+    let missing = |why: &str| Ok(Err(format!("[The image {url} cannot be shown: {why}.]")));
+    let (bytes, declared) = match attachments.resolve(url, limit).await {
+        Ok(Some(found)) => found,
+        Ok(None) => return missing("it is not there any more"),
+        Err(error) if error.kind() == ErrorKind::FileTooLarge => return missing("it is too large"),
+        Err(error) if error.kind() == ErrorKind::InvalidInput => return missing("its address is of no known kind"),
+        Err(error) => return Err(error),
+    };
+    let shown = detected_mime_type(&bytes).filter(is_image);
+    match shown.or(Some(declared.as_str()).filter(is_image)) {
+        Some(mime_type) => Ok(Ok(format!("data:{mime_type};base64,{}", STANDARD.encode(&bytes)))),
+        None => missing("it is no image"),
+    }
+}
+
+fn is_image(mime_type: &&str) -> bool {
+    mime_type.starts_with("image/")
+}

@@ -1,0 +1,166 @@
+//! What a model is sent: the session's history in the words of the API. The demo model shows what it got.
+
+use culm::model::{ImageUrl, MessagePart, ReasoningEffort, ToolCall, ToolFunction};
+use serde_json::json;
+
+use super::*;
+use crate::support::{attach, create, repository};
+
+/// The request that the demo model got for a history; its last message tells it to show that.
+async fn shown(demo: &Demo, turn: Turn) -> Value {
+    request_of(&demo.executor(), turn).await
+}
+
+async fn request_of(executor: &OpenAi, turn: Turn) -> Value {
+    let (outcome, told) = finish(executor, turn).await;
+    assert_eq!(outcome.unwrap(), Outcome::Completed);
+    let message = told.iter().find_map(|line| line.strip_prefix("message [final_answer] ")).unwrap();
+    serde_json::from_str(message.lines().next().unwrap()).unwrap()
+}
+
+fn show() -> NewMessage {
+    NewMessage::text(Role::User, "/slow 0ms\n/show")
+}
+
+fn assistant(text: &str, calls: &[&str]) -> NewMessage {
+    let call = |id: &&str| ToolCall {
+        id: (*id).into(),
+        kind: "function".into(),
+        function: ToolFunction { name: "read".into(), arguments: "{}".into() },
+    };
+    let calls = calls.iter().map(call).collect::<Vec<_>>();
+    NewMessage { tool_calls: (!calls.is_empty()).then_some(calls), ..NewMessage::text(Role::Assistant, text) }
+}
+
+fn result(text: &str, call: &str) -> NewMessage {
+    NewMessage { tool_call_id: Some(call.into()), ..NewMessage::text(Role::Tool, text) }
+}
+
+#[tokio::test]
+async fn roles_calls_and_results_are_written_as_the_api_wants_them() {
+    let demo = Demo::start().await;
+    let history = vec![
+        NewMessage::text(Role::System, "be kind"),
+        NewMessage::text(Role::User, "hello"),
+        assistant("", &["a", "b", "c"]),
+        result("of b", "b"),
+        result("of a", "a"),
+        result("of nothing", "x"),
+        assistant("", &[]),
+        assistant("well", &[]),
+        show(),
+    ];
+    let mut turn = turn(history);
+    (turn.model, turn.reasoning_effort) = (Some("other".into()), Some(ReasoningEffort::Max));
+    let request = shown(&demo, turn).await;
+    let call = |id: &str| json!({ "id": id, "type": "function", "function": { "name": "read", "arguments": "{}" } });
+    let interrupted = "The call was interrupted: it has no result.";
+    let wanted = json!([
+        { "role": "system", "content": "be kind" },
+        { "role": "user", "content": "hello" },
+        { "role": "assistant", "content": null, "tool_calls": [call("a"), call("b"), call("c")] },
+        { "role": "tool", "tool_call_id": "a", "content": "of a" },
+        { "role": "tool", "tool_call_id": "b", "content": "of b" },
+        { "role": "tool", "tool_call_id": "c", "content": interrupted },
+        { "role": "assistant", "content": "well" },
+        { "role": "user", "content": "/slow 0ms\n/show" },
+    ]);
+    assert_eq!(request["messages"], wanted);
+    assert_eq!((&request["model"], &request["reasoning_effort"]), (&json!("other"), &json!("xhigh")));
+    assert_eq!(request["stream_options"], json!({ "include_usage": true }));
+    assert_eq!(request["tools"][0]["function"]["name"], "ask_user");
+}
+
+#[tokio::test]
+async fn a_summary_stands_for_what_is_compressed() {
+    let demo = Demo::start().await;
+    let history = vec![
+        NewMessage::text(Role::System, "be kind"),
+        assistant("long ago", &["a"]),
+        result("of a call that is left out", "a"),
+        show(),
+    ];
+    let mut turn = turn(history);
+    turn.messages[1].compressed = true;
+    turn.summary = Some("They met.".into());
+    let request = shown(&demo, turn).await;
+    assert!(request.get("reasoning_effort").is_none());
+    let said: Vec<_> = request["messages"].as_array().unwrap().iter().map(|m| m["content"].as_str().unwrap()).collect();
+    assert_eq!(said, ["be kind", "They met.", "/slow 0ms\n/show"]);
+}
+
+#[tokio::test]
+async fn an_id_that_a_vendor_uses_again_is_that_of_the_last_call() {
+    let demo = Demo::start().await;
+    let history = vec![
+        assistant("", &["call_0"]),
+        result("first", "call_0"),
+        assistant("", &["call_0"]),
+        result("second", "call_0"),
+        show(),
+    ];
+    let request = shown(&demo, turn(history)).await;
+    assert_eq!(
+        (&request["messages"][1]["content"], &request["messages"][3]["content"]),
+        (&json!("first"), &json!("second"))
+    );
+}
+
+/// Attachments, and one of more than 20 MiB.
+struct WithLarge(Arc<dyn AttachmentReader>);
+
+#[async_trait]
+impl AttachmentReader for WithLarge {
+    async fn read_attachment(
+        &self,
+        session: &SessionId,
+        id: &AttachmentId,
+        limit: usize,
+    ) -> io::Result<Option<(Bytes, String)>> {
+        match id.as_str() == "large" && limit <= 20 << 20 {
+            true => Err(io::ErrorKind::FileTooLarge.into()),
+            false => self.0.read_attachment(session, id, limit).await,
+        }
+    }
+}
+
+#[tokio::test]
+async fn images_are_sent_whole_and_what_is_missing_is_said() {
+    let demo = Demo::start().await;
+    let cached = repository().await;
+    create(cached.storage(), "a").await;
+    let png = b"\x89PNG\r\n\x1a\nand so on".to_vec();
+    attach(cached.storage(), "a", "picture", png).await;
+    let image = |url: &str| MessagePart::ImageUrl { image_url: ImageUrl { url: url.into(), detail: None } };
+    let urls = [
+        "attachment://a/picture",
+        "bamboo-attachment://a/picture",
+        "attachment://a/missing",
+        "attachment://a/large",
+        "https://example.org/i.png",
+        "data:image/png;base64,AA==",
+        "file:///etc/passwd",
+    ];
+    let message = NewMessage { parts: Some(urls.iter().map(|url| image(url)).collect()), ..show() };
+    let executor = with(
+        &format!("http://{}/v1", demo.address),
+        "",
+        Arc::new(WithLarge(cached.shared_reader())),
+        Limits::default(),
+    );
+    let request = request_of(&executor, turn(vec![message])).await;
+    let parts = request["messages"][0]["content"].as_array().unwrap();
+    let parts: Vec<_> = parts.iter().map(|p| p["text"].as_str().or(p["image_url"]["url"].as_str()).unwrap()).collect();
+    let data = "data:image/png;base64,iVBORw0KGgphbmQgc28gb24=";
+    let wanted = [
+        "/slow 0ms\n/show",
+        data,
+        data,
+        "[The image attachment://a/missing cannot be shown: it is not there any more.]",
+        "[The image attachment://a/large cannot be shown: it is too large.]",
+        urls[4],
+        urls[5],
+        "[The image file:///etc/passwd cannot be shown: its address is of no known kind.]",
+    ];
+    assert_eq!(parts, wanted);
+}
