@@ -202,7 +202,7 @@ impl Telling<'_> {
         self.tell();
         let written = std::mem::replace(&mut self.writing, Writing::new());
         if message.role == Role::Assistant {
-            message.id.get_or_insert(written.id);
+            message.id = Some(written.id);
         }
         self.runs.0.repository.append_run_messages(self.run, vec![message]).await.map(drop)
     }
