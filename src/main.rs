@@ -222,6 +222,7 @@ async fn import_bamboo(home: &Path, db: &Path, dry_run: bool) -> Result<ExitCode
 
 async fn run_server(settings: Settings) -> Result<ExitCode, Failure> {
     log(&settings.log)?;
+    raise_file_limit();
     let executors = Executors::check(&settings.executors).map_err(|error| Failure::new(2, error))?;
     make_folder(&settings.db)?;
     let in_use = |error: std::io::Error| Failure::new(8, format!("cannot listen on {}: {error}", settings.listen));
@@ -307,6 +308,16 @@ fn log(filter: &str) -> Result<(), Failure> {
         }
     }));
     Ok(())
+}
+
+/// A subscriber is a connection, and a connection is a file: as many as the system allows.
+fn raise_file_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::debug!(%error, "the limit of open files stays as it is");
+    }
 }
 
 fn make_folder(db: &Path) -> Result<(), Failure> {

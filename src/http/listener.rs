@@ -28,8 +28,8 @@ const HEAD: Duration = Duration::from_secs(10);
 const HEAD_BYTES: usize = 64 << 10;
 /// Headers at most; more is answered 431.
 const HEADERS: usize = 100;
-/// Connections at most; more wait in the system's queue.
-const CONNECTIONS: usize = 4096;
+/// Connections at most, most of them subscribers that wait; more wait in the system's queue.
+const CONNECTIONS: usize = 10_000;
 /// How long a client may take nothing of an answer that is ready for it.
 const STALL: Duration = Duration::from_secs(30);
 /// How long requests that are under way may take once the server stops; then their connections are dropped.
