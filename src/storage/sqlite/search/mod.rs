@@ -11,6 +11,7 @@ mod hits;
 mod limits;
 mod matching;
 mod text;
+mod words;
 
 use std::{
     cmp::Reverse,
@@ -30,16 +31,12 @@ use matching::{Found, Matcher};
 pub(super) use text::terms;
 
 /// Messages, and sessions, that are ranked at most.
-const RANKED: usize = 1000;
-const RANKED_SESSIONS: usize = 200;
+const RANKED: usize = 500;
+const RANKED_SESSIONS: usize = 100;
 /// Bytes of text that are read at once, and that are ranked at most.
 const TEXT: i64 = 4 << 20;
 /// How long the index is read, in windows.
 const PATIENCE: Duration = Duration::from_millis(80);
-/// Keys of the first window, and of the largest. When the scope drives the search, a window costs what it holds.
-const WINDOW: i64 = 1 << 14;
-const WIDEST: i64 = 1 << 19;
-const SCOPED: i64 = 1 << 22;
 /// A window that took this long is not followed by a larger one.
 const LONG: Duration = Duration::from_millis(8);
 /// Rows whose texts are looked at together, where the index alone does not say what matches.
@@ -91,7 +88,7 @@ pub(super) async fn search(
     after: Option<SearchPosition>,
     limit: i64,
 ) -> Result<SearchPage> {
-    let phrases = expression::phrases(&query.terms(), expression::SHORTEST_PREFIX);
+    let phrases = expression::phrases(&query.terms());
     let mut snapshot = pool.begin().await.map_err(error::of)?;
     let Some((limits, phrases)) = limits::of(&mut snapshot, query, &phrases).await? else {
         return Ok(SearchPage::default());
@@ -164,9 +161,9 @@ impl Search<'_> {
     /// Matches below a key, the newest first: as many as are wanted; fewer at the end, or when patience is over.
     async fn newest(&mut self, kind: Kind, below: i64, wanted: usize) -> Result<Newest> {
         let mut found = Newest { matches: Vec::new(), reached: below };
-        let mut window = if self.limits.is_scoped() { SCOPED } else { WINDOW };
+        let (mut window, widest) = self.limits.windows();
         while let Some((floor, below)) = self.limits.stretch(kind, found.reached) {
-            let (from, began) = (floor.max(below.saturating_sub(window)), Instant::now());
+            let (from, began) = (floor.max(self.limits.window_start(below, window)), Instant::now());
             let mut asked = wanted - found.matches.len();
             if self.matcher.is_needed() {
                 asked = asked.min(CHECKED);
@@ -174,7 +171,7 @@ impl Search<'_> {
             let rows = self.limits.window(self.conn, kind, from, below, asked).await?;
             found.reached = rows.get(asked - 1).map_or(from, |last| last.key);
             if rows.len() < asked && began.elapsed() < LONG {
-                window = (window * 2).min(WIDEST.max(window));
+                window = window.saturating_mul(2).min(widest);
             }
             found.matches.extend(self.admitted(rows).await?);
             if found.matches.len() == wanted || self.began.elapsed() > PATIENCE {
