@@ -6,7 +6,10 @@ use crate::model::Term;
 /// Words of one phrase, and of a whole query, that are looked up at most; what comes after them is passed over. (A
 /// query has 32 terms at most, but a term can be a path, or a sentence in Chinese, of any length.)
 pub(super) const PHRASE: usize = 64;
-const QUERY: usize = 256;
+const QUERY: usize = 128;
+/// Words of a phrase that are looked up together; the texts say whether more of them follow. (FTS5 looks for the first
+/// row that has all words of a phrase, wherever it is.)
+const TOGETHER: usize = 8;
 /// Letters of the beginnings that the index of messages has: `prefix` in the schema.
 const PREFIX: usize = 4;
 /// Words that another beginning is looked up as, at most.
@@ -27,21 +30,22 @@ pub(super) struct Phrase {
 
 impl Phrase {
     fn new(term: &Term, most: usize) -> Option<Self> {
-        let (mut words, mut folded, mut place) = (Vec::new(), String::new(), 0);
+        let (mut words, mut ends, mut folded, mut place) = (Vec::new(), Vec::new(), String::new(), 0);
         while let Some((_, to)) = next_word(&term.text, place, &mut folded) {
             if words.len() == most {
                 break;
             }
             words.push(std::mem::take(&mut folded));
+            ends.push(to);
             place = to;
         }
         // A character that stands for itself is a whole word, and what was cut off has no last word.
         let is_whole = !term.text[place..].contains(is_word);
         let prefix = term.prefix && is_whole && !words.last()?.contains(is_set_apart);
-        let text = term.text[..place].replace(['"', '\0'], " ");
-        let quoted = format!("\"{}\"{}", terms(&text).unwrap_or(text), if prefix { " *" } else { "" });
-        let is_empty = words.is_empty();
-        (!is_empty).then_some(Self { words, excluded: term.excluded, prefix, is_indexed: true, quoted: Some(quoted) })
+        let is_indexed = words.len() <= TOGETHER;
+        let text = term.text[..*ends.get(TOGETHER - 1).or(ends.last())?].replace(['"', '\0'], " ");
+        let quoted = format!("\"{}\"{}", terms(&text).unwrap_or(text), if prefix && is_indexed { " *" } else { "" });
+        Some(Self { words, excluded: term.excluded, prefix, is_indexed, quoted: Some(quoted) })
     }
 
     /// Whether the index is asked for any part of it.
@@ -52,7 +56,7 @@ impl Phrase {
     /// The beginning that it ends with, unless the index of messages has it: FTS5 would merge all rows of all words
     /// that begin so before it gives the first.
     pub(super) fn beginning(&self) -> Option<&str> {
-        let last = self.words.last().filter(|_| self.prefix)?;
+        let last = self.words.last().filter(|_| self.prefix && self.is_indexed)?;
         (last.chars().count() != PREFIX).then_some(last)
     }
 

@@ -167,4 +167,19 @@ mod tests {
             rows.iter().filter(|row| differs(row)).map(|(code, theirs)| format!("{code:x} {theirs}")).collect();
         assert_eq!(different, ["37f x\u{37f}x"]);
     }
+
+    #[tokio::test]
+    async fn the_schema_sets_the_same_characters_apart() {
+        let mut conn = SqliteConnection::connect("sqlite::memory:").await.unwrap();
+        crate::storage::sqlite::open::MIGRATIONS.run(&mut conn).await.unwrap();
+        let codes: Vec<u32> = sqlx::query_scalar(
+            "with recursive n (c) as (select 1 union all select c + 1 from n where c < 270000)
+             select c from n where c not between 55296 and 57343 and char(c) glob (select class from set_apart)",
+        )
+        .fetch_all(&mut conn)
+        .await
+        .unwrap();
+        let ours: Vec<u32> = ('\u{1}'..='\u{41eaf}').filter(|c| is_set_apart(*c)).map(u32::from).collect();
+        assert!(codes == ours, "{} and {}", codes.len(), ours.len());
+    }
 }

@@ -26,6 +26,10 @@ pub(super) async fn expanded(conn: &mut SqliteConnection, phrases: &[Phrase]) ->
 /// word: a scan would read every place of each.
 async fn beginning_with(conn: &mut SqliteConnection, beginning: &str) -> Result<Vec<String>> {
     let (mut words, mut from) = (Vec::new(), beginning.to_owned());
+    // One letter begins too many in any text.
+    if beginning.len() == 1 {
+        words.resize(ENDINGS + 1, String::new());
+    }
     while words.len() <= ENDINGS {
         // Not checked at compile time: the table is the connection's own.
         let next = sqlx::query_scalar::<_, String>("select term from temp.message_words where term >= ?1 limit 1");
