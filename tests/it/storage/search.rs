@@ -359,6 +359,18 @@ pub(super) async fn relevance_among_very_many_is_bounded_and_says_so(storage: &d
     }
     let page = storage.search(&asked("common"), None, 10).await.unwrap();
     assert_eq!((page.hits.len(), page.bounded), (10, true));
+    for query in [asked("common"), newest("common")] {
+        let (mut seen, mut after) = (std::collections::HashSet::new(), None);
+        loop {
+            let page = storage.search(&query, after, 200).await.unwrap();
+            seen.extend(ids(&page));
+            after = page.next;
+            if after.is_none() {
+                break;
+            }
+        }
+        assert_eq!(seen.len(), 1500, "{query:?}");
+    }
     let page = storage.search(&newest("common"), None, 10).await.unwrap();
     assert_eq!((page.hits.len(), page.bounded), (10, false));
     let rare = storage.search(&asked("common 0 499"), None, 10).await.unwrap();

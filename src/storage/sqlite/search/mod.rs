@@ -10,6 +10,7 @@ mod expression;
 mod hits;
 mod limits;
 mod matching;
+mod scope;
 mod text;
 mod words;
 
@@ -147,20 +148,23 @@ impl Search<'_> {
     /// The newest matches of both kinds, ranked: each page ranks the same ones again.
     async fn best_first(&mut self, below: SearchPosition, limit: usize) -> Result<SearchPage> {
         let floors = below.last.map(|last| last.floors).unzip();
-        let messages = self.newest(Kind::Message, below.messages, floors.0, RANKED + 1).await?;
-        let sessions = self.newest(Kind::Session, below.sessions, floors.1, RANKED_SESSIONS + 1).await?;
-        let mut bounded = messages.is_cut() || sessions.is_cut();
-        let mut ranked = self.rank(&messages.matches, RANKED, &mut bounded).await?;
-        ranked.extend(self.rank(&sessions.matches, RANKED_SESSIONS, &mut bounded).await?);
+        let mut messages = self.newest(Kind::Message, below.messages, floors.0, RANKED + 1).await?;
+        let mut sessions = self.newest(Kind::Session, below.sessions, floors.1, RANKED_SESSIONS + 1).await?;
+        let mut ranked = self.rank(&mut messages, RANKED).await?;
+        ranked.extend(self.rank(&mut sessions, RANKED_SESSIONS).await?);
         ranked.retain(|(rank, _)| below.last.is_none_or(|last| *rank < last.rank));
         ranked.sort_unstable_by_key(|(rank, _)| Reverse(*rank));
         let more = ranked.len() > limit;
         ranked.truncate(limit);
         let floors = (messages.reached, sessions.reached);
-        let last = ranked.last().map(|(rank, _)| Ranked { rank: *rank, floors }).filter(|_| more);
+        let bounded = messages.is_cut() || sessions.is_cut();
+        let next = match ranked.last().filter(|_| more) {
+            Some((rank, _)) => Some(SearchPosition { last: Some(Ranked { rank: *rank, floors }), ..below }),
+            // What is older is ranked by itself.
+            None => bounded.then_some(SearchPosition { messages: floors.0, sessions: floors.1, last: None }),
+        };
         let page: Vec<Match> = ranked.into_iter().map(|(_, found)| found).collect();
-        let hits = self.hits(&page).await?;
-        Ok(SearchPage { hits, bounded, next: last.map(|last| SearchPosition { last: Some(last), ..below }) })
+        Ok(SearchPage { hits: self.hits(&page).await?, bounded, next })
     }
 
     /// Matches below a key, the newest first: as many as are wanted; fewer at the end, or when patience is over.
@@ -208,22 +212,22 @@ impl Search<'_> {
         Ok(admitted)
     }
 
-    /// Ranks the newest of these: so many, of so much text.
-    async fn rank(&mut self, matches: &[Match], most: usize, bounded: &mut bool) -> Result<Vec<(Rank, Match)>> {
+    /// Ranks the newest of these, so many, of so much text, and leaves the others.
+    async fn rank(&mut self, found: &mut Newest, most: usize) -> Result<Vec<(Rank, Match)>> {
         let mut bytes = 0;
         let within = |found: &&Match| {
             bytes += found.bytes;
             bytes <= TEXT
         };
         // The newest is ranked however long it is.
-        let some = matches.iter().skip(1).take(most - 1).take_while(within).count() + 1;
-        let some = &matches[..some.min(matches.len())];
-        *bounded |= some.len() < matches.len();
-        let texts = self.texts(some).await?;
-        Ok(some
-            .iter()
-            .map(|found| (self.rank_of(found, texts.get(&found.key).map_or(&[][..], Vec::as_slice)), *found))
-            .collect())
+        let some = found.matches.iter().skip(1).take(most - 1).take_while(within).count() + 1;
+        if some < found.matches.len() {
+            found.matches.truncate(some);
+            found.reached = found.matches[some - 1].key;
+        }
+        let texts = self.texts(&found.matches).await?;
+        let parts = |found: &Match| texts.get(&found.key).map_or(&[][..], Vec::as_slice);
+        Ok(found.matches.iter().map(|found| (self.rank_of(found, parts(found)), *found)).collect())
     }
 
     fn rank_of(&self, found: &Match, parts: &[String]) -> Rank {
