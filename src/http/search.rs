@@ -14,8 +14,7 @@ use crate::{
 #[derive(Debug, Serialize, JsonSchema)]
 pub(super) struct SearchBody {
     hits: Vec<SearchHit>,
-    /// Whether the newest of all that matches was looked at alone: what is ranked by relevance, or where a page in the
-    /// order of storing ends early. (`order=newest` goes on to the oldest, page by page.)
+    /// Whether the newest of all that matches was looked at alone. The next pages go on to the oldest.
     bounded: bool,
     next_cursor: Option<String>,
 }

@@ -56,8 +56,8 @@ pub use receipt::{
 };
 pub use run::{Answered, NewRun, PendingQuestion, Run, RunEnd, RunFilter};
 pub use search::{
-    HitMessage, HitSession, HitType, MAX_TERMS, Rank, SearchHit, SearchIn, SearchOrder, SearchPage, SearchPosition,
-    SearchQuery, Snippet, Term,
+    HitMessage, HitSession, HitType, MAX_TERMS, Rank, Ranked, SearchHit, SearchIn, SearchOrder, SearchPage,
+    SearchPosition, SearchQuery, Snippet, Term,
 };
 pub use session::{Kind, ModelRef, NewSession, ReasoningEffort, RunStatus, Session, SessionUpdate};
 pub use time::Timestamp;

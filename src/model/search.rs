@@ -167,8 +167,17 @@ pub struct SearchPosition {
     pub messages: i64,
     /// Sessions with a lower internal key are looked at.
     pub sessions: i64,
-    /// In the order of relevance: the rank of the last hit.
-    pub last: Option<Rank>,
+    /// In the order of relevance: the last hit, and what was ranked.
+    pub last: Option<Ranked>,
+}
+
+/// Where a page in the order of relevance ended. Later pages rank what the first one did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ranked {
+    /// The last hit's place.
+    pub rank: Rank,
+    /// The lowest internal keys of messages and of sessions that were looked at.
+    pub floors: (i64, i64),
 }
 
 /// A hit's place in the order of relevance; higher is better. No two hits have the same.

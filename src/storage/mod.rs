@@ -306,9 +306,9 @@ pub trait Storage: Send + Sync {
     /// leaves out sessions; ids that are unknown find nothing.
     ///
     /// The cost is bounded, and `bounded` says when that cut something off: in the order of relevance, the newest
-    /// matches alone were ranked, at least as many as can be read in the time; in the order of storing, the page is
-    /// shorter than its limit, and the next one goes on. Pages show each row at most once, and nothing that was stored
-    /// since the first.
+    /// matches alone were ranked, and when their pages end, older ones follow in a ranking of their own; in the order
+    /// of storing, the page is shorter than its limit, perhaps empty, and the next one goes on. Pages show each row at
+    /// most once, and nothing that was stored since the first.
     async fn search(&self, query: &SearchQuery, after: Option<SearchPosition>, limit: i64) -> Result<SearchPage>;
 
     /// Counts the commits of other processes that were noticed; at most a second passes until one is. Its sender is

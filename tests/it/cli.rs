@@ -253,7 +253,7 @@ async fn a_reindex_mends_the_search_and_is_refused_while_a_server_serves() {
     assert_eq!((code, said.contains("another culm")), (7, true), "{said}");
     serving.signal("TERM");
     shell(&db, "insert into message_index (message_index) values ('delete-all')");
-    shell(&db, "insert into session_index (session_index) values ('delete-all'); delete from message_days");
+    shell(&db, "insert into session_index (session_index) values ('delete-all'); delete from message_hours");
     assert_eq!(run(&db, &["check"]).status.code(), Some(1));
     let done = run(&db, &["reindex"]);
     assert_eq!((done.status.code(), done.stdout.len() + done.stderr.len()), (Some(0), 0), "{done:?}");

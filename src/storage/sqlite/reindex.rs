@@ -30,7 +30,7 @@ pub async fn reindex(path: &Path, progress: &mut (dyn FnMut(u64, u64) + Send)) -
 async fn fill(conn: &mut SqliteConnection, progress: &mut (dyn FnMut(u64, u64) + Send)) -> sqlx::Result<()> {
     sqlx::query!("insert into message_index (message_index) values ('delete-all')").execute(&mut *conn).await?;
     sqlx::query!("insert into session_index (session_index) values ('delete-all')").execute(&mut *conn).await?;
-    sqlx::query!("delete from message_days").execute(&mut *conn).await?;
+    sqlx::query!("delete from message_hours").execute(&mut *conn).await?;
     let rows = sqlx::query_scalar!(
         r#"select (select count(*) from messages) + (select count(*) from sessions) as "rows!: u64""#
     );
@@ -56,7 +56,7 @@ async fn fill(conn: &mut SqliteConnection, progress: &mut (dyn FnMut(u64, u64) +
     )
     .execute(&mut *conn)
     .await?;
-    sqlx::query!("insert or ignore into message_days (day, block) select created_at / 86400000000, message_key >> 12 from messages")
+    sqlx::query!("insert or ignore into message_hours (hour, block) select created_at / 3600000000, message_key >> 12 from messages")
         .execute(conn)
         .await?;
     progress(rows, rows);

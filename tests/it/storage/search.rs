@@ -85,6 +85,14 @@ const CASES: &[(&str, &[&str])] = &[
     ("quick -dep*", &["order"]),
     ("quick -d*", &["order"]),
     ("-quick", &[]),
+    ("\"the quick deploy of the server failed twice\"", &["deploy"]),
+    ("\"the quick deploy of the server failed twice\" -\"the quick deploy of the server failed once\"", &["deploy"]),
+    ("\"deploy of the server failed twice and some more words\"", &[]),
+    ("quick -\"the quick deploy of the server failed twi\"*", &["order"]),
+    ("\"the quick deploy of the server failed twi\"*", &["deploy"]),
+    ("\"i don't know a b nor c issue 12\"*", &["dont"]),
+    ("\"i don't know a b nor c issue 13\"*", &[]),
+    ("\"i don't know a b nor d issue 123\"", &[]),
     ("dep*", &["deploy"]),
     ("depl*", &["deploy"]),
     ("deplo*", &["deploy"]),
@@ -352,6 +360,18 @@ pub(super) async fn relevance_among_very_many_is_bounded_and_says_so(storage: &d
     }
     let page = storage.search(&asked("common"), None, 10).await.unwrap();
     assert_eq!((page.hits.len(), page.bounded), (10, true));
+    for query in [asked("common"), newest("common")] {
+        let (mut seen, mut after) = (std::collections::HashSet::new(), None);
+        loop {
+            let page = storage.search(&query, after, 200).await.unwrap();
+            seen.extend(ids(&page));
+            after = page.next;
+            if after.is_none() {
+                break;
+            }
+        }
+        assert_eq!(seen.len(), 1500, "{query:?}");
+    }
     let page = storage.search(&newest("common"), None, 10).await.unwrap();
     assert_eq!((page.hits.len(), page.bounded), (10, false));
     let rare = storage.search(&asked("common 0 499"), None, 10).await.unwrap();

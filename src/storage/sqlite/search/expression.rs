@@ -1,15 +1,19 @@
 //! From what people type to FTS5's query language. Every word is quoted: a user's words are never its syntax.
 
-use super::text::{is_set_apart, next_word, terms};
+use super::text::{is_set_apart, is_word, next_word, terms};
 use crate::model::Term;
 
 /// Words of one phrase, and of a whole query, that are looked up at most; what comes after them is passed over. (A
 /// query has 32 terms at most, but a term can be a path, or a sentence in Chinese, of any length.)
 pub(super) const PHRASE: usize = 64;
-const QUERY: usize = 256;
-/// The shortest beginning of a word that the index has: `prefix` in the schema. Shorter ones would be merged from
-/// thousands of words, a second's work; they are looked for in the texts of what else matches.
-pub(super) const SHORTEST_PREFIX: usize = 3;
+const QUERY: usize = 128;
+/// Words of a phrase that are looked up together; the texts say whether more of them follow. (FTS5 looks for the first
+/// row that has all words of a phrase, wherever it is.)
+const TOGETHER: usize = 8;
+/// Letters of the beginnings that the index of messages has: `prefix` in the schema.
+const PREFIX: usize = 4;
+/// Words that another beginning is looked up as, at most.
+pub(super) const ENDINGS: usize = 64;
 
 /// A term, with its words as the index has them.
 #[derive(Debug, Clone)]
@@ -20,82 +24,70 @@ pub(super) struct Phrase {
     pub(super) prefix: bool,
     /// Whether the index says the last word on it, or the text must be looked at.
     pub(super) is_indexed: bool,
-    /// What is looked up in the index: none when all of it is too short a beginning.
+    /// What is looked up in the index: none when it is a beginning that the index has not.
     quoted: Option<String>,
 }
 
 impl Phrase {
+    fn new(term: &Term, most: usize) -> Option<Self> {
+        let (mut words, mut ends, mut folded, mut place) = (Vec::new(), Vec::new(), String::new(), 0);
+        while let Some((_, to)) = next_word(&term.text, place, &mut folded) {
+            if words.len() == most {
+                break;
+            }
+            words.push(std::mem::take(&mut folded));
+            ends.push(to);
+            place = to;
+        }
+        // A character that stands for itself is a whole word, and what was cut off has no last word.
+        let is_whole = !term.text[place..].contains(is_word);
+        let prefix = term.prefix && is_whole && !words.last()?.contains(is_set_apart);
+        let is_indexed = words.len() <= TOGETHER;
+        let text = term.text[..*ends.get(TOGETHER - 1).or(ends.last())?].replace(['"', '\0'], " ");
+        let quoted = format!("\"{}\"{}", terms(&text).unwrap_or(text), if prefix && is_indexed { " *" } else { "" });
+        Some(Self { words, excluded: term.excluded, prefix, is_indexed, quoted: Some(quoted) })
+    }
+
     /// Whether the index is asked for any part of it.
     pub(super) fn is_looked_up(&self) -> bool {
         self.quoted.is_some()
     }
-}
 
-/// Letters of the longest beginning that the index of messages has, and words that a longer one may stand for.
-const LONGEST_PREFIX: usize = 4;
-pub(super) const ALTERNATIVES: usize = 64;
-
-impl Phrase {
-    /// The beginning that it ends with, if it is longer than those that the index of messages has.
-    pub(super) fn long_beginning(&self) -> Option<&str> {
-        let last = self.words.last().filter(|_| self.prefix)?;
-        (last.chars().count() > LONGEST_PREFIX).then_some(last)
+    /// The beginning that it ends with, unless the index of messages has it: FTS5 would merge all rows of all words
+    /// that begin so before it gives the first.
+    pub(super) fn beginning(&self) -> Option<&str> {
+        let last = self.words.last().filter(|_| self.prefix && self.is_indexed)?;
+        (last.chars().count() != PREFIX).then_some(last)
     }
 
-    /// The same with one of these words at its end; a shorter beginning, and a look at the texts, if they are too many.
+    /// The same with one of these words at its end. If they are too many: with a beginning that the index has, or
+    /// without the end, and a look at the texts.
     pub(super) fn ending_with(&self, endings: &[String]) -> Self {
         let (last, before) = self.words.split_last().map_or(("", &[][..]), |(last, before)| (last.as_str(), before));
-        let quoted = |ending: &str| format!("\"{}\"", [before, &[ending.to_owned()]].concat().join(" "));
-        let is_indexed = endings.len() <= ALTERNATIVES;
-        let phrase = match endings {
-            [] => quoted(last),
-            endings if is_indexed => endings.iter().map(|ending| quoted(ending)).collect::<Vec<_>>().join(" OR "),
-            _ => quoted(&last.chars().take(LONGEST_PREFIX).collect::<String>()) + " *",
+        let quoted = |words: &[String]| format!("\"{}\"", words.join(" "));
+        let with = |ending: &str| quoted(&[before, &[ending.to_owned()]].concat());
+        let is_indexed = endings.len() <= ENDINGS;
+        let asked = match endings {
+            [] => Some(with(last)),
+            endings if is_indexed => Some(endings.iter().map(|word| with(word)).collect::<Vec<_>>().join(" OR ")),
+            _ => match last.char_indices().nth(PREFIX) {
+                Some((end, _)) => Some(with(&last[..end]) + " *"),
+                None => (!before.is_empty()).then(|| quoted(before)),
+            },
         };
-        Self { words: self.words.clone(), quoted: Some(phrase), is_indexed, ..*self }
+        Self { words: self.words.clone(), quoted: asked, is_indexed, ..*self }
     }
 }
 
 /// The words of all terms. A term of which nothing is a word to the index is passed over.
-pub(super) fn phrases(query: &[Term], shortest_prefix: usize) -> Vec<Phrase> {
+pub(super) fn phrases(query: &[Term]) -> Vec<Phrase> {
     let mut left = QUERY;
     let phrases = query.iter().map(|term| {
-        let phrase = phrase(term, left.min(PHRASE), shortest_prefix);
+        let phrase = Phrase::new(term, left.min(PHRASE));
         left -= phrase.as_ref().map_or(0, |phrase| phrase.words.len());
         phrase
     });
     phrases.flatten().collect()
-}
-
-fn phrase(term: &Term, most: usize, shortest_prefix: usize) -> Option<Phrase> {
-    let (mut words, mut ends, mut folded, mut place) = (Vec::new(), Vec::new(), String::new(), 0);
-    while let Some((_, to)) = next_word(&term.text, place, &mut folded) {
-        if words.len() == most {
-            break;
-        }
-        words.push(std::mem::take(&mut folded));
-        ends.push(to);
-        place = to;
-    }
-    if words.is_empty() {
-        return None;
-    }
-    // A character that stands for itself is a whole word, and what was cut off has no last word.
-    let whole = place == term.text.trim_end_matches(|c| !super::text::is_word(c)).len();
-    let prefix = term.prefix && whole && !words.last()?.contains(is_set_apart);
-    let is_indexed = !prefix || words.last()?.chars().count() >= shortest_prefix;
-    let mut phrase = Phrase { words, excluded: term.excluded, prefix, is_indexed, quoted: None };
-    let looked_up = match (phrase.is_indexed, ends.len()) {
-        (true, _) => ends.last(),
-        (false, words) => words.checked_sub(2).and_then(|before| ends.get(before)),
-    };
-    phrase.quoted = looked_up.map(|end| {
-        let text = &term.text[..*end];
-        let text = terms(text).unwrap_or_else(|| text.to_owned()).replace(['"', '\0'], " ");
-        let star = if phrase.prefix && phrase.is_indexed { " *" } else { "" };
-        format!("\"{text}\"{star}")
-    });
-    Some(phrase)
 }
 
 /// A query in FTS5's language: what must be there, and what must not.
@@ -144,6 +136,5 @@ pub(in crate::storage::sqlite) fn title_query(words: &str) -> Option<String> {
     let words = words.split_whitespace().filter(|word| word.contains(char::is_alphanumeric));
     let mut terms: Vec<Term> = words.map(|word| Term { text: word.into(), excluded: false, prefix: false }).collect();
     terms.last_mut()?.prefix = true;
-    // Titles have an index of the shortest beginnings, too.
-    Some(Expression::new(&phrases(&terms, 1), "title", &[])?.among(&[]))
+    Some(Expression::new(&phrases(&terms), "title", &[])?.among(&[]))
 }

@@ -5,32 +5,38 @@ use sqlx::SqliteConnection;
 
 use super::{
     Kind, Match,
-    expression::{ALTERNATIVES, Expression, Phrase},
+    expression::{Expression, Phrase},
+    scope::{BLOCK, archived, few_sessions, kind, stretches},
+    words,
 };
 use crate::{
-    model::{Archived, KindFilter, SearchIn, SearchQuery, SessionId},
+    model::{SearchIn, SearchQuery},
     storage::{
         Result,
         sqlite::{error, types},
     },
 };
 
-/// Sessions that a search is driven by at most; among more it is driven by the words.
-const SESSIONS: i64 = 100;
-/// Microseconds of a day, and binary digits of the keys in a block: as the table `message_days` has them.
-const DAY: i64 = 86_400_000_000;
-const BLOCK: u32 = 12;
 /// Binary digits of the keys in a span; the words `xblock` and `xspan` of a scope number blocks and spans.
 const SPAN: u32 = 16;
+/// Keys of a window that is made of blocks at most.
+const WIDEST_OF_BLOCKS: i64 = 16 << BLOCK;
+
+/// Words of a query that is read in smaller windows if it has more.
+const MANY: usize = 8;
 
 /// A query's filters.
 pub(super) struct Limits {
     /// What is looked up in the indexes of messages and of sessions; none where nothing can match.
     messages: Option<Expression>,
     sessions: Option<Expression>,
-    /// The search is driven by a few sessions.
-    scoped: bool,
-    /// Keys among which messages of the wanted days are, from, to (not included), the highest first; none: all keys.
+    /// Few rows are looked at, whatever the words: those of a few sessions, or of a word that few have.
+    narrow: bool,
+    /// Each row that is looked at matches, so that a range of keys is window enough.
+    plain: bool,
+    /// Words that are looked up.
+    words: usize,
+    /// Keys among which messages of the wanted hours are, from, to (not included), the highest first; none: all keys.
     stretches: Option<Vec<(i64, i64)>>,
     /// From, inclusive, to, exclusive.
     at: (i64, i64),
@@ -48,10 +54,16 @@ pub(super) async fn of(
     phrases: &[Phrase],
 ) -> Result<Option<(Limits, Vec<Phrase>)>> {
     let Some(few) = few_sessions(conn, query).await? else { return Ok(None) };
+    let expanded = words::expanded(conn, phrases).await?;
+    let role = query.role.as_ref().map(|role| format!("xrole{}", types::word(role)));
+    let plain = matches!(&expanded[..], [only] if only.words.len() == 1) && role.is_none();
+    let narrow = few.is_some() || !plain && words::is_narrow(conn, &expanded, role.as_deref()).await?;
     let mut limits = Limits {
         messages: None,
         sessions: None,
-        scoped: few.is_some(),
+        narrow,
+        plain,
+        words: expanded.iter().map(|phrase| phrase.words.len()).sum(),
         stretches: stretches(conn, query).await?,
         at: (query.after.map_or(i64::MIN, |time| time.0), query.before.map_or(i64::MAX, |time| time.0)),
         pinned: query.pinned,
@@ -61,25 +73,9 @@ pub(super) async fn of(
         within: query.within.unwrap_or_default(),
     };
     let few: Vec<_> = few.into_iter().map(|keys| keys.iter().map(|key| format!("xsession{key}")).collect()).collect();
-    let expanded = expanded(conn, phrases).await?;
-    limits.messages = limits.of_messages(query, &expanded, &few);
+    limits.messages = limits.of_messages(role, &expanded, &few);
     limits.sessions = query.role.is_none().then(|| limits.of_sessions(phrases, few)).flatten();
     Ok(Some((limits, expanded)))
-}
-
-fn archived(query: &SearchQuery) -> Option<bool> {
-    match query.archived {
-        None | Some(Archived::All) => None,
-        Some(archived) => Some(archived == Archived::True),
-    }
-}
-
-fn kind(query: &SearchQuery) -> Option<&'static str> {
-    match query.kind {
-        None | Some(KindFilter::All) => None,
-        Some(KindFilter::Root) => Some("root"),
-        Some(KindFilter::Child) => Some("child"),
-    }
 }
 
 /// Whether the index is asked for any word at all.
@@ -88,10 +84,10 @@ fn has_words(phrases: &[Phrase]) -> bool {
 }
 
 impl Limits {
-    fn of_messages(&self, query: &SearchQuery, phrases: &[Phrase], few: &[Vec<String>]) -> Option<Expression> {
+    fn of_messages(&self, role: Option<String>, phrases: &[Phrase], few: &[Vec<String>]) -> Option<Expression> {
         let mut scope = few.to_vec();
-        match &query.role {
-            Some(role) => scope.push(vec![format!("xrole{}", types::word(role))]),
+        match role {
+            Some(role) => scope.push(vec![role]),
             // Something must be looked up; each message has one of these.
             None if !has_words(phrases) => {
                 scope.push(["system", "user", "assistant", "tool"].map(|role| format!("xrole{role}")).into());
@@ -116,8 +112,25 @@ impl Limits {
         Expression::new(phrases, "title summary", &scope)
     }
 
-    pub(super) fn is_scoped(&self) -> bool {
-        self.scoped
+    /// The keys of the first window, and of the largest.
+    pub(super) fn windows(&self) -> (i64, i64) {
+        // Rows that do not meet the filters cost more than those that do not match.
+        let is_filtered =
+            self.pinned.is_some() || self.archived.is_some() || self.kind.is_some() || self.root.is_some();
+        match self.narrow || (self.plain && !is_filtered && self.stretches.is_none()) {
+            true => (i64::MAX, i64::MAX),
+            // A phrase of many common words costs some microseconds a row.
+            false if self.words > MANY => (1 << BLOCK, 1 << SPAN),
+            false => (4 << BLOCK, 8 << SPAN),
+        }
+    }
+
+    /// Where a window of about this many keys begins.
+    pub(super) fn window_start(&self, below: i64, keys: i64) -> i64 {
+        let from = below.saturating_sub(keys).max(0);
+        let digits = if keys > WIDEST_OF_BLOCKS { SPAN } else { BLOCK };
+        // A window is read whole where it is a term, so its keys are all wanted.
+        if self.narrow || self.plain { from } else { from >> digits << digits }
     }
 
     fn expression(&self, kind: Kind) -> Option<&Expression> {
@@ -149,8 +162,7 @@ impl Limits {
         most: usize,
     ) -> Result<Vec<Match>> {
         let Some(expression) = self.expression(kind) else { return Ok(Vec::new()) };
-        // A few sessions are window enough.
-        let words = expression.among(&if self.scoped { Vec::new() } else { window_words(from, below) });
+        let words = expression.among(&if self.narrow || self.plain { Vec::new() } else { window_words(from, below) });
         let most = i64::try_from(most).unwrap_or(i64::MAX);
         match kind {
             Kind::Message => self.messages(conn, &words, from, below, most).await,
@@ -240,108 +252,8 @@ impl Limits {
 /// The words of the scope that rows with these keys have.
 fn window_words(from: i64, below: i64) -> Vec<String> {
     let numbers = |digits: u32| (from >> digits)..=((below - 1) >> digits);
-    match numbers(BLOCK).count() {
-        1..=8 => numbers(BLOCK).map(|number| format!("xblock{number}")).collect(),
+    match below - from {
+        ..=WIDEST_OF_BLOCKS => numbers(BLOCK).map(|number| format!("xblock{number}")).collect(),
         _ => numbers(SPAN).map(|number| format!("xspan{number}")).collect(),
     }
-}
-
-/// The phrases, with the words that beginnings stand for where the index has none of their length.
-async fn expanded(conn: &mut SqliteConnection, phrases: &[Phrase]) -> Result<Vec<Phrase>> {
-    let mut expanded = Vec::with_capacity(phrases.len());
-    for phrase in phrases {
-        expanded.push(match phrase.long_beginning() {
-            Some(beginning) => phrase.ending_with(&words(conn, beginning).await?),
-            None => phrase.clone(),
-        });
-    }
-    Ok(expanded)
-}
-
-/// Words of the index that begin so; one more than are wanted tells that there are too many. It goes from word to
-/// word: a scan would read every place of each.
-async fn words(conn: &mut SqliteConnection, beginning: &str) -> Result<Vec<String>> {
-    let (mut words, mut from) = (Vec::new(), beginning.to_owned());
-    while words.len() <= ALTERNATIVES {
-        // Not checked at compile time: the table is the connection's own.
-        let next = sqlx::query_scalar::<_, String>("select term from temp.message_words where term >= ?1 limit 1");
-        match next.bind(&from).fetch_optional(&mut *conn).await.map_err(error::of)? {
-            Some(word) if word.starts_with(beginning) => {
-                // No word goes on with a space, and all that goes on is after it.
-                from = format!("{word} ");
-                words.push(word);
-            }
-            _ => break,
-        }
-    }
-    Ok(words)
-}
-
-/// The sessions of the narrowest filter, if they are few; `Some(None)` if they are not. None if there are none at all.
-async fn few_sessions(conn: &mut SqliteConnection, query: &SearchQuery) -> Result<Option<Option<Vec<i64>>>> {
-    let mut sets = Vec::new();
-    if let Some(id) = query.session.as_ref().map(SessionId::as_str) {
-        let key = sqlx::query_scalar!(r#"select session_key as "key!: i64" from sessions where id = ?1"#, id);
-        sets.push(key.fetch_all(&mut *conn).await.map_err(error::of)?);
-    }
-    if let Some(root) = query.root.as_ref().map(SessionId::as_str) {
-        let keys = sqlx::query_scalar!(
-            r#"select s.session_key as "key!: i64" from sessions s
-               where s.root_key = (select r.session_key from sessions r where r.id = ?1) limit ?2"#,
-            root,
-            SESSIONS
-        );
-        sets.push(keys.fetch_all(&mut *conn).await.map_err(error::of)?);
-    }
-    if let Some(kind) = kind(query) {
-        let keys = sqlx::query_scalar!(
-            r#"select session_key as "key!: i64" from sessions where kind = ?1 order by created_at desc limit ?2"#,
-            kind,
-            SESSIONS
-        );
-        sets.push(keys.fetch_all(&mut *conn).await.map_err(error::of)?);
-    }
-    if query.pinned == Some(true) {
-        let keys = sqlx::query_scalar!(
-            r#"select session_key as "key!: i64" from sessions where pinned = 1 limit ?1"#,
-            SESSIONS
-        );
-        sets.push(keys.fetch_all(&mut *conn).await.map_err(error::of)?);
-    }
-    if archived(query) == Some(true) {
-        let keys = sqlx::query_scalar!(
-            r#"select session_key as "key!: i64" from sessions
-               where kind in ('root', 'child') and archived_at is not null limit ?1"#,
-            SESSIONS
-        );
-        sets.push(keys.fetch_all(conn).await.map_err(error::of)?);
-    }
-    if sets.iter().any(Vec::is_empty) {
-        return Ok(None);
-    }
-    let many = usize::try_from(SESSIONS).unwrap_or(usize::MAX);
-    Ok(Some(sets.into_iter().filter(|keys| keys.len() < many).min_by_key(Vec::len)))
-}
-
-/// Where the messages of the wanted days are, however the order of their times differs from that of their keys.
-async fn stretches(conn: &mut SqliteConnection, query: &SearchQuery) -> Result<Option<Vec<(i64, i64)>>> {
-    if query.after.is_none() && query.before.is_none() {
-        return Ok(None);
-    }
-    let first = query.after.map_or(i64::MIN, |time| time.0.div_euclid(DAY));
-    let last = query.before.map_or(i64::MAX, |time| time.0.div_euclid(DAY));
-    let blocks = sqlx::query_scalar!(
-        r#"select distinct block as "block!: i64" from message_days where day between ?1 and ?2 order by 1 desc"#,
-        first,
-        last
-    );
-    let mut stretches: Vec<(i64, i64)> = Vec::new();
-    for block in blocks.fetch_all(conn).await.map_err(error::of)? {
-        let (from, to) = (block << BLOCK, (block + 1) << BLOCK);
-        match stretches.last_mut().filter(|(lowest, _)| *lowest == to) {
-            Some(stretch) => stretch.0 = from,
-            None => stretches.push((from, to)),
-        }
-    }
-    Ok(Some(stretches))
 }

@@ -10,7 +10,9 @@ mod expression;
 mod hits;
 mod limits;
 mod matching;
+mod scope;
 mod text;
+mod words;
 
 use std::{
     cmp::Reverse,
@@ -21,7 +23,7 @@ use sqlx::{SqliteConnection, SqlitePool};
 
 use super::error;
 use crate::{
-    model::{Rank, SearchOrder, SearchPage, SearchPosition, SearchQuery},
+    model::{Rank, Ranked, SearchOrder, SearchPage, SearchPosition, SearchQuery},
     storage::Result,
 };
 pub(super) use expression::title_query;
@@ -30,16 +32,13 @@ use matching::{Found, Matcher};
 pub(super) use text::terms;
 
 /// Messages, and sessions, that are ranked at most.
-const RANKED: usize = 1000;
-const RANKED_SESSIONS: usize = 200;
+const RANKED: usize = 500;
+const RANKED_SESSIONS: usize = 100;
 /// Bytes of text that are read at once, and that are ranked at most.
 const TEXT: i64 = 4 << 20;
-/// How long the index is read, in windows.
-const PATIENCE: Duration = Duration::from_millis(80);
-/// Keys of the first window, and of the largest. When the scope drives the search, a window costs what it holds.
-const WINDOW: i64 = 1 << 14;
-const WIDEST: i64 = 1 << 19;
-const SCOPED: i64 = 1 << 22;
+/// How long the index is read, in windows: until there is a page, and for more to rank.
+const PATIENCE: Duration = Duration::from_millis(60);
+const PATIENCE_FOR_MORE: Duration = Duration::from_millis(15);
 /// A window that took this long is not followed by a larger one.
 const LONG: Duration = Duration::from_millis(8);
 /// Rows whose texts are looked at together, where the index alone does not say what matches.
@@ -83,6 +82,8 @@ struct Search<'c> {
     limits: Limits,
     matcher: Matcher,
     began: Instant,
+    /// Hits that a page has at most.
+    page: usize,
 }
 
 pub(super) async fn search(
@@ -91,7 +92,7 @@ pub(super) async fn search(
     after: Option<SearchPosition>,
     limit: i64,
 ) -> Result<SearchPage> {
-    let phrases = expression::phrases(&query.terms(), expression::SHORTEST_PREFIX);
+    let phrases = expression::phrases(&query.terms());
     let mut snapshot = pool.begin().await.map_err(error::of)?;
     let Some((limits, phrases)) = limits::of(&mut snapshot, query, &phrases).await? else {
         return Ok(SearchPage::default());
@@ -101,8 +102,8 @@ pub(super) async fn search(
         None => top(&mut snapshot).await?,
     };
     let matcher = Matcher::new(&phrases);
-    let mut search = Search { conn: &mut snapshot, limits, matcher, began: Instant::now() };
     let limit = usize::try_from(limit).unwrap_or(0);
+    let mut search = Search { conn: &mut snapshot, limits, matcher, began: Instant::now(), page: limit };
     match query.order.unwrap_or_default() {
         SearchOrder::Newest => search.newest_first(below, limit).await,
         SearchOrder::Relevance => search.best_first(below, limit).await,
@@ -122,8 +123,8 @@ async fn top(conn: &mut SqliteConnection) -> Result<SearchPosition> {
 impl Search<'_> {
     /// Both kinds by their keys, merged by their times: each goes on below its last key.
     async fn newest_first(&mut self, mut below: SearchPosition, limit: usize) -> Result<SearchPage> {
-        let messages = self.newest(Kind::Message, below.messages, limit + 1).await?;
-        let sessions = self.newest(Kind::Session, below.sessions, limit + 1).await?;
+        let messages = self.newest(Kind::Message, below.messages, None, limit + 1).await?;
+        let sessions = self.newest(Kind::Session, below.sessions, None, limit + 1).await?;
         let bounded = [&messages, &sessions].iter().any(|found| found.is_cut() && found.matches.len() <= limit);
         let (mut m, mut s) = (messages.matches.iter().peekable(), sessions.matches.iter().peekable());
         let mut page = Vec::with_capacity(limit);
@@ -146,27 +147,34 @@ impl Search<'_> {
 
     /// The newest matches of both kinds, ranked: each page ranks the same ones again.
     async fn best_first(&mut self, below: SearchPosition, limit: usize) -> Result<SearchPage> {
-        let messages = self.newest(Kind::Message, below.messages, RANKED + 1).await?;
-        let sessions = self.newest(Kind::Session, below.sessions, RANKED_SESSIONS + 1).await?;
-        let mut bounded = messages.is_cut() || sessions.is_cut();
-        let mut ranked = self.rank(&messages.matches, RANKED, &mut bounded).await?;
-        ranked.extend(self.rank(&sessions.matches, RANKED_SESSIONS, &mut bounded).await?);
-        ranked.retain(|(rank, _)| below.last.is_none_or(|last| *rank < last));
+        let floors = below.last.map(|last| last.floors).unzip();
+        let mut messages = self.newest(Kind::Message, below.messages, floors.0, RANKED + 1).await?;
+        let mut sessions = self.newest(Kind::Session, below.sessions, floors.1, RANKED_SESSIONS + 1).await?;
+        let mut ranked = self.rank(&mut messages, RANKED).await?;
+        ranked.extend(self.rank(&mut sessions, RANKED_SESSIONS).await?);
+        ranked.retain(|(rank, _)| below.last.is_none_or(|last| *rank < last.rank));
         ranked.sort_unstable_by_key(|(rank, _)| Reverse(*rank));
         let more = ranked.len() > limit;
         ranked.truncate(limit);
-        let last = ranked.last().map(|(rank, _)| *rank).filter(|_| more);
+        let floors = (messages.reached, sessions.reached);
+        let bounded = messages.is_cut() || sessions.is_cut();
+        let next = match ranked.last().filter(|_| more) {
+            Some((rank, _)) => Some(SearchPosition { last: Some(Ranked { rank: *rank, floors }), ..below }),
+            // What is older is ranked by itself.
+            None => bounded.then_some(SearchPosition { messages: floors.0, sessions: floors.1, last: None }),
+        };
         let page: Vec<Match> = ranked.into_iter().map(|(_, found)| found).collect();
-        let hits = self.hits(&page).await?;
-        Ok(SearchPage { hits, bounded, next: last.map(|last| SearchPosition { last: Some(last), ..below }) })
+        Ok(SearchPage { hits: self.hits(&page).await?, bounded, next })
     }
 
     /// Matches below a key, the newest first: as many as are wanted; fewer at the end, or when patience is over.
-    async fn newest(&mut self, kind: Kind, below: i64, wanted: usize) -> Result<Newest> {
+    /// Where another page has looked before, its floor is the end, however long it takes.
+    async fn newest(&mut self, kind: Kind, below: i64, floor: Option<i64>, wanted: usize) -> Result<Newest> {
         let mut found = Newest { matches: Vec::new(), reached: below };
-        let mut window = if self.limits.is_scoped() { SCOPED } else { WINDOW };
-        while let Some((floor, below)) = self.limits.stretch(kind, found.reached) {
-            let (from, began) = (floor.max(below.saturating_sub(window)), Instant::now());
+        let (mut window, widest) = self.limits.windows();
+        let end = floor.unwrap_or(1);
+        while let Some((lowest, below)) = self.limits.stretch(kind, found.reached).filter(|(_, below)| *below > end) {
+            let (from, began) = (lowest.max(end).max(self.limits.window_start(below, window)), Instant::now());
             let mut asked = wanted - found.matches.len();
             if self.matcher.is_needed() {
                 asked = asked.min(CHECKED);
@@ -174,14 +182,15 @@ impl Search<'_> {
             let rows = self.limits.window(self.conn, kind, from, below, asked).await?;
             found.reached = rows.get(asked - 1).map_or(from, |last| last.key);
             if rows.len() < asked && began.elapsed() < LONG {
-                window = (window * 2).min(WIDEST.max(window));
+                window = window.saturating_mul(2).min(widest);
             }
             found.matches.extend(self.admitted(rows).await?);
-            if found.matches.len() == wanted || self.began.elapsed() > PATIENCE {
+            let patience = if found.matches.len() > self.page { PATIENCE_FOR_MORE } else { PATIENCE };
+            if found.matches.len() == wanted || (floor.is_none() && self.began.elapsed() > patience) {
                 return Ok(found);
             }
         }
-        found.reached = 1;
+        found.reached = end;
         Ok(found)
     }
 
@@ -203,22 +212,22 @@ impl Search<'_> {
         Ok(admitted)
     }
 
-    /// Ranks the newest of these: so many, of so much text.
-    async fn rank(&mut self, matches: &[Match], most: usize, bounded: &mut bool) -> Result<Vec<(Rank, Match)>> {
+    /// Ranks the newest of these, so many, of so much text, and leaves the others.
+    async fn rank(&mut self, found: &mut Newest, most: usize) -> Result<Vec<(Rank, Match)>> {
         let mut bytes = 0;
         let within = |found: &&Match| {
             bytes += found.bytes;
             bytes <= TEXT
         };
         // The newest is ranked however long it is.
-        let some = matches.iter().skip(1).take(most - 1).take_while(within).count() + 1;
-        let some = &matches[..some.min(matches.len())];
-        *bounded |= some.len() < matches.len();
-        let texts = self.texts(some).await?;
-        Ok(some
-            .iter()
-            .map(|found| (self.rank_of(found, texts.get(&found.key).map_or(&[][..], Vec::as_slice)), *found))
-            .collect())
+        let some = found.matches.iter().skip(1).take(most - 1).take_while(within).count() + 1;
+        if some < found.matches.len() {
+            found.matches.truncate(some);
+            found.reached = found.matches[some - 1].key;
+        }
+        let texts = self.texts(&found.matches).await?;
+        let parts = |found: &Match| texts.get(&found.key).map_or(&[][..], Vec::as_slice);
+        Ok(found.matches.iter().map(|found| (self.rank_of(found, parts(found)), *found)).collect())
     }
 
     fn rank_of(&self, found: &Match, parts: &[String]) -> Rank {
