@@ -16,5 +16,6 @@ mod model_based;
 mod races;
 mod repository;
 mod schema;
+mod scripted;
 mod storage;
 mod tidy;
