@@ -64,7 +64,7 @@ async fn whatever_the_order_every_run_ends_and_no_session_stays_busy() {
     for client in playing {
         client.await.unwrap();
     }
-    let sessions = server.get("/sessions?kind=all&limit=1000").await.body["sessions"].take();
+    let sessions = server.get("/sessions?kind=all").await.body["sessions"].take();
     for session in sessions.as_array().unwrap() {
         server.cancel(session["id"].as_str().unwrap(), None).await;
     }

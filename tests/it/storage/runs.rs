@@ -56,15 +56,15 @@ pub(super) async fn runs_are_taken_in_order_and_never_twice(storage: &dyn Storag
 }
 
 pub(super) async fn a_session_has_one_active_run(storage: &dyn Storage) {
-    let run = pending(storage, "a").await;
-    let another = storage.create_run(&id("a"), asked("r"), None);
+    let (a, run) = (id("a"), pending(storage, "a").await);
+    let another = storage.create_run(&a, asked("r"), None);
     assert_fails!(another.await, Error::SessionBusy(_));
     assert_eq!(storage.claim_runs(1).await.unwrap().len(), 1);
     assert_fails!(storage.create_run(&id("a"), asked("r"), None).await, Error::SessionBusy(_));
     assert!(read(storage, "a").await.is_running);
     storage.finish_run(&run, RunEnd::with(RunStatus::Completed)).await.unwrap();
     assert_fails!(storage.create_run(&id("a"), asked("a"), None).await, Error::RunExists(_));
-    let many = (0..8).map(|n| storage.create_run(&id("a"), asked(&format!("r{n}")), None));
+    let many = (0..8).map(|n| storage.create_run(&a, asked(&format!("r{n}")), None));
     let made = futures_util::future::join_all(many).await;
     assert_eq!(made.iter().filter(|made| made.is_ok()).count(), 1);
     assert_fails!(storage.create_run(&id("nobody"), asked("x"), None).await, Error::SessionNotFound(_));
@@ -128,9 +128,9 @@ pub(super) async fn settling_interrupts_what_runs_and_nothing_else(storage: &dyn
 }
 
 pub(super) async fn an_answer_is_stored_once_and_goes_to_who_asked(storage: &dyn Storage) {
-    let run = running(storage, "a").await;
+    let (a, run) = (id("a"), running(storage, "a").await);
     let next = || NewRun { id: None, ..asked("x") };
-    let answer = |text: &str| storage.answer_question(&id("a"), text.into(), next());
+    let answer = |text: &str| storage.answer_question(&a, text.into(), next());
     assert_fails!(answer("red").await, Error::NoPendingQuestion(_));
     storage.append_run_messages(&run, vec![calls("asks", &["call"])]).await.unwrap();
     storage.ask_question(&run, question(&["red", "blue"])).await.unwrap();
