@@ -15,6 +15,7 @@ mod import;
 mod model_based;
 mod races;
 mod repository;
+mod run_races;
 mod schema;
 mod scripted;
 mod storage;
