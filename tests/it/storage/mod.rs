@@ -176,6 +176,7 @@ on_each_backend! {
         a_pending_run_is_cancelled_and_a_running_one_is_not,
         settling_interrupts_what_runs_and_nothing_else,
         an_answer_is_stored_once_and_goes_to_who_asked,
+        a_question_goes_with_who_asked_or_when_another_run_is_asked_for,
         active_runs_are_those_below_where_asked,
     }
     events {

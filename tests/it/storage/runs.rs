@@ -148,6 +148,20 @@ pub(super) async fn an_answer_is_stored_once_and_goes_to_who_asked(storage: &dyn
     assert_eq!(names(&storage.active_runs(&id("a"), false).await.unwrap()), [given.run.id.as_str()]);
 }
 
+pub(super) async fn a_question_goes_with_who_asked_or_when_another_run_is_asked_for(storage: &dyn Storage) {
+    for (name, end) in [("a", RunStatus::Completed), ("b", RunStatus::Interrupted)] {
+        let run = running(storage, name).await;
+        storage.ask_question(&run, question(&[])).await.unwrap();
+        storage.finish_run(&run, RunEnd::with(end)).await.unwrap();
+        assert_eq!(read(storage, name).await.pending_question.is_some(), end == RunStatus::Interrupted);
+        storage.create_run(&id(name), asked(&format!("{name}-next")), None).await.unwrap();
+        assert!(read(storage, name).await.pending_question.is_none());
+        let late = storage.answer_question(&id(name), "late".into(), asked("x")).await;
+        assert_fails!(late, Error::NoPendingQuestion(_));
+        storage.claim_runs(1).await.unwrap();
+    }
+}
+
 pub(super) async fn active_runs_are_those_below_where_asked(storage: &dyn Storage) {
     pending(storage, "a").await;
     child(storage, "a", "b").await;
