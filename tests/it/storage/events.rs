@@ -126,3 +126,23 @@ pub(super) async fn a_commit_is_announced(storage: &dyn Storage) {
     assert!(after > before);
     assert_eq!(log(storage, &EventScope::All, before).await.last().unwrap().event_id, after);
 }
+
+/// Only here is a shell needed: to make events old.
+#[tokio::test]
+async fn old_events_are_cut_off_and_who_wants_them_is_told() {
+    let database = sqlite().await;
+    create(database.storage(), "a").await;
+    say(database.storage(), "a", &["1", "2"]).await;
+    let old = *database.storage().last_event().borrow();
+    database.run_and_leave(&format!("update events set created_at = 1 where event_id <= {old}")).await;
+    let database = database.reopen().await;
+    let storage = database.storage();
+    say(storage, "a", &["3"]).await;
+    let mut shell = database.shell().await;
+    until(&mut shell, &format!("select count(*) from events where event_id <= {old}"), 0).await;
+    for scope in [EventScope::All, EventScope::Session(id("a"))] {
+        assert!(storage.events(&scope, old - 1, 10).await.unwrap().gap);
+        let kept = storage.events(&scope, old, 10).await.unwrap();
+        assert_eq!((kept.gap, told(&kept.events)), (false, vec![(K::MessageAppended, "a")]));
+    }
+}
