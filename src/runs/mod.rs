@@ -8,10 +8,12 @@ mod turn;
 
 use std::{
     collections::BTreeMap,
+    panic::AssertUnwindSafe,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
+use futures_util::FutureExt;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -155,7 +157,11 @@ impl Runs {
     async fn carry_out(&self, run: Run, cancel: CancellationToken) {
         let end = match self.0.executors.get(&run.executor) {
             None => failed(format!("no executor has the name '{}'", run.executor)),
-            Some(executor) => turn::follow(self, &run, executor.as_ref(), &cancel).await,
+            // An executor that panics ends its run as well.
+            Some(executor) => AssertUnwindSafe(turn::follow(self, &run, executor.as_ref(), &cancel))
+                .catch_unwind()
+                .await
+                .unwrap_or_else(|_| failed("the executor broke down")),
         };
         let end = match self.0.stopping.is_cancelled() && end.status == RunStatus::Cancelled {
             true => RunEnd { status: RunStatus::Interrupted, error: Some("the server stopped".into()), ..end },
@@ -237,7 +243,9 @@ impl Runs {
         let run = self.0.repository.cancel_pending_run(&run).await?;
         if run.status == RunStatus::Running {
             let ending = self.registry().cancel(id, true);
-            self.ended(id, ending).await;
+            if self.ended(id, ending).await {
+                self.registry().forget(id);
+            }
         }
         self.found(id).await
     }
@@ -317,12 +325,15 @@ impl Runs {
         let filter = RunFilter { session: Some(session.clone()), ..RunFilter::default() };
         let last = self.0.repository.runs(&filter, None, 1).await?.items.pop();
         let known = last.as_ref().map(|run| run.executor.clone()).filter(|name| self.0.executors.contains_key(name));
-        let next = NewRun {
-            id: None,
-            executor: known.map_or_else(|| self.executor(None), Ok).unwrap_or_default(),
-            model: last.and_then(|run| run.model),
-            message: None,
+        let executor = match known.map_or_else(|| self.executor(None), Ok) {
+            Ok(name) => name,
+            // Nothing could go on with the answer: the question stays.
+            Err(error) if last.as_ref().is_none_or(|run| run.status.is_terminal()) && self.asks(session).await? => {
+                return Err(error);
+            }
+            Err(_) => String::new(),
         };
+        let next = NewRun { id: None, executor, model: last.and_then(|run| run.model), message: None };
         let answered = self.0.repository.answer_question(session, response, next).await?;
         let waiting = self.registry().answer(&answered.run.id);
         if let Some(answer) = waiting {
@@ -330,6 +341,11 @@ impl Runs {
         }
         self.0.wake.notify_one();
         Ok(answered)
+    }
+
+    async fn asks(&self, session: &SessionId) -> storage::Result<bool> {
+        let session = self.0.repository.session(session).await?;
+        Ok(session.is_some_and(|session| session.pending_question.is_some()))
     }
 
     /// Stops all runs; what is pending stays queued. Returns when each has written its end, or the grace is over.

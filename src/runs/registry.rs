@@ -72,6 +72,11 @@ impl Registry {
         self.live.get_mut(run).and_then(|live| live.answer.take())
     }
 
+    /// A run that was not under way when it was cancelled has ended: there is nothing to stop any more.
+    pub fn forget(&mut self, run: &RunId) {
+        self.unwanted.remove(run);
+    }
+
     /// A run has ended, also in the database.
     pub fn end(&mut self, run: &RunId) {
         self.unwanted.remove(run);

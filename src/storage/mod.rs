@@ -247,7 +247,8 @@ pub trait Storage: Send + Sync {
     /// Deletes an attachment. Messages that show it stay as they are.
     async fn delete_attachment(&self, id: &SessionId, attachment: &AttachmentId) -> Result<()>;
 
-    /// Asks for a run: it waits until [`Storage::claim_runs`] takes it. Fails with [`Error::SessionBusy`] while another
+    /// Asks for a run: it waits until [`Storage::claim_runs`] takes it. A question that an earlier run left is taken
+    /// away. Fails with [`Error::SessionBusy`] while another
     /// of the session is pending or running.
     async fn create_run(&self, id: &SessionId, new: NewRun, claim: Option<Claim>) -> Result<Run>;
 

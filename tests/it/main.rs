@@ -15,6 +15,8 @@ mod import;
 mod model_based;
 mod races;
 mod repository;
+mod run_races;
 mod schema;
+mod scripted;
 mod storage;
 mod tidy;

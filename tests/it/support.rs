@@ -1,7 +1,11 @@
 //! What the tests share: a database in a directory of its own, an operator's shell on it, and short builders.
 //! Nothing here knows what a test is about.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use culm::{
@@ -105,9 +109,14 @@ impl Database {
 
     /// A connection as an operator's shell has it: foreign keys are off.
     pub(crate) async fn shell(&self) -> SqliteConnection {
-        let options = SqliteConnectOptions::new().filename(self.path()).foreign_keys(false);
-        options.busy_timeout(Duration::from_secs(5)).connect().await.unwrap()
+        shell(&self.path()).await
     }
+}
+
+/// A connection as an operator's shell has it: foreign keys are off.
+pub(crate) async fn shell(path: &Path) -> SqliteConnection {
+    let options = SqliteConnectOptions::new().filename(path).foreign_keys(false);
+    options.busy_timeout(Duration::from_secs(5)).connect().await.unwrap()
 }
 
 /// Runs statements in a shell.

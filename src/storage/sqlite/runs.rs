@@ -125,6 +125,8 @@ pub(super) async fn create(conn: &mut SqliteConnection, input: &Create) -> Resul
     );
     insert.execute(&mut *conn).await.map_err(error::of)?;
     follow(conn, key, RunStatus::Pending, None, None).await?;
+    // Who goes on without answering what an interrupted run asked.
+    withdraw_question(conn, key).await?;
     let told = json!({ "last_run_status": RunStatus::Pending, "run_id": input.id });
     events::tell(conn, key, EventKind::SessionUpdated, told).await?;
     if let Some(claim) = &input.claim {

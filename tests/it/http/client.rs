@@ -7,6 +7,7 @@ use std::{
 };
 
 use culm::{
+    executor::Executor,
     feed::Feed,
     http::{Access, App, router, serve},
     model::Limits,
@@ -21,11 +22,12 @@ use culm::{
 use jsonschema::Validator;
 use reqwest::{Method, StatusCode, header::HeaderMap};
 use serde_json::{Value, json};
+use sqlx::SqliteConnection;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::support::client;
+use crate::support::{client, shell};
 
 pub(crate) const TOKEN: &str = "a-token-of-the-tests";
 
@@ -33,6 +35,12 @@ pub(crate) const TOKEN: &str = "a-token-of-the-tests";
 pub(crate) fn options() -> runs::Options {
     let (grace, message) = (Duration::from_millis(200), 4 << 20);
     runs::Options { max_concurrent: 2, grace, message, default_executor: None }
+}
+
+/// One executor, by the name `scripted`.
+pub(crate) fn executors(executor: impl Executor + 'static) -> Executors {
+    let executor: Arc<dyn Executor> = Arc::new(executor);
+    Executors::from([("scripted".into(), executor)])
 }
 
 /// A server that is stopped when the test ends.
@@ -107,10 +115,24 @@ impl Server {
 
     /// Stops as a signal does, and starts again on the same database.
     pub(crate) async fn restart(self) -> Self {
+        self.restart_on(Executors::new(), options()).await
+    }
+
+    pub(crate) async fn restart_on(self, executors: Executors, options: runs::Options) -> Self {
         drop(self.stop);
         self.repository.close().await;
         self.tasks.finish().await;
-        Self::start_in(self.folder).await
+        Self::start_on(self.folder, Limits::default(), executors, options).await
+    }
+
+    /// A server with one executor, `scripted`.
+    pub(crate) async fn scripted(executor: impl Executor + 'static) -> Self {
+        Self::start_on(tempfile::tempdir().unwrap(), Limits::default(), executors(executor), options()).await
+    }
+
+    /// A connection as an operator's shell has it: foreign keys are off.
+    pub(crate) async fn shell(&self) -> SqliteConnection {
+        shell(&self.folder.path().join("culm.db")).await
     }
 
     pub(crate) fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {

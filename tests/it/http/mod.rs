@@ -1,11 +1,16 @@
 //! The API on a real listener, with a real database, through a client that looks at every answer.
 
 mod access;
+mod at_random;
 mod attachments;
 mod bad_input;
+mod cancel;
 mod client;
+mod events;
 mod messages;
 mod openapi;
+mod questions;
+mod runs;
 mod search;
 mod sessions;
 

@@ -5,9 +5,11 @@ mod append;
 mod attachments;
 mod cleanup;
 mod deletion;
+mod events;
 mod history;
 mod idempotency;
 mod lists;
+mod runs;
 mod search;
 mod sessions;
 mod sqlite_only;
@@ -165,5 +167,22 @@ on_each_backend! {
         an_upload_is_not_seen_before_its_end_nor_after_a_delete,
         an_attachment_goes_with_the_last_message_that_shows_it,
         a_message_keeps_only_what_it_names,
+    }
+    runs {
+        runs_are_taken_in_order_and_never_twice,
+        a_session_has_one_active_run,
+        a_run_ends_once,
+        a_run_that_is_not_running_stores_nothing,
+        a_pending_run_is_cancelled_and_a_running_one_is_not,
+        settling_interrupts_what_runs_and_nothing_else,
+        an_answer_is_stored_once_and_goes_to_who_asked,
+        a_question_goes_with_who_asked_or_when_another_run_is_asked_for,
+        active_runs_are_those_below_where_asked,
+    }
+    events {
+        each_write_tells_what_it_did_in_order,
+        a_write_that_fails_tells_nothing,
+        the_log_is_read_page_by_page_in_any_scope,
+        a_commit_is_announced,
     }
 }
