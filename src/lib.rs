@@ -10,6 +10,7 @@
 //! `ARCHITECTURE.md` says which invariants hold, and where each is kept.
 
 pub mod attachments;
+pub mod children;
 pub mod config;
 pub mod demo_model;
 pub mod executor;
