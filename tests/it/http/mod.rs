@@ -3,6 +3,7 @@
 mod access;
 mod attachments;
 mod bad_input;
+mod children;
 mod client;
 mod messages;
 mod openapi;
