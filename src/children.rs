@@ -86,17 +86,21 @@ pub async fn update(
 
 /// Runs a child again. What runs there already goes on, and is the answer.
 pub async fn run(runs: &Runs, parent: &SessionId, child: &SessionId, reset: bool) -> Result<ContinuedChild, Error> {
-    let next = Some(next_run(runs, parent, child).await?);
+    let next = Some(next_run(runs, child).await?);
     let continued = runs.repository().continue_child(parent, child, ChildStep::Retry { reset }, next, None).await?;
     runs.wake();
     Ok(continued)
 }
 
 /// The next run of a child: on the executor that it had, where that is still there.
-async fn next_run(runs: &Runs, parent: &SessionId, id: &SessionId) -> Result<NewRun, Error> {
-    child(runs, parent, id).await?;
-    let filter = RunFilter { session: Some(id.clone()), ..RunFilter::default() };
-    let last = runs.repository().runs(&filter, None, 1).await?.items.pop();
+async fn next_run(runs: &Runs, child: &SessionId) -> Result<NewRun, Error> {
+    let filter = RunFilter { session: Some(child.clone()), ..RunFilter::default() };
+    let last = match runs.repository().runs(&filter, None, 1).await {
+        Ok(mut page) => page.items.pop(),
+        // Whether it was deleted or never there is the write's to say.
+        Err(storage::Error::SessionNotFound(_)) => None,
+        Err(error) => return Err(error.into()),
+    };
     let known = last.and_then(|run| runs.executor(Some(run.executor)).ok());
     Ok(run_on(known.map_or_else(|| runs.executor(None), Ok)?))
 }
@@ -123,13 +127,12 @@ pub async fn send(
     let tasks = runs.repository().tasks().clone();
     tasks
         .detached(async move {
-            child(&runs, &parent, &id).await?;
             let next = match send.auto_run {
-                true => Some(next_run(&runs, &parent, &id).await?),
+                true => Some(next_run(&runs, &id).await?),
                 false => None,
             };
             if send.interrupt {
-                runs.cancel_session(&id, false).await?;
+                stop(&runs, &parent, &id).await?;
             }
             let step = ChildStep::Take(send.message);
             let continued = runs.repository().continue_child(&parent, &id, step, next, claim).await?;
@@ -137,6 +140,18 @@ pub async fn send(
             Ok(continued)
         })
         .await
+}
+
+/// Stops what runs in a child of this parent. One that is not there has nothing to stop: the write says what became of it.
+async fn stop(runs: &Runs, parent: &SessionId, id: &SessionId) -> storage::Result<()> {
+    let stopped = match child(runs, parent, id).await {
+        Ok(_) => runs.cancel_session(id, false).await.map(drop),
+        Err(error) => Err(error),
+    };
+    match stopped {
+        Err(storage::Error::SessionNotFound(_)) => Ok(()),
+        stopped => stopped,
+    }
 }
 
 /// Cancels what runs in a child, and below it where asked, and waits until it has stopped.

@@ -1,129 +1,16 @@
 //! Child sessions over HTTP, with an executor that does what the test tells it.
 
-use std::sync::Arc;
-
-use async_trait::async_trait;
 use culm::{
-    executor::{Error, Event, Executor, Outcome, Turn},
-    model::{Limits, NewMessage, Role},
-    runs::Executors,
+    model::{NewSession, Role},
+    storage::Storage,
 };
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
-use tokio::sync::{Mutex, mpsc, oneshot};
-use tokio_util::sync::CancellationToken;
 
-use super::{Answer, Server, client::options};
-
-/// A run that began, and waits to be told how it ends. Its text is that of its one message.
-struct Begun {
-    turn: Turn,
-    answer: oneshot::Sender<&'static str>,
-}
-
-struct Scripted(mpsc::UnboundedSender<Begun>);
-
-#[async_trait]
-impl Executor for Scripted {
-    async fn run(&self, turn: Turn, events: mpsc::Sender<Event>, cancel: CancellationToken) -> Result<Outcome, Error> {
-        let (answer, told) = oneshot::channel();
-        let _ = self.0.send(Begun { turn, answer });
-        tokio::select! {
-            () = cancel.cancelled() => Ok(Outcome::Cancelled),
-            Ok(text) = told => {
-                let _ = events.send(Event::Message(NewMessage::text(Role::Assistant, text))).await;
-                Ok(Outcome::Completed)
-            }
-        }
-    }
-}
-
-/// A server with a parent that has one child, and the runs that begin on it.
-struct Family {
-    server: Server,
-    begun: Mutex<mpsc::UnboundedReceiver<Begun>>,
-}
-
-impl Family {
-    async fn start() -> Self {
-        Self::to_depth(1).await
-    }
-
-    async fn to_depth(max_child_depth: i64) -> Self {
-        let (begins, begun) = mpsc::unbounded_channel();
-        let scripted: Arc<dyn Executor> = Arc::new(Scripted(begins));
-        let executors = Executors::from([("scripted".to_owned(), scripted)]);
-        let options = culm::runs::Options { max_child_depth, ..options() };
-        let server = Server::start_on(tempfile::tempdir().unwrap(), Limits::default(), executors, options).await;
-        let parent = json!({
-            "id": "parent", "model_ref": { "provider": "here", "model": "large" }, "reasoning_effort": "high",
-            "workspace": "/work", "token_budget": { "max": 9, "compression_trigger_percent": 85 },
-            "task_list": { "items": ["one"] },
-        });
-        assert_eq!(server.post("/sessions", parent).await.status, 201);
-        Self { server, begun: Mutex::new(begun) }
-    }
-
-    /// The next run that begins.
-    async fn begun(&self) -> Begun {
-        self.begun.lock().await.recv().await.unwrap()
-    }
-
-    /// Creates a child that waits, or runs at once.
-    async fn child(&self, id: &str, auto_run: bool) -> Answer {
-        let mut body = task(id);
-        body["auto_run"] = json!(auto_run);
-        let answer = self.server.post("/sessions/parent/children", body).await;
-        assert_eq!(answer.status, 201, "{answer:?}");
-        answer
-    }
-
-    /// Lets a run answer, and waits until it has ended.
-    async fn finish(&self, run: Begun, text: &'static str) {
-        let id = run.turn.run_id;
-        run.answer.send(text).unwrap();
-        let ended = self.server.get(&format!("/runs/{id}?wait=10")).await;
-        assert_eq!(ended.body["run"]["status"], "completed");
-    }
-
-    async fn show(&self, child: &str) -> Value {
-        let answer = self.server.get(&format!("/sessions/parent/children/{child}")).await;
-        assert_eq!(answer.status, 200);
-        answer.body
-    }
-
-    async fn texts(&self, session: &str) -> Vec<String> {
-        let answer = self.server.get(&format!("/sessions/{session}/messages")).await;
-        let messages = answer.body["messages"].as_array().unwrap().iter();
-        messages.map(|message| message["content"].as_str().unwrap().to_owned()).collect()
-    }
-
-    async fn post(&self, path: &str, body: Value) -> Answer {
-        self.server.post(&format!("/sessions/parent/children/{path}"), body).await
-    }
-
-    async fn patch(&self, child: &str, body: Value) -> Answer {
-        self.server.patch(&format!("/sessions/parent/children/{child}"), body).await
-    }
-
-    async fn events(&self, session: &str) -> Vec<String> {
-        use culm::{model::EventScope, storage::Storage};
-        let scope = EventScope::Session(session.parse().unwrap());
-        let page = self.server.repository.events(&scope, 0, 1000).await.unwrap();
-        let name = |kind| serde_json::to_value(kind).unwrap().as_str().unwrap().to_owned();
-        page.events.into_iter().map(|event| name(event.event)).collect()
-    }
-}
-
-fn task(id: &str) -> Value {
-    json!({ "id": id, "title": " Title ", "responsibility": "Know", "prompt": "Look.\n\nThen tell.", "subagent_type": "explorer" })
-}
-
-fn assignment(title: &str, responsibility: &str, kind: &str, prompt: &str) -> String {
-    format!(
-        "Sub-session title: {title}\nResponsibility: {responsibility}\nSubagent type: {kind}\n\nTask brief:\n{prompt}"
-    )
-}
+use super::{
+    Server,
+    family::{Family, assignment, task},
+};
 
 #[tokio::test]
 async fn a_child_is_created_with_its_task_and_runs_on_what_it_takes_over() {
@@ -341,7 +228,6 @@ async fn a_change_that_says_nothing_or_blanks_something_is_refused() {
         assert_eq!(family.patch("child", body).await.code(), (400, "invalid_request"));
     }
     // One that was never assigned anything needs all of it.
-    use culm::{model::NewSession, storage::Storage};
     let bare = NewSession {
         id: Some("bare".parse().unwrap()),
         parent: Some("parent".parse().unwrap()),
@@ -469,7 +355,10 @@ async fn a_deleted_child_stops_and_never_comes_back() {
     assert_eq!((deleted.status, deleted.body), (StatusCode::OK, gone));
     assert!(run.answer.is_closed());
     assert_eq!(family.server.delete("/sessions/parent/children/child").await.status, 404);
-    assert_eq!(family.post("child/run", json!({})).await.status, 404);
+    assert_eq!(family.patch("child", json!({ "title": "x" })).await.code(), (410, "session_deleted"));
+    assert_eq!(family.post("child/run", json!({})).await.code(), (410, "session_deleted"));
+    let message = json!({ "message": "more", "interrupt_running": true });
+    assert_eq!(family.post("child/messages", message).await.code(), (410, "session_deleted"));
     assert_eq!(family.server.post("/sessions/parent/children", task("child")).await.code(), (410, "session_deleted"));
     family.child("idle", false).await;
     let deleted = family.server.delete("/sessions/parent/children/idle").await;
@@ -505,4 +394,20 @@ async fn a_child_that_runs_can_be_renamed_as_a_session() {
     family.finish(run, "done").await;
     let shown = family.show("child").await;
     assert_eq!((&shown["title"], &shown["pinned"]), (&json!("Renamed"), &json!(true)));
+}
+
+#[tokio::test]
+async fn what_is_read_of_a_parent_and_a_child_is_never_the_past() {
+    let family = Family::start().await;
+    let session = async |id: &str| family.server.get(&format!("/sessions/{id}")).await.body["session"].clone();
+    assert_eq!(session("parent").await["children_count"], 0);
+    family.child("child", false).await;
+    assert_eq!(session("parent").await["children_count"], 1);
+    assert_eq!(session("child").await["subagent_type"], "explorer");
+    family.patch("child", json!({ "subagent_type": "writer" })).await;
+    assert_eq!(session("child").await["subagent_type"], "writer");
+    family.post("child/messages", json!({ "message": "more", "auto_run": false })).await;
+    assert_eq!(session("child").await["message_count"], 3);
+    family.server.delete("/sessions/parent/children/child").await;
+    assert_eq!(session("parent").await["children_count"], 0);
 }

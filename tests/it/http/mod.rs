@@ -5,6 +5,7 @@ mod attachments;
 mod bad_input;
 mod children;
 mod client;
+mod family;
 mod messages;
 mod openapi;
 mod search;
