@@ -26,10 +26,15 @@ pub async fn create(
         true => Some(run_on(runs.executor(new.executor.clone())?)),
         false => None,
     };
-    let depth = runs.options().max_child_depth;
-    let created = runs.repository().create_child(parent, new, depth, run, claim).await?;
-    runs.wake();
-    Ok(created)
+    let (depth, parent) = (runs.options().max_child_depth, parent.clone());
+    let (runs, tasks) = (runs.clone(), runs.repository().tasks().clone());
+    tasks
+        .detached(async move {
+            let created = runs.repository().create_child(&parent, new, depth, run, claim).await?;
+            runs.wake();
+            Ok(created)
+        })
+        .await
 }
 
 fn run_on(executor: String) -> NewRun {
@@ -87,9 +92,16 @@ pub async fn update(
 /// Runs a child again. What runs there already goes on, and is the answer.
 pub async fn run(runs: &Runs, parent: &SessionId, child: &SessionId, reset: bool) -> Result<ContinuedChild, Error> {
     let next = Some(next_run(runs, child).await?);
-    let continued = runs.repository().continue_child(parent, child, ChildStep::Retry { reset }, next, None).await?;
-    runs.wake();
-    Ok(continued)
+    let (runs, parent, child) = (runs.clone(), parent.clone(), child.clone());
+    let tasks = runs.repository().tasks().clone();
+    tasks
+        .detached(async move {
+            let step = ChildStep::Retry { reset };
+            let continued = runs.repository().continue_child(&parent, &child, step, next, None).await?;
+            runs.wake();
+            Ok(continued)
+        })
+        .await
 }
 
 /// The next run of a child: on the executor that it had, where that is still there.
