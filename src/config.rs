@@ -64,6 +64,9 @@ pub struct Server {
     /// Seconds that a cancelled run may take to stop by itself; then it is forced [default: 10]
     #[arg(long, value_name = "SECONDS", env = "CULM_GRACE_SECONDS")]
     grace_seconds: Option<u16>,
+    /// How deep below its root a session may be created; 1 lets roots alone have children [default: 1]
+    #[arg(long, value_name = "N", env = "CULM_MAX_CHILD_DEPTH", value_parser = clap::value_parser!(u16).range(..=1000))]
+    max_child_depth: Option<u16>,
     /// What to log on standard error, in the words of tracing's EnvFilter [default: warn]
     #[arg(long, value_name = "FILTER", env = "CULM_LOG")]
     log: Option<String>,
@@ -99,6 +102,8 @@ pub struct Settings {
     pub max_concurrent_runs: usize,
     /// How long a cancelled run may take to stop by itself.
     pub grace: Duration,
+    /// How deep below its root a session may be created.
+    pub max_child_depth: u16,
     /// What to log.
     pub log: String,
     /// What carries runs out, by name.
@@ -149,6 +154,7 @@ impl Place {
             limits,
             max_concurrent_runs: given.max_concurrent_runs.or(file.max_concurrent_runs).unwrap_or(16).max(1).into(),
             grace: Duration::from_secs(given.grace_seconds.or(file.grace_seconds).unwrap_or(10).into()),
+            max_child_depth: given.max_child_depth.or(file.max_child_depth).unwrap_or(1).min(1000),
             log: given.log.or(file.log).unwrap_or_else(|| "warn".into()),
             executors: file.executors,
             default_executor,

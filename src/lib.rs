@@ -5,11 +5,13 @@
 //! of [`storage`]; storage's contract is one trait, and its one implementation so far sends every write through one
 //! writer that commits together whatever is queued. [`import`] brings the sessions of other systems. [`model`] has the
 //! nouns that all of them speak of; [`tasks`] is the only place that spawns; [`config`] reads what a server is told;
+//! [`children`] is what a parent can do with the sessions below it;
 //! an [`executor`] carries runs out, and reads images through [`attachments`]; the [`demo_model`] is one to try it with.
 //!
 //! `ARCHITECTURE.md` says which invariants hold, and where each is kept.
 
 pub mod attachments;
+pub mod children;
 pub mod config;
 pub mod demo_model;
 pub mod executor;

@@ -246,6 +246,7 @@ async fn run_server(settings: Settings) -> Result<ExitCode, Failure> {
         grace: settings.grace,
         message: settings.limits.message,
         default_executor: settings.default_executor.clone(),
+        max_child_depth: settings.max_child_depth.into(),
     };
     let executors = executors.start(&(Arc::new(repository.clone()) as Arc<dyn AttachmentReader>), settings.limits);
     let names: Vec<String> = executors.keys().cloned().collect();

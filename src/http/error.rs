@@ -216,6 +216,18 @@ impl From<storage::Error> for Problem {
                 conflict("session_busy", "Session is currently running").with("session_id", id.as_str())
             }
             E::SessionPinned(id) => conflict("session_pinned", "Session is pinned").with("session_id", id.as_str()),
+            E::NotRootSession(id) => {
+                conflict("not_root_session", "Session is not a root session").with("session_id", id.as_str())
+            }
+            E::NotChildSession(id) => {
+                conflict("not_child_session", "Session is not a child session").with("session_id", id.as_str())
+            }
+            E::NotChildOfParent { child, parent } => {
+                conflict("not_child_of_parent", "Session is the child of another session")
+                    .with("session_id", child.as_str())
+                    .with("parent_session_id", parent.as_str())
+            }
+            E::ChildIncomplete(param) => Self::invalid(param, detail),
             E::MessageNotFound(id) => {
                 not_found("message_not_found", "Message not found").with("message_id", id.as_str())
             }

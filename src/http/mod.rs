@@ -2,6 +2,7 @@
 
 mod access;
 mod attachments;
+mod children;
 mod disposition;
 mod download;
 mod envelope;
@@ -60,6 +61,7 @@ impl App {
 
 fn routes() -> ApiRouter<App> {
     use attachments as a;
+    use children as c;
     use messages as m;
     use runs as r;
     use sessions as s;
@@ -81,6 +83,11 @@ fn routes() -> ApiRouter<App> {
         .delete_with(a::delete, doc("attachments", "Delete an attachment"));
     let runs =
         get_with(r::of_session, doc("runs", "List a session's runs")).post_with(r::create, doc("runs", "Start a run"));
+    let children = get_with(c::list, doc("children", "List a session's children"))
+        .post_with(c::create, doc("children", "Create a child"));
+    let child = get_with(c::read, doc("children", "Read a child"))
+        .patch_with(c::update, doc("children", "Change a child and its assignment"))
+        .delete_with(c::delete, doc("children", "Delete a child and everything below it"));
     ApiRouter::new()
         .api_route("/api/v1/sessions", list)
         .api_route("/api/v1/sessions/cleanup", post_with(s::cleanup, doc("sessions", "Delete many sessions")))
@@ -97,6 +104,20 @@ fn routes() -> ApiRouter<App> {
         .api_route(
             "/api/v1/sessions/{id}/cancel",
             post_with(r::cancel_session, doc("runs", "Cancel what runs in a session")),
+        )
+        .api_route("/api/v1/sessions/{id}/children", children)
+        .api_route("/api/v1/sessions/{id}/children/{child}", child)
+        .api_route(
+            "/api/v1/sessions/{id}/children/{child}/run",
+            post_with(c::run, doc("children", "Run a child again")),
+        )
+        .api_route(
+            "/api/v1/sessions/{id}/children/{child}/messages",
+            post_with(c::send, doc("children", "Send a message to a child")),
+        )
+        .api_route(
+            "/api/v1/sessions/{id}/children/{child}/cancel",
+            post_with(c::cancel, doc("children", "Cancel what runs in a child")),
         )
         .api_route("/api/v1/sessions/{id}/runs", runs)
         .api_route("/api/v1/runs", get_with(r::list, doc("runs", "List runs")))

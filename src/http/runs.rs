@@ -162,7 +162,7 @@ pub(super) async fn cancel(
 pub(super) struct CancelBody {
     /// Also what runs below the session.
     #[serde(default = "yes")]
-    recursive: bool,
+    pub(super) recursive: bool,
 }
 
 fn yes() -> bool {
@@ -172,7 +172,7 @@ fn yes() -> bool {
 /// What was cancelled.
 #[derive(Debug, Serialize, JsonSchema)]
 pub(super) struct CancelledBody {
-    cancelled_run_ids: Vec<RunId>,
+    pub(super) cancelled_run_ids: Vec<RunId>,
 }
 
 pub(super) async fn cancel_session(

@@ -31,6 +31,7 @@ macro_rules! only_objects {
 }
 
 mod attachment;
+mod child;
 mod event;
 mod id;
 mod list;
@@ -43,6 +44,10 @@ mod time;
 mod whole;
 
 pub use attachment::{Attachment, AttachmentUrl, NewAttachment, detected_mime_type};
+pub use child::{
+    CHILD_COMPRESSION, CHILD_SYSTEM_PROMPT, ChildStep, ChildUpdate, ContinuedChild, CreatedChild, NewChild,
+    UpdatedChild, assignment,
+};
 pub use event::{Event, EventKind, EventPage, EventScope};
 pub use id::{AttachmentId, InvalidId, MessageId, RunId, SessionId};
 pub use list::{Archived, KindFilter, Order, Page, Position, SessionFilter, SessionTree};

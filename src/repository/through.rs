@@ -208,6 +208,42 @@ impl Storage for SessionRepository {
         self.write(Touched::one(id), |storage| async move { storage.answer_question(&key, response, next).await }).await
     }
 
+    async fn create_child(
+        &self,
+        parent: &SessionId,
+        new: NewChild,
+        max_depth: i64,
+        run: Option<NewRun>,
+        claim: Option<Claim>,
+    ) -> Result<CreatedChild> {
+        // As with any session that is created below another one.
+        let touched = Touched::These(new.id.iter().chain([parent]).cloned().collect());
+        let parent = parent.clone();
+        let work =
+            |storage: Arc<dyn Storage>| async move { storage.create_child(&parent, new, max_depth, run, claim).await };
+        self.write(touched, work).await
+    }
+
+    async fn update_child(&self, parent: &SessionId, child: &SessionId, update: ChildUpdate) -> Result<UpdatedChild> {
+        let (parent, key) = (parent.clone(), child.clone());
+        self.write(Touched::one(child), |storage| async move { storage.update_child(&parent, &key, update).await })
+            .await
+    }
+
+    async fn continue_child(
+        &self,
+        parent: &SessionId,
+        child: &SessionId,
+        step: ChildStep,
+        run: Option<NewRun>,
+        claim: Option<Claim>,
+    ) -> Result<ContinuedChild> {
+        let (parent, key) = (parent.clone(), child.clone());
+        let work =
+            |storage: Arc<dyn Storage>| async move { storage.continue_child(&parent, &key, step, run, claim).await };
+        self.write(Touched::one(child), work).await
+    }
+
     async fn events(&self, scope: &EventScope, after: i64, limit: i64) -> Result<EventPage> {
         self.storage.events(scope, after, limit).await
     }

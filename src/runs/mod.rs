@@ -47,6 +47,8 @@ pub struct Options {
     pub message: usize,
     /// The executor of runs that name none.
     pub default_executor: Option<String>,
+    /// How deep below its root a session may be created as a child.
+    pub max_child_depth: i64,
 }
 
 /// Why a run was not started.
@@ -217,6 +219,11 @@ impl Runs {
                 _ => Err(Error::NoExecutor),
             },
         }
+    }
+
+    /// How runs are carried out.
+    pub fn options(&self) -> &Options {
+        &self.0.options
     }
 
     /// The sessions that the runs are of.

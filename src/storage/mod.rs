@@ -23,11 +23,12 @@ use serde_json::Value;
 use tokio::sync::watch;
 
 use crate::model::{
-    Answered, Appended, Attachment, AttachmentId, Cleanup, CleanupReceipt, ClearReceipt, DeleteOptions, DeleteReceipt,
-    EventPage, EventScope, JsonObject, Message, MessageFilter, MessageId, MessagePage, MessageReceipt, NewAttachment,
-    NewMessage, NewRun, NewSession, Page, PendingQuestion, Position, Run, RunEnd, RunFilter, RunId, SearchPage,
-    SearchPosition, SearchQuery, Session, SessionFilter, SessionId, SessionSave, SessionTree, SessionUpdate, Truncate,
-    TruncateReceipt, UsageRecord, WholeSession,
+    Answered, Appended, Attachment, AttachmentId, ChildStep, ChildUpdate, Cleanup, CleanupReceipt, ClearReceipt,
+    ContinuedChild, CreatedChild, DeleteOptions, DeleteReceipt, EventPage, EventScope, JsonObject, Message,
+    MessageFilter, MessageId, MessagePage, MessageReceipt, NewAttachment, NewChild, NewMessage, NewRun, NewSession,
+    Page, PendingQuestion, Position, Run, RunEnd, RunFilter, RunId, SearchPage, SearchPosition, SearchQuery, Session,
+    SessionFilter, SessionId, SessionSave, SessionTree, SessionUpdate, Truncate, TruncateReceipt, UpdatedChild,
+    UsageRecord, WholeSession,
 };
 
 /// What a storage method gives.
@@ -48,6 +49,23 @@ pub enum Error {
     /// A run is pending or under way.
     #[error("the session '{0}' has a run that is pending or running")]
     SessionBusy(SessionId),
+    /// The session is as deep below its root as a session may be: it takes no children.
+    #[error("the session '{0}' is as deep as a session may be: it takes no children")]
+    NotRootSession(SessionId),
+    /// The session is a root.
+    #[error("the session '{0}' is no child session")]
+    NotChildSession(SessionId),
+    /// The session is the child of another one.
+    #[error("the session '{child}' is no child of '{parent}'")]
+    NotChildOfParent {
+        /// The session.
+        child: SessionId,
+        /// The one that it is not directly below.
+        parent: SessionId,
+    },
+    /// The child has no such text, nor was one given.
+    #[error("the child has no {0} yet: one is needed")]
+    ChildIncomplete(&'static str),
     /// The session, or one below it, is pinned.
     #[error("the session '{0}', or one below it, is pinned")]
     SessionPinned(SessionId),
@@ -284,6 +302,37 @@ pub trait Storage: Send + Sync {
     /// no more, `next` is asked for in the same transaction. Fails with [`Error::NoPendingQuestion`], and with
     /// [`Error::InvalidAnswer`] when it is none of the only answers allowed.
     async fn answer_question(&self, id: &SessionId, response: String, next: NewRun) -> Result<Answered>;
+
+    /// Creates a child with its system prompt and its assignment, and asks for its first run where one is given. It takes
+    /// over what its parent works with: model, budget, workspace, tasks. Fails with [`Error::NotRootSession`] when it
+    /// would be deeper below its root than `max_depth`. One that brings an id which was created from the same content
+    /// is answered as it is now, with its first run.
+    async fn create_child(
+        &self,
+        parent: &SessionId,
+        new: NewChild,
+        max_depth: i64,
+        run: Option<NewRun>,
+        claim: Option<Claim>,
+    ) -> Result<CreatedChild>;
+
+    /// Changes a child, which is pending then if it is assigned something else: the last user message becomes the new
+    /// assignment, or one is appended; what came after it is cut off where asked; derived state is cleared. Fails with
+    /// [`Error::SessionBusy`] while a run is pending or running, and as [`Storage::continue_child`] when it is no child
+    /// of this parent.
+    async fn update_child(&self, parent: &SessionId, child: &SessionId, update: ChildUpdate) -> Result<UpdatedChild>;
+
+    /// Gives a child something to do, and asks for the run that does it; without one it is pending. While a run is
+    /// pending or running, that one is the answer to a retry, and a message fails with [`Error::SessionBusy`]. Fails
+    /// with [`Error::NotChildSession`] for a root, and with [`Error::NotChildOfParent`] below another parent.
+    async fn continue_child(
+        &self,
+        parent: &SessionId,
+        child: &SessionId,
+        step: ChildStep,
+        run: Option<NewRun>,
+        claim: Option<Claim>,
+    ) -> Result<ContinuedChild>;
 
     /// Events after this number, in order: those of the next `limit` that are in the scope.
     async fn events(&self, scope: &EventScope, after: i64, limit: i64) -> Result<EventPage>;

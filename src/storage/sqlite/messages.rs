@@ -268,7 +268,7 @@ async fn open_to_change(conn: &mut SqliteConnection, id: &SessionId, if_match: O
 }
 
 /// What was derived from a history that is another one now: token usage, summary, compression marks.
-async fn forget_derived(conn: &mut SqliteConnection, key: i64) -> Result<MessageReceipt> {
+pub(super) async fn forget_derived(conn: &mut SqliteConnection, key: i64) -> Result<MessageReceipt> {
     let now = Timestamp::now().0;
     let unmark = sqlx::query!("update messages set compressed = 0 where session_key = ?1 and compressed = 1", key);
     unmark.execute(&mut *conn).await.map_err(error::of)?;
@@ -296,11 +296,7 @@ pub(super) async fn truncate(conn: &mut SqliteConnection, input: &Cut) -> Result
     let key = row.session_key;
     let (messages_removed, changed) = match &input.cut {
         Truncate::AfterLastUser {} => {
-            let last = sqlx::query_scalar!(
-                "select seq from messages where session_key = ?1 and role = 'user' order by seq desc limit 1",
-                key
-            );
-            let last = last.fetch_optional(&mut *conn).await.map_err(error::of)?.ok_or(Error::NoUserMessage)?;
+            let last = last_of_user(conn, key).await?.ok_or(Error::NoUserMessage)?;
             cut_after(conn, key, last).await?
         }
         Truncate::After { message_id } => {
@@ -331,7 +327,17 @@ pub(super) async fn truncate(conn: &mut SqliteConnection, input: &Cut) -> Result
     })
 }
 
-async fn cut_after(conn: &mut SqliteConnection, key: i64, seq: i64) -> Result<(i64, bool)> {
+/// The place of the last user message.
+pub(super) async fn last_of_user(conn: &mut SqliteConnection, key: i64) -> Result<Option<i64>> {
+    let last = sqlx::query_scalar!(
+        "select seq from messages where session_key = ?1 and role = 'user' order by seq desc limit 1",
+        key
+    );
+    last.fetch_optional(conn).await.map_err(error::of)
+}
+
+/// Removes what is after a place: how many, and whether that is any.
+pub(super) async fn cut_after(conn: &mut SqliteConnection, key: i64, seq: i64) -> Result<(i64, bool)> {
     let cut = sqlx::query!("delete from messages where session_key = ?1 and seq > ?2", key, seq);
     let removed = removed(cut.execute(conn).await.map_err(error::of)?);
     Ok((removed, removed > 0))

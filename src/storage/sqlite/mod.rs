@@ -3,6 +3,7 @@
 mod append;
 mod attachments;
 mod check;
+mod children;
 mod deletion;
 mod error;
 mod events;
@@ -31,11 +32,12 @@ pub use reindex::reindex;
 
 use super::{Answer, AppendOptions, Claim, Result, Source, Storage};
 use crate::model::{
-    Answered, Appended, Attachment, AttachmentId, Cleanup, CleanupReceipt, ClearReceipt, DeleteOptions, DeleteReceipt,
-    EventPage, EventScope, JsonObject, Message, MessageFilter, MessageId, MessagePage, MessageReceipt, NewAttachment,
-    NewMessage, NewRun, NewSession, Page, PendingQuestion, Position, Run, RunEnd, RunFilter, RunId, SearchPage,
-    SearchPosition, SearchQuery, Session, SessionFilter, SessionId, SessionSave, SessionTree, SessionUpdate, Truncate,
-    TruncateReceipt, UsageRecord, WholeSession,
+    Answered, Appended, Attachment, AttachmentId, ChildStep, ChildUpdate, Cleanup, CleanupReceipt, ClearReceipt,
+    ContinuedChild, CreatedChild, DeleteOptions, DeleteReceipt, EventPage, EventScope, JsonObject, Message,
+    MessageFilter, MessageId, MessagePage, MessageReceipt, NewAttachment, NewChild, NewMessage, NewRun, NewSession,
+    Page, PendingQuestion, Position, Run, RunEnd, RunFilter, RunId, SearchPage, SearchPosition, SearchQuery, Session,
+    SessionFilter, SessionId, SessionSave, SessionTree, SessionUpdate, Truncate, TruncateReceipt, UpdatedChild,
+    UsageRecord, WholeSession,
 };
 use writer::Writer;
 
@@ -231,6 +233,37 @@ impl Storage for SqliteStorage {
         let next = runs::Create::new(id, next, None);
         let input = runs::Answer { session: id.clone(), message: MessageId::mint(), response, next };
         self.writer.call(input, |conn, input| Box::pin(runs::answer(conn, input))).await
+    }
+
+    async fn create_child(
+        &self,
+        parent: &SessionId,
+        new: NewChild,
+        max_depth: i64,
+        run: Option<NewRun>,
+        claim: Option<Claim>,
+    ) -> Result<CreatedChild> {
+        let input = children::Create::new(parent, new, max_depth, run, claim);
+        self.writer.call(input, |conn, input| Box::pin(children::create(conn, input))).await
+    }
+
+    async fn update_child(&self, parent: &SessionId, child: &SessionId, update: ChildUpdate) -> Result<UpdatedChild> {
+        let place = children::Place { parent: parent.clone(), child: child.clone() };
+        let input = children::Update { place, update, message: MessageId::mint() };
+        self.writer.call(input, |conn, input| Box::pin(children::update(conn, input))).await
+    }
+
+    async fn continue_child(
+        &self,
+        parent: &SessionId,
+        child: &SessionId,
+        step: ChildStep,
+        run: Option<NewRun>,
+        claim: Option<Claim>,
+    ) -> Result<ContinuedChild> {
+        let place = children::Place { parent: parent.clone(), child: child.clone() };
+        let input = children::Continue::new(place, step, run, claim);
+        self.writer.call(input, |conn, input| Box::pin(children::proceed(conn, input))).await
     }
 
     async fn events(&self, scope: &EventScope, after: i64, limit: i64) -> Result<EventPage> {

@@ -145,7 +145,7 @@ async fn row_of(conn: &mut SqliteConnection, id: &RunId) -> Result<Row> {
 }
 
 /// The session's columns follow its runs.
-async fn follow(
+pub(super) async fn follow(
     conn: &mut SqliteConnection,
     session: i64,
     status: RunStatus,
@@ -167,7 +167,7 @@ async fn follow(
 }
 
 /// Adds messages at the end of a history, those of a run with its id.
-async fn add(
+pub(super) async fn add(
     conn: &mut SqliteConnection,
     session: i64,
     last_seq: i64,
@@ -182,6 +182,18 @@ async fn add(
     append::insert(conn, &rows, now).await?;
     events::tell_appended(conn, &rows, now).await?;
     Ok(messages)
+}
+
+/// The run of a session that is pending or running.
+pub(super) async fn active_of(conn: &mut SqliteConnection, session: i64) -> Result<Option<Run>> {
+    let row = select_runs!("where r.session_key = ?1 and r.status in ('pending', 'running')", session);
+    Ok(row.fetch_optional(conn).await.map_err(error::of)?.map(Row::into_run))
+}
+
+/// The first run of a session.
+pub(super) async fn first_of(conn: &mut SqliteConnection, session: i64) -> Result<Option<Run>> {
+    let row = select_runs!("where r.session_key = ?1 order by r.run_key limit 1", session);
+    Ok(row.fetch_optional(conn).await.map_err(error::of)?.map(Row::into_run))
 }
 
 pub(super) async fn find(pool: &SqlitePool, id: &RunId) -> Result<Option<Run>> {
@@ -351,7 +363,7 @@ async fn end_row(conn: &mut SqliteConnection, row: &Row, end: &RunEnd) -> Result
 }
 
 /// With the run that asked, nobody waits for the answer any more.
-async fn withdraw_question(conn: &mut SqliteConnection, session: i64) -> Result<()> {
+pub(super) async fn withdraw_question(conn: &mut SqliteConnection, session: i64) -> Result<()> {
     let withdraw = sqlx::query!(
         "update sessions set pending_question = null, version = version + 1
          where session_key = ?1 and pending_question is not null",

@@ -214,8 +214,7 @@ impl Create {
 
     /// Tells the same creation sent twice from an id in use.
     fn hash(&self) -> String {
-        let content = json!([self.new, self.new.parent, self.new.subagent_type]);
-        Sha256::digest(content.to_string()).iter().map(|byte| format!("{byte:02x}")).collect()
+        hash(&json!([self.new, self.new.parent, self.new.subagent_type]))
     }
 
     fn session(&self, parent: Option<&SessionRow>) -> Session {
@@ -243,6 +242,11 @@ impl Create {
     }
 }
 
+/// What a session was created from, in short.
+pub(super) fn hash(content: &Value) -> String {
+    Sha256::digest(content.to_string()).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// Puts a session below its parent, or at the root of its own tree.
 pub(super) fn place(session: &mut Session, parent: Option<&SessionRow>) {
     session.kind = if parent.is_some() { Kind::Child } else { Kind::Root };
@@ -253,13 +257,7 @@ pub(super) fn place(session: &mut Session, parent: Option<&SessionRow>) {
 
 pub(super) async fn create(conn: &mut SqliteConnection, input: &Create) -> Result<Session> {
     let hash = input.hash();
-    if let Some(there) = row(conn, &input.id).await? {
-        let id = input.id.as_str();
-        let from = sqlx::query_scalar!("select created_from from sessions where id = ?1", id);
-        let from = from.fetch_one(&mut *conn).await.map_err(error::of)?;
-        if from != Some(hash) {
-            return Err(Error::SessionExists(input.id.clone()));
-        }
+    if let Some(there) = created_from(conn, &input.id, &hash).await? {
         keep_claim(conn, input).await?;
         return Ok(there.into_session());
     }
@@ -268,8 +266,7 @@ pub(super) async fn create(conn: &mut SqliteConnection, input: &Create) -> Resul
         None => None,
     };
     let session = input.session(parent.as_ref());
-    let key = insert(conn, &session, Some(&hash)).await?;
-    events::tell(conn, key, EventKind::SessionCreated, json!({ "kind": session.kind, "title": session.title })).await?;
+    let key = add(conn, &session, &hash).await?;
     if let Some(prompt) = &input.prompt {
         let message = prompt.clone().into_message(1, session.created_at);
         let rows = [(key, message)];
@@ -278,6 +275,28 @@ pub(super) async fn create(conn: &mut SqliteConnection, input: &Create) -> Resul
     }
     keep_claim(conn, input).await?;
     Ok(row_to_write(conn, &input.id).await?.into_session())
+}
+
+/// The session that an earlier creation from the same content made; an id in use by another one is refused.
+pub(super) async fn created_from(
+    conn: &mut SqliteConnection,
+    id: &SessionId,
+    hash: &str,
+) -> Result<Option<SessionRow>> {
+    let Some(there) = row(conn, id).await? else { return Ok(None) };
+    let from = sqlx::query_scalar!("select created_from from sessions where session_key = ?1", there.session_key);
+    match from.fetch_one(conn).await.map_err(error::of)? {
+        Some(from) if from == hash => Ok(Some(there)),
+        _ => Err(Error::SessionExists(id.clone())),
+    }
+}
+
+/// Adds a row, and tells of it. Its key.
+pub(super) async fn add(conn: &mut SqliteConnection, session: &Session, hash: &str) -> Result<i64> {
+    let key = insert(conn, session, Some(hash)).await?;
+    let told = json!({ "kind": session.kind, "title": session.title });
+    events::tell(conn, key, EventKind::SessionCreated, told).await?;
+    Ok(key)
 }
 
 async fn keep_claim(conn: &mut SqliteConnection, input: &Create) -> Result<()> {

@@ -34,7 +34,7 @@ pub(crate) const TOKEN: &str = "a-token-of-the-tests";
 /// Few runs at once, and little patience.
 pub(crate) fn options() -> runs::Options {
     let (grace, message) = (Duration::from_millis(200), 4 << 20);
-    runs::Options { max_concurrent: 2, grace, message, default_executor: None }
+    runs::Options { max_concurrent: 2, grace, message, default_executor: None, max_child_depth: 1 }
 }
 
 /// One executor, by the name `scripted`.

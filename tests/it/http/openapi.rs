@@ -49,5 +49,10 @@ async fn the_examples_of_requests_are_taken() {
     assert_eq!(server.patch("/sessions/review", example("SessionUpdate")).await.status, 200);
     assert_eq!(server.post("/sessions/review/usage", example("NewUsage")).await.status, 201);
     assert_eq!(server.post("/sessions/review/messages/truncate", example("Truncate")).await.status, 200);
+    assert_eq!(server.post("/sessions/review/children", example("NewChild")).await.status, 201);
+    let child = "/sessions/review/children/review-helper";
+    assert_eq!(server.patch(child, example("ChildUpdate")).await.status, 200);
+    assert_eq!(server.post(&format!("{child}/run"), example("RunChildBody")).await.status, 503);
+    assert_eq!(server.post(&format!("{child}/messages"), example("MessageToChild")).await.status, 503);
     assert_eq!(server.post("/sessions/cleanup", example("Cleanup")).await.status, 200);
 }

@@ -164,6 +164,9 @@ steered! {
     settle_runs() -> i64;
     ask_question(run: &Run, question: PendingQuestion) -> ();
     answer_question(id: &SessionId, response: String, next: NewRun) -> Answered;
+    create_child(parent: &SessionId, new: NewChild, max_depth: i64, run: Option<NewRun>, claim: Option<Claim>) -> CreatedChild;
+    update_child(parent: &SessionId, child: &SessionId, update: ChildUpdate) -> UpdatedChild;
+    continue_child(parent: &SessionId, child: &SessionId, step: ChildStep, run: Option<NewRun>, claim: Option<Claim>) -> ContinuedChild;
     events(scope: &EventScope, after: i64, limit: i64) -> EventPage;
     search(query: &SearchQuery, after: Option<SearchPosition>, limit: i64) -> SearchPage;
     answer(scope: &str, key: &str) -> Option<Answer>;

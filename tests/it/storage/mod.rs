@@ -3,6 +3,7 @@
 
 mod append;
 mod attachments;
+mod children;
 mod cleanup;
 mod deletion;
 mod events;
@@ -58,6 +59,11 @@ on_each_backend! {
         renaming_and_pinning_do_not_reorder_the_list,
         a_tree_holds_all_below_in_the_order_of_creation,
         a_tree_is_cut_off_at_its_deepest,
+    }
+    children {
+        a_child_and_its_run_are_stored_together_or_not_at_all,
+        a_new_assignment_forgets_what_was_derived,
+        a_child_goes_on_with_one_run_at_a_time,
     }
     lists {
         roots_are_listed_by_default_newest_activity_first,
