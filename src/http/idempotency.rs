@@ -22,7 +22,10 @@ use super::{
     error::Problem,
     extract::{Answer, describe_header},
 };
-use crate::storage::{self, Claim, Storage};
+use crate::{
+    model::hex,
+    storage::{self, Claim, Storage},
+};
 
 const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 
@@ -82,7 +85,7 @@ fn hash(parts: &[&[u8]]) -> String {
         hasher.update(part.len().to_le_bytes());
         hasher.update(part);
     }
-    hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(&hasher.finalize())
 }
 
 /// Does the work once for a key: `work` is given what to commit with its write, `again` makes the same answer from

@@ -100,6 +100,17 @@ pub struct Page<T> {
     pub next: Option<Position>,
 }
 
+impl<T> Page<T> {
+    /// A page of at most `limit` rows, from rows of which one more was asked for: it shows whether there is a next page.
+    pub fn cut(mut rows: Vec<(Position, T)>, limit: i64) -> Self {
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        let more = rows.len() > limit;
+        rows.truncate(limit);
+        let next = rows.last().map(|(place, _)| *place).filter(|_| more);
+        Self { items: rows.into_iter().map(|(_, item)| item).collect(), next }
+    }
+}
+
 /// A session with all below it.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct SessionTree {

@@ -122,6 +122,11 @@ impl Default for Limits {
     }
 }
 
+/// Bytes as hexadecimal digits, such as a hash is told in.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// A short text of one line: no control characters, at most `limit` bytes.
 fn check_line(param: &str, text: &str, limit: usize) -> Result<(), Invalid> {
     if text.len() > limit {

@@ -55,11 +55,6 @@ impl Registry {
         }
     }
 
-    /// Waits for the end of a run that is under way.
-    pub fn watch(&self, run: &RunId) -> Option<watch::Receiver<bool>> {
-        self.live.get(run).map(|live| live.ended.subscribe())
-    }
-
     /// A run asks, and waits here for the answer.
     pub fn ask(&mut self, run: &RunId, answer: oneshot::Sender<Message>) {
         if let Some(live) = self.live.get_mut(run) {

@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 use super::walk::Found;
 use crate::{
     import::{FindingKind, Report},
-    model::SessionId,
+    model::{SessionId, hex},
 };
 
 /// A session of the home, placed.
@@ -22,8 +22,7 @@ pub(super) struct Node {
 /// The same id for the same parts, in every import.
 pub(super) fn derived(parts: &[&str]) -> String {
     let digest = Sha256::digest(parts.join("\0"));
-    let hex: String = digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
-    format!("imported-{hex}")
+    format!("imported-{}", hex(&digest[..16]))
 }
 
 /// Gives each session an id and a parent. The second value is the order to import in: parents first.

@@ -12,7 +12,7 @@ use super::{error, sessions, writer::Writer};
 use crate::{
     model::{
         Attachment, AttachmentId, AttachmentUrl, NewAttachment, Page, Position, SessionId, Timestamp,
-        detected_mime_type,
+        detected_mime_type, hex,
     },
     storage::{Error, Result, Source},
 };
@@ -100,7 +100,7 @@ async fn arrive(
         detected_mime_type: detected.map(Into::into),
         filename: new.filename,
         size,
-        sha256: hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect(),
+        sha256: hex(&hasher.finalize()),
         created_at: new.created_at,
     })
 }
@@ -228,10 +228,7 @@ pub(super) async fn page(
     after: Option<Position>,
     limit: i64,
 ) -> Result<Page<Attachment>> {
-    let id = session.as_str();
-    let key = sqlx::query_scalar!(r#"select session_key as "key!: i64" from sessions where id = ?1"#, id);
-    let key = key.fetch_optional(pool).await.map_err(error::of)?;
-    let key = key.ok_or_else(|| Error::SessionNotFound(session.clone()))?;
+    let key = sessions::key_to_read(pool, session).await?;
     let (after, more) = (after.map_or(0, |place| place.key), limit + 1);
     let rows = select_attachments!(
         "where a.session_key = ?1 and a.attachment_key > ?2 order by a.attachment_key limit ?3",
@@ -239,12 +236,9 @@ pub(super) async fn page(
         after,
         more
     );
-    let mut rows = rows.fetch_all(pool).await.map_err(error::of)?;
-    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-    let more = rows.len() > limit;
-    rows.truncate(limit);
-    let next = rows.last().map(|row| Position { at: row.created_at.0, key: row.key }).filter(|_| more);
-    Ok(Page { items: rows.into_iter().map(|row| row.into_attachment(session)).collect(), next })
+    let rows = rows.fetch_all(pool).await.map_err(error::of)?.into_iter();
+    let rows = rows.map(|row| (Position { at: row.created_at.0, key: row.key }, row.into_attachment(session)));
+    Ok(Page::cut(rows.collect(), limit))
 }
 
 pub(super) async fn bytes(

@@ -16,6 +16,7 @@ use super::{
     error,
     open::{self, OpenError},
 };
+use crate::model::hex;
 
 /// Rows that are read at once where all rows are read.
 const ROWS: i64 = 500;
@@ -201,7 +202,7 @@ async fn attachments(conn: &mut SqliteConnection) -> sqlx::Result<Vec<String>> {
             let Some(bytes) = bytes else { break };
             hasher.update(bytes);
         }
-        let found: String = hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        let found = hex(&hasher.finalize());
         if found != expected {
             findings.push(format!("an attachment's bytes are not those that were stored: {id}"));
         }

@@ -189,11 +189,7 @@ fn page(rows: Vec<SessionRow>, order: Order, limit: i64) -> Page<Session> {
         .map(|(key, session)| (place(key, &session), session))
         .collect();
     items.sort_by_key(|(place, _)| std::cmp::Reverse((place.at, place.key)));
-    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-    let more = items.len() > limit;
-    items.truncate(limit);
-    let next = items.last().map(|(place, _)| *place).filter(|_| more);
-    Page { items: items.into_iter().map(|(_, session)| session).collect(), next }
+    Page::cut(items, limit)
 }
 
 impl Weak {

@@ -211,10 +211,7 @@ pub(super) async fn page(
     let (status, executor) = (filter.status.as_ref().map(types::word), filter.executor.as_deref());
     let rows = match &filter.session {
         Some(session) => {
-            let id = session.as_str();
-            let key = sqlx::query_scalar!(r#"select session_key as "key!: i64" from sessions where id = ?1"#, id);
-            let key = key.fetch_optional(pool).await.map_err(error::of)?;
-            let key = key.ok_or_else(|| Error::SessionNotFound(session.clone()))?;
+            let key = sessions::key_to_read(pool, session).await?;
             select_runs!(
                 "where r.session_key = ?1 and r.run_key < ?2 and (?3 is null or r.status = ?3)
                    and (?4 is null or r.executor = ?4) order by r.run_key desc limit ?5",
@@ -240,18 +237,13 @@ pub(super) async fn page(
             .await
         }
     };
-    let mut rows = rows.map_err(error::of)?;
-    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-    let more = rows.len() > limit;
-    rows.truncate(limit);
-    let next = rows.last().map(|row| Position { at: row.created_at.0, key: row.key }).filter(|_| more);
-    Ok(Page { items: rows.into_iter().map(Row::into_run).collect(), next })
+    let rows = rows.map_err(error::of)?.into_iter();
+    let rows = rows.map(|row| (Position { at: row.created_at.0, key: row.key }, row.into_run()));
+    Ok(Page::cut(rows.collect(), limit))
 }
 
 pub(super) async fn active(pool: &SqlitePool, id: &SessionId, below: bool) -> Result<Vec<Run>> {
-    let text = id.as_str();
-    let key = sqlx::query_scalar!(r#"select session_key as "key!: i64" from sessions where id = ?1"#, text);
-    let key = key.fetch_optional(pool).await.map_err(error::of)?.ok_or_else(|| Error::SessionNotFound(id.clone()))?;
+    let key = sessions::key_to_read(pool, id).await?;
     let rows = select_runs!(
         "where r.status in ('pending', 'running') and r.session_key in (
            with recursive tree (k) as (
@@ -364,15 +356,20 @@ async fn end_row(conn: &mut SqliteConnection, row: &Row, end: &RunEnd) -> Result
 
 /// With the run that asked, nobody waits for the answer any more.
 pub(super) async fn withdraw_question(conn: &mut SqliteConnection, session: i64) -> Result<()> {
-    let withdraw = sqlx::query!(
+    match take_question(conn, session).await? {
+        true => events::tell(conn, session, EventKind::QuestionAnswered, json!({ "withdrawn": true })).await,
+        false => Ok(()),
+    }
+}
+
+/// Takes a session's question away. Whether there was one.
+async fn take_question(conn: &mut SqliteConnection, session: i64) -> Result<bool> {
+    let take = sqlx::query!(
         "update sessions set pending_question = null, version = version + 1
          where session_key = ?1 and pending_question is not null",
         session
     );
-    match withdraw.execute(&mut *conn).await.map_err(error::of)?.rows_affected() {
-        0 => Ok(()),
-        _ => events::tell(conn, session, EventKind::QuestionAnswered, json!({ "withdrawn": true })).await,
-    }
+    Ok(take.execute(conn).await.map_err(error::of)?.rows_affected() > 0)
 }
 
 pub(super) async fn cancel_pending(conn: &mut SqliteConnection, id: &RunId) -> Result<Run> {
@@ -428,7 +425,7 @@ pub(super) async fn answer(conn: &mut SqliteConnection, input: &Answer) -> Resul
     }
     let active = select_runs!("where r.session_key = ?1 and r.status in ('pending', 'running')", key);
     let active = active.fetch_optional(&mut *conn).await.map_err(error::of)?;
-    withdraw(conn, key).await?;
+    take_question(conn, key).await?;
     let result = NewMessage {
         id: Some(input.message.clone()),
         tool_call_id: Some(question.tool_call_id),
@@ -447,14 +444,4 @@ pub(super) async fn answer(conn: &mut SqliteConnection, input: &Answer) -> Resul
         }
         None => Ok(Answered { message, run: create(conn, &input.next).await?, asked: false }),
     }
-}
-
-async fn withdraw(conn: &mut SqliteConnection, session: i64) -> Result<()> {
-    let now = Timestamp::now().0;
-    let withdraw = sqlx::query!(
-        "update sessions set pending_question = null, version = version + 1, updated_at = max(updated_at, ?2) where session_key = ?1",
-        session,
-        now
-    );
-    withdraw.execute(conn).await.map(drop).map_err(error::of)
 }

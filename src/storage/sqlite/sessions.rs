@@ -13,7 +13,7 @@ use super::{
 use crate::{
     model::{
         EventKind, JsonObject, Kind, ModelRef, NewMessage, NewSession, ReasoningEffort, Role, RunStatus, Session,
-        SessionId, SessionTree, SessionUpdate, Timestamp,
+        SessionId, SessionTree, SessionUpdate, Timestamp, hex,
     },
     storage::{Claim, Error, Result},
 };
@@ -187,6 +187,13 @@ pub(super) async fn check_idle(conn: &mut SqliteConnection, row: &SessionRow) ->
     }
 }
 
+/// The key of a session to read something of.
+pub(super) async fn key_to_read(pool: &SqlitePool, id: &SessionId) -> Result<i64> {
+    let text = id.as_str();
+    let key = sqlx::query_scalar!(r#"select session_key as "key!: i64" from sessions where id = ?1"#, text);
+    key.fetch_optional(pool).await.map_err(error::of)?.ok_or_else(|| Error::SessionNotFound(id.clone()))
+}
+
 pub(super) async fn find(pool: &SqlitePool, id: &SessionId) -> Result<Option<Session>> {
     let id = id.as_str();
     let row = select_sessions!("where s.id = ?1", id).fetch_optional(pool).await.map_err(error::of)?;
@@ -244,7 +251,7 @@ impl Create {
 
 /// What a session was created from, in short.
 pub(super) fn hash(content: &Value) -> String {
-    Sha256::digest(content.to_string()).iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(&Sha256::digest(content.to_string()))
 }
 
 /// Puts a session below its parent, or at the root of its own tree.

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     model::{JsonObject, Page, Position, SessionId, Timestamp, UsageRecord},
-    storage::{Error, Result},
+    storage::Result,
 };
 
 /// A record for a session.
@@ -36,9 +36,7 @@ pub(super) async fn page(
     after: Option<Position>,
     limit: i64,
 ) -> Result<Page<UsageRecord>> {
-    let text = id.as_str();
-    let key = sqlx::query_scalar!(r#"select session_key as "key!: i64" from sessions where id = ?1"#, text);
-    let key = key.fetch_optional(pool).await.map_err(error::of)?.ok_or_else(|| Error::SessionNotFound(id.clone()))?;
+    let key = sessions::key_to_read(pool, id).await?;
     let (after, more) = (after.map_or(0, |place| place.key), limit + 1);
     let rows = sqlx::query!(
         r#"select usage_key as "key!: i64", record as "record: Json<JsonObject>", created_at as "created_at: Timestamp"
@@ -47,11 +45,9 @@ pub(super) async fn page(
         after,
         more
     );
-    let mut rows = rows.fetch_all(pool).await.map_err(error::of)?;
-    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-    let more = rows.len() > limit;
-    rows.truncate(limit);
-    let next = rows.last().map(|row| Position { at: row.created_at.0, key: row.key }).filter(|_| more);
-    let items = rows.into_iter().map(|row| UsageRecord { record: row.record.0, created_at: row.created_at }).collect();
-    Ok(Page { items, next })
+    let rows = rows.fetch_all(pool).await.map_err(error::of)?.into_iter().map(|row| {
+        let place = Position { at: row.created_at.0, key: row.key };
+        (place, UsageRecord { record: row.record.0, created_at: row.created_at })
+    });
+    Ok(Page::cut(rows.collect(), limit))
 }
