@@ -6,10 +6,12 @@
 //! writer that commits together whatever is queued. [`import`] brings the sessions of other systems. [`model`] has the
 //! nouns that all of them speak of; [`tasks`] is the only place that spawns; [`config`] reads what a server is told;
 //! [`children`] is what a parent can do with the sessions below it;
-//! an [`executor`] carries runs out, and reads images through [`attachments`]; the [`demo_model`] is one to try it with.
+//! an [`executor`] carries runs out, reads images through [`attachments`], and has written down what it keeps warm
+//! through [`agent_sessions`]; the [`demo_model`] is one to try it with.
 //!
 //! `ARCHITECTURE.md` says which invariants hold, and where each is kept.
 
+pub mod agent_sessions;
 pub mod attachments;
 pub mod children;
 pub mod config;

@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use crate::model::{JsonObject, Message, NewMessage, ReasoningEffort, RunId, SessionId};
+use crate::model::{AgentSession, JsonObject, Message, NewMessage, ReasoningEffort, RunId, SessionId};
 
 /// Events on their way that wait at most; an executor that is faster waits.
 pub const EVENTS: usize = 64;
@@ -110,4 +110,11 @@ pub enum Error {
 pub trait Executor: Send + Sync {
     /// Carries a turn out. Events are sent in order; when nobody takes them any more, the run is over.
     async fn run(&self, turn: Turn, events: mpsc::Sender<Event>, cancel: CancellationToken) -> Result<Outcome, Error>;
+
+    /// Ends what is kept warm for a session, as its row says, and waits until nothing of it is left. `purge` also removes
+    /// what the agent keeps of it outside the database. What is gone already is done: it can be called again.
+    async fn dispose(&self, backend: &AgentSession, purge: bool) -> Result<(), Error>;
+
+    /// Ends all that is kept warm.
+    async fn shut_down(&self);
 }

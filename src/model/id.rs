@@ -121,6 +121,10 @@ id!(
     /// An attachment's public id, unique within its session.
     AttachmentId
 );
+id!(
+    /// A backend's public id.
+    BackendId
+);
 
 #[cfg(test)]
 mod tests {

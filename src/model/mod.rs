@@ -31,6 +31,7 @@ macro_rules! only_objects {
 }
 
 mod attachment;
+mod backend;
 mod child;
 mod event;
 mod id;
@@ -44,12 +45,13 @@ mod time;
 mod whole;
 
 pub use attachment::{Attachment, AttachmentUrl, NewAttachment, detected_mime_type};
+pub use backend::{AgentSession, BackendState, BackendStatus, Process};
 pub use child::{
     CHILD_COMPRESSION, CHILD_SYSTEM_PROMPT, ChildStep, ChildUpdate, ContinuedChild, CreatedChild, NewChild,
     UpdatedChild, assignment,
 };
 pub use event::{Event, EventKind, EventPage, EventScope};
-pub use id::{AttachmentId, InvalidId, MessageId, RunId, SessionId};
+pub use id::{AttachmentId, BackendId, InvalidId, MessageId, RunId, SessionId};
 pub use list::{Archived, KindFilter, Order, Page, Position, SessionFilter, SessionTree};
 pub use message::{
     Appended, ImageUrl, Message, MessageFilter, MessagePage, MessagePart, NewMessage, PAGE_BYTES, Role, ToolCall,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use culm::{
     executor::{Error, Event, Executor, Outcome, Question, Turn},
-    model::{Message, NewMessage, Role},
+    model::{AgentSession, Message, NewMessage, Role},
 };
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -70,6 +70,12 @@ impl Executor for Scripted {
             () = cancel.cancelled(), if !self.stubborn => Ok(Outcome::Cancelled),
         }
     }
+
+    async fn dispose(&self, _: &AgentSession, _: bool) -> Result<(), Error> {
+        Ok(())
+    }
+
+    async fn shut_down(&self) {}
 }
 
 impl Turns {
@@ -140,6 +146,12 @@ impl Executor for Quick {
         let _ = events.send(Event::Message(NewMessage::text(Role::Assistant, text))).await;
         Ok(Outcome::Completed)
     }
+
+    async fn dispose(&self, _: &AgentSession, _: bool) -> Result<(), Error> {
+        Ok(())
+    }
+
+    async fn shut_down(&self) {}
 }
 
 /// One that panics.
@@ -150,4 +162,10 @@ impl Executor for Broken {
     async fn run(&self, _: Turn, _: mpsc::Sender<Event>, _: CancellationToken) -> Result<Outcome, Error> {
         panic!("the executor is broken")
     }
+
+    async fn dispose(&self, _: &AgentSession, _: bool) -> Result<(), Error> {
+        Ok(())
+    }
+
+    async fn shut_down(&self) {}
 }

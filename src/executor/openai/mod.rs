@@ -24,7 +24,7 @@ use self::{images::Images, reply::Reply, transcript::transcript};
 use super::{Error, Event, Executor, Outcome, Turn};
 use crate::{
     attachments::AttachmentReader,
-    model::{JsonObject, Limits, Message, NewMessage, ReasoningEffort, Role, Timestamp, ToolCall},
+    model::{AgentSession, JsonObject, Limits, Message, NewMessage, ReasoningEffort, Role, Timestamp, ToolCall},
 };
 
 pub use self::settings::{Config, Settings};
@@ -108,6 +108,13 @@ impl Executor for OpenAi {
             outcome = self.carry_out(turn, &events) => outcome,
         }
     }
+
+    /// A connection is all that it has, and only while it runs.
+    async fn dispose(&self, _: &AgentSession, _: bool) -> Result<(), Error> {
+        Ok(())
+    }
+
+    async fn shut_down(&self) {}
 }
 
 /// Tells an event. When nobody takes it, the run is over: `run` sees that for itself.

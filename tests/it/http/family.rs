@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use culm::{
     executor::{Error, Event, Executor, Outcome, Turn},
-    model::{EventScope, Limits, NewMessage, Role},
+    model::{AgentSession, EventScope, Limits, NewMessage, Role},
     runs::{self, Executors},
     storage::Storage,
 };
@@ -36,6 +36,12 @@ impl Executor for Scripted {
             }
         }
     }
+
+    async fn dispose(&self, _: &AgentSession, _: bool) -> Result<(), Error> {
+        Ok(())
+    }
+
+    async fn shut_down(&self) {}
 }
 
 /// A server with a parent that has one child, and the runs that begin on it.
