@@ -15,6 +15,7 @@ pub mod agent_sessions;
 pub mod attachments;
 pub mod children;
 pub mod config;
+pub mod demo_agent;
 pub mod demo_model;
 pub mod executor;
 pub mod feed;

@@ -13,10 +13,12 @@ use std::{
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use clap::{Parser, Subcommand};
 use culm::{
-    attachments::AttachmentReader,
     config::{Place, Server, Settings},
-    demo_model,
-    executor::config::Executors,
+    demo_agent, demo_model,
+    executor::{
+        config::{Executors, Surroundings},
+        process::{self, Launch},
+    },
     feed::Feed,
     http::{Access, App, router, serve},
     import,
@@ -95,6 +97,20 @@ enum Command {
         /// The address to listen on
         #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9563")]
         listen: String,
+    },
+    /// An agent to try things with, without a model: it speaks ACP, and does as it is told
+    #[command(after_help = demo_agent::DIRECTIVES)]
+    DemoAgent {
+        #[command(flatten)]
+        manner: demo_agent::Manner,
+    },
+    /// Start an agent, and end it with the server that asked for it
+    #[command(hide = true)]
+    LaunchAgent {
+        /// The server's process
+        server: i32,
+        #[arg(last = true, required = true)]
+        command: Vec<std::ffi::OsString>,
     },
 }
 
@@ -187,6 +203,14 @@ async fn run(command: Command) -> Result<ExitCode, Failure> {
             Ok(if findings.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
         Command::DemoModel { listen } => run_demo_model(&listen).await,
+        Command::DemoAgent { manner } => match demo_agent::serve(manner).await {
+            Ok(()) => Ok(ExitCode::SUCCESS),
+            Err(error) => Err(Failure::new(1, error)),
+        },
+        Command::LaunchAgent { server, command } => {
+            let launched = process::launch(server, &command).await;
+            launched.map_err(|error| Failure::new(1, format!("{}: {error}", command[0].display())))
+        }
     }
 }
 
@@ -248,7 +272,7 @@ async fn run_server(settings: Settings) -> Result<ExitCode, Failure> {
         default_executor: settings.default_executor.clone(),
         max_child_depth: settings.max_child_depth.into(),
     };
-    let executors = executors.start(&(Arc::new(repository.clone()) as Arc<dyn AttachmentReader>), settings.limits);
+    let executors = executors.start(&surroundings(&settings, &repository, &tasks)?);
     let names: Vec<String> = executors.keys().cloned().collect();
     let runs = Runs::start(repository.clone(), feed, executors, options).await;
     let runs = runs.map_err(|error| Failure::new(1, error))?;
@@ -267,6 +291,16 @@ async fn run_server(settings: Settings) -> Result<ExitCode, Failure> {
         true => Err(Failure::new(1, "the writer of the database has ended; the log says why. Start the server again")),
         false => Ok(ExitCode::SUCCESS),
     }
+}
+
+/// What executors are made with. Agents are started by this very program, also when its file was replaced since.
+fn surroundings(settings: &Settings, repository: &SessionRepository, tasks: &Tasks) -> Result<Surroundings, Failure> {
+    let folder = std::path::absolute(sqlite::beside(&settings.db, ".agents"));
+    let homes = folder.map_err(|error| Failure::new(6, error))?;
+    let launcher = vec!["/proc/self/exe".into(), "launch-agent".into()];
+    let (attachments, rows) = (Arc::new(repository.clone()), Arc::new(repository.clone()));
+    let launch = Launch { launcher, homes, tasks: tasks.clone() };
+    Ok(Surroundings { attachments, rows, launch, limits: settings.limits })
 }
 
 /// Stops a server that can only read any more: whoever watches over it starts it again. The task ends with the writer.

@@ -54,3 +54,18 @@ where
 {
     tokio::spawn(task)
 }
+
+/// Does what would hold up its thread, such as reading a file, on a thread for that.
+///
+/// # Panics
+/// When the work does.
+pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(output) => output,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // Nothing aborts it but the end of the runtime, which ends the waiter first.
+            Err(_) => std::future::pending().await,
+        },
+    }
+}

@@ -1,11 +1,12 @@
 //! The executors of a configuration file: read, checked, made. What a kind can be told is known to the kind.
 
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 
-use super::{Executor, openai};
+use super::{Executor, acp, openai, pool::Pool, process::Launch};
 use crate::{
+    agent_sessions::AgentSessions,
     attachments::AttachmentReader,
     model::{Invalid, Limits},
 };
@@ -16,40 +17,81 @@ use crate::{
 pub enum ExecutorConfig {
     /// A model behind an OpenAI-compatible API.
     OpenAi(openai::Config),
+    /// An agent in a process of its own, that speaks the Agent Client Protocol.
+    Acp(acp::Config),
 }
 
 impl fmt::Display for ExecutorConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::OpenAi(config) => write!(f, "{config}"),
+            Self::OpenAi(config) => config.fmt(f),
+            Self::Acp(config) => config.fmt(f),
         }
     }
 }
 
+/// Settings that hold, of one executor.
+#[derive(Debug)]
+enum Checked {
+    OpenAi(openai::Settings),
+    Acp(acp::Settings),
+}
+
 /// Executors that can be made: their settings hold, their keys were read.
 #[derive(Debug)]
-pub struct Executors(BTreeMap<String, openai::Settings>);
+pub struct Executors(BTreeMap<String, Checked>);
+
+/// What executors are made with.
+#[derive(Clone)]
+pub struct Surroundings {
+    /// Where images are read.
+    pub attachments: Arc<dyn AttachmentReader>,
+    /// Where is written down what is warm.
+    pub rows: Arc<dyn AgentSessions>,
+    /// How processes are started.
+    pub launch: Launch,
+    /// How large messages may be.
+    pub limits: Limits,
+}
 
 impl Executors {
     /// Checks what was configured, and reads the keys. A server does it before it touches anything else.
     pub fn check(configured: &BTreeMap<String, ExecutorConfig>) -> Result<Self, Invalid> {
         let checked = |(name, config): (&String, &ExecutorConfig)| {
             check_name(name)?;
-            let ExecutorConfig::OpenAi(config) = config;
-            let settings = config.settings().map_err(|invalid| invalid.within(&format!("executors.{name}")))?;
-            Ok((name.clone(), settings))
+            let checked = match config {
+                ExecutorConfig::OpenAi(config) => config.settings().map(Checked::OpenAi),
+                ExecutorConfig::Acp(config) => config.settings().map(Checked::Acp),
+            };
+            Ok((name.clone(), checked.map_err(|invalid| invalid.within(&format!("executors.{name}")))?))
         };
         Ok(Self(configured.iter().map(checked).collect::<Result<_, _>>()?))
     }
 
     /// Makes them, by name.
-    pub fn start(self, attachments: &Arc<dyn AttachmentReader>, limits: Limits) -> BTreeMap<String, Arc<dyn Executor>> {
-        let made = |(name, settings)| {
-            let executor: Arc<dyn Executor> = Arc::new(openai::OpenAi::new(settings, attachments.clone(), limits));
-            (name, executor)
-        };
-        self.0.into_iter().map(made).collect()
+    pub fn start(self, with: &Surroundings) -> BTreeMap<String, Arc<dyn Executor>> {
+        self.0.into_iter().map(|(name, checked)| (name.clone(), make(name, checked, with.clone()))).collect()
     }
+}
+
+fn make(name: String, checked: Checked, with: Surroundings) -> Arc<dyn Executor> {
+    let Surroundings { attachments, rows, launch, limits } = with;
+    match checked {
+        Checked::OpenAi(settings) => Arc::new(openai::OpenAi::new(settings, attachments, limits)),
+        Checked::Acp(settings) => {
+            let (warmth, tasks) = (settings.warmth, launch.tasks.clone());
+            let acp = acp::Acp::new(settings, launch, attachments, limits);
+            Arc::new(Pool::start(name, acp, rows, warmth, tasks))
+        }
+    }
+}
+
+/// A time as people write it, such as "90s".
+pub(super) fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    humantime::parse_duration(&text).map(Some).map_err(|_| {
+        serde::de::Error::invalid_value(serde::de::Unexpected::Str(&text), &"a time such as \"90s\" or \"2m\"")
+    })
 }
 
 /// Names are written in requests and in queries.

@@ -3,8 +3,11 @@
 //! An executor gets the transcript and a cancellation token, and sends back events. It knows nothing of storage and of
 //! HTTP requests to Culm: whoever runs it stores what is durable, and publishes it after the commit.
 
+pub mod acp;
 pub mod config;
 pub mod openai;
+pub mod pool;
+pub mod process;
 
 use async_trait::async_trait;
 use tokio::sync::{mpsc, oneshot};
@@ -54,6 +57,8 @@ pub enum Event {
     Question(Question),
     /// What the run used so far, in tokens, as the model's provider counts them.
     Usage(JsonObject),
+    /// What is to be done, as it stands: it replaces the session's list of tasks.
+    Tasks(JsonObject),
 }
 
 /// A question to the user, asked by a tool call in the message before it.

@@ -296,6 +296,22 @@ fn page_json(
 }
 
 #[async_trait]
+impl crate::agent_sessions::AgentSessions for SessionRepository {
+    async fn agent_session(
+        &self,
+        session: &SessionId,
+        executor: &str,
+        backend: &str,
+    ) -> io::Result<crate::model::AgentSession> {
+        let _ = (session, executor, backend, crate::model::BackendId::stored(String::new()));
+        Err(io::ErrorKind::Unsupported.into())
+    }
+    async fn update_agent_session(&self, _: &crate::model::BackendId, _: crate::model::BackendState) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+}
+
+#[async_trait]
 impl AttachmentReader for SessionRepository {
     async fn read_attachment(
         &self,

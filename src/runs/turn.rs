@@ -13,7 +13,10 @@ use super::{Runs, failed};
 use crate::{
     executor::{self, Event, Executor, Outcome, Question, Turn},
     feed::Place,
-    model::{JsonObject, MessageId, NewMessage, PendingQuestion, Role, Run, RunEnd, RunStatus, Session, WholeSession},
+    model::{
+        JsonObject, MessageId, NewMessage, PendingQuestion, Role, Run, RunEnd, RunStatus, Session, SessionUpdate,
+        WholeSession,
+    },
     storage::{Error, Result, Storage},
 };
 
@@ -168,6 +171,10 @@ impl Telling<'_> {
             }
             Event::Message(message) => self.store(message).await,
             Event::Question(question) => self.ask(question).await,
+            Event::Tasks(tasks) => {
+                let update = SessionUpdate { task_list: Some(Some(tasks)), ..SessionUpdate::default() };
+                self.runs.0.repository.update_session(&self.run.session_id, update, None).await.map(drop)
+            }
             Event::Usage(usage) => {
                 self.usage = Some(usage);
                 Ok(())

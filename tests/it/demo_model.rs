@@ -86,7 +86,8 @@ fn a_server_names_its_executors() {
             executor("one") + "api_key_env = 'CULM_TEST_NO_SUCH_KEY'\n",
             "executors.one.api_key_env: CULM_TEST_NO_SUCH_KEY",
         ),
-        ("[executors.two]\nkind = 'acp'\n".into(), "acp"),
+        ("[executors.two]\nkind = 'acp'\n".into(), "command"),
+        ("[executors.two]\nkind = 'other'\n".into(), "other"),
     ] {
         std::fs::write(config, text).unwrap();
         let output = culm(&["serve", "--db", "/nowhere/culm.db", "--config", config]);

@@ -8,10 +8,10 @@ use reqwest::{
     redirect,
 };
 use secrecy::{ExposeSecret, SecretString};
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
 
 use super::request::Provider;
-use crate::model::Invalid;
+use crate::{executor::config::duration, model::Invalid};
 
 const CONNECT: Duration = Duration::from_secs(10);
 
@@ -162,13 +162,6 @@ fn client(url: &Url, headers: HeaderMap, silence: Duration) -> reqwest::Result<C
 fn is_loopback(url: &Url) -> bool {
     let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
     host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
-}
-
-fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    humantime::parse_duration(&text).map(Some).map_err(|_| {
-        serde::de::Error::invalid_value(serde::de::Unexpected::Str(&text), &"a time such as \"90s\" or \"2m\"")
-    })
 }
 
 fn yes() -> bool {

@@ -79,7 +79,7 @@ fn compressed_earlier(mut budget: Value) -> Value {
 }
 
 pub(super) async fn create(conn: &mut SqliteConnection, input: &Create) -> Result<CreatedChild> {
-    let hash = sessions::hash(&json!([input.new, input.parent]));
+    let hash = sessions::hash(json!([input.new, input.parent]));
     if let Some(there) = sessions::created_from(conn, &input.id, &hash).await? {
         let run = runs::first_of(conn, there.session_key).await?;
         return created(conn, input, run).await;

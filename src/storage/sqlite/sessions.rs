@@ -221,7 +221,7 @@ impl Create {
 
     /// Tells the same creation sent twice from an id in use.
     fn hash(&self) -> String {
-        hash(&json!([self.new, self.new.parent, self.new.subagent_type]))
+        hash(json!([self.new, self.new.parent, self.new.subagent_type]))
     }
 
     fn session(&self, parent: Option<&SessionRow>) -> Session {
@@ -249,8 +249,9 @@ impl Create {
     }
 }
 
-/// What a session was created from, in short.
-pub(super) fn hash(content: &Value) -> String {
+/// What a session was created from, in short. The order of an object's keys says nothing.
+pub(super) fn hash(mut content: Value) -> String {
+    content.sort_all_objects();
     hex(&Sha256::digest(content.to_string()))
 }
 

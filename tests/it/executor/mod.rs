@@ -1,6 +1,7 @@
 //! The executor contract, against the demo model and against providers that say what a test writes down, all on real
 //! listeners. Nothing is waited for but events, and numbers that the demo model counts.
 
+mod acp;
 mod cancel;
 mod failures;
 mod replies;
@@ -157,10 +158,14 @@ struct Running {
 }
 
 impl Running {
-    fn start(executor: OpenAi, text: &str) -> Self {
+    fn start(executor: impl Executor + 'static, text: &str) -> Self {
+        Self::of(Arc::new(executor), turn(vec![NewMessage::text(Role::User, text)]))
+    }
+
+    fn of(executor: Arc<dyn Executor>, turn: Turn) -> Self {
         let (sender, events) = mpsc::channel(EVENTS);
         let cancel = CancellationToken::new();
-        let (turn, asked) = (turn(vec![NewMessage::text(Role::User, text)]), cancel.clone());
+        let asked = cancel.clone();
         let run = tasks::owned(async move { executor.run(turn, sender, asked).await });
         Self { run, events, cancel }
     }
@@ -189,7 +194,7 @@ impl Running {
 }
 
 /// Carries a turn out, and lists what was told, one line each.
-async fn finish(executor: &OpenAi, turn: Turn) -> (Result<Outcome, Error>, Vec<String>) {
+async fn finish(executor: &dyn Executor, turn: Turn) -> (Result<Outcome, Error>, Vec<String>) {
     let (sender, mut events) = mpsc::channel(EVENTS);
     let listening = async {
         let mut told = Vec::new();
@@ -207,12 +212,13 @@ fn line(event: &Event) -> String {
         Event::ReasoningDelta(text) => format!("reasoning {text}"),
         Event::ToolProgress { tool_call_id, text } => format!("progress {tool_call_id} {text}"),
         Event::Question(question) => format!("question {}", question.question),
+        Event::Tasks(tasks) => format!("tasks {}", Value::Object(tasks.clone())),
         Event::Usage(usage) => format!("usage {}", Value::Object(usage.clone())),
         Event::Message(message) => {
             let calls = message.tool_calls.iter().flatten();
             let calls = calls.map(|call| format!(" {}{}", call.function.name, call.function.arguments));
             let calls: String = calls.collect();
-            format!("message [{}] {}{calls}", message.phase.as_deref().unwrap(), message.content)
+            format!("message [{}] {}{calls}", message.phase.as_deref().unwrap_or("result"), message.content)
         }
     }
 }

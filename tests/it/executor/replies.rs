@@ -14,7 +14,7 @@ async fn text_comes_in_fragments_and_then_whole() {
         "text there\n",
         "text you",
         "message [final_answer] hello there\nyou",
-        r#"usage {"completion_tokens":3,"prompt_tokens":3,"total_tokens":6}"#,
+        r#"usage {"prompt_tokens":3,"completion_tokens":3,"total_tokens":6}"#,
     ];
     assert_eq!(told, wanted);
 }

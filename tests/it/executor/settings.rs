@@ -15,7 +15,12 @@ async fn what_is_wrong_is_named() {
     let url = |url: &str| format!("kind = 'openai'\nbase_url = '{url}'\nmodel = 'm'\n");
     let cases = [
         (format!("{good}modle = 'x'"), "modle"),
-        ("kind = 'acp'\ncommand = ['x']".into(), "acp"),
+        ("kind = 'other'\ncommand = ['x']".into(), "other"),
+        ("kind = 'acp'".into(), "command"),
+        ("kind = 'acp'\ncommand = []".into(), "executors.local.command"),
+        ("kind = 'acp'\ncommand = ['x']\npermissions = 'perhaps'".into(), "perhaps"),
+        ("kind = 'acp'\ncommand = ['x']\nidle_timeout = '0s'".into(), "executors.local.idle_timeout"),
+        ("kind = 'acp'\ncommand = ['x']\npass_env = ['CULM_TEST_NO_SUCH_KEY']".into(), "CULM_TEST_NO_SUCH_KEY"),
         ("kind = 'openai'\nmodel = 'm'".into(), "base_url"),
         ("base_url = 'http://x'\nmodel = 'm'".into(), "kind"),
         (url("localhost:11434"), "executors.local.base_url"),

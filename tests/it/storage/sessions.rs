@@ -55,10 +55,18 @@ pub(super) async fn an_absent_session_is_none_and_no_error(storage: &dyn Storage
 }
 
 pub(super) async fn the_same_creation_sent_twice_is_answered_and_another_one_is_refused(storage: &dyn Storage) {
-    let given = NewSession { system_prompt: Some("be brief".into()), ..new("a") };
+    let tasks = |text: &str| Some(serde_json::from_str(text).unwrap());
+    let given = NewSession {
+        system_prompt: Some("be brief".into()),
+        task_list: tasks(r#"{"title": "t", "items": [{"id": "1", "notes": ""}]}"#),
+        ..new("a")
+    };
     storage.create_session(given.clone(), None).await.unwrap();
     say(storage, "a", &["hello"]).await;
-    let again = storage.create_session(given.clone(), None).await.unwrap();
+    // The order of keys says nothing.
+    let turned = tasks(r#"{"items": [{"notes": "", "id": "1"}], "title": "t"}"#);
+    let again = NewSession { task_list: turned, ..given.clone() };
+    let again = storage.create_session(again, None).await.unwrap();
     assert_eq!(again, read(storage, "a").await);
     assert_eq!(again.message_count, 2);
     let other = NewSession { title: Some("other".into()), ..given };

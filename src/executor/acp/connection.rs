@@ -1,0 +1,208 @@
+//! The line to an agent: JSON-RPC over its pipes. What it says and asks during a turn goes to that turn, in order;
+//! what it says outside of one goes nowhere, and what it asks is refused.
+
+use std::{
+    io,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use agent_client_protocol::{
+    Agent, Client, Error, Lines, on_receive_notification, on_receive_request,
+    v1::{
+        ConnectionTo, Responder,
+        schema::{
+            ReadTextFileRequest, ReadTextFileResponse, RequestPermissionOutcome, RequestPermissionRequest,
+            RequestPermissionResponse, SessionId, SessionNotification, SessionUpdate, WriteTextFileRequest,
+            WriteTextFileResponse,
+        },
+    },
+};
+use futures_util::{SinkExt, Stream, StreamExt};
+use tokio::{
+    process::{ChildStdin, ChildStdout},
+    sync::{mpsc, oneshot},
+};
+use tokio_util::{
+    codec::{AnyDelimiterCodec, FramedRead, FramedWrite, LinesCodec},
+    sync::{CancellationToken, DropGuard},
+};
+
+use crate::{executor::process::Tail, tasks::Tasks};
+
+/// Bytes of one line at most. An agent that reads a large file for its user sends it in one.
+const LINE: usize = 32 << 20;
+/// What an agent said that waits for its turn at most; an agent that is faster waits.
+const SAID: usize = 64;
+
+/// What an agent says or asks during a turn.
+pub(super) enum Said {
+    Update(Box<SessionUpdate>),
+    Permission(Box<RequestPermissionRequest>, Responder<RequestPermissionResponse>),
+    Read(ReadTextFileRequest, Responder<ReadTextFileResponse>),
+    Write(WriteTextFileRequest, Responder<WriteTextFileResponse>),
+}
+
+/// Where what is said goes: to the turn that listens, of the session that it is said of.
+#[derive(Clone, Default)]
+struct Inbox(Arc<Mutex<Option<(SessionId, mpsc::Sender<Said>)>>>);
+
+impl Inbox {
+    fn listener(&self) -> Option<(SessionId, mpsc::Sender<Said>)> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn listen(&self, listener: Option<(SessionId, mpsc::Sender<Said>)>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = listener;
+    }
+
+    /// Hands on what was said. What nobody listens to comes back.
+    async fn hand_on(&self, session: &SessionId, said: Said) -> Result<(), Said> {
+        match self.listener() {
+            Some((listening, listener)) if listening == *session => {
+                listener.send(said).await.map_err(|unsent| unsent.0)
+            }
+            _ => Err(said),
+        }
+    }
+
+    /// Waits until whoever listens has room: so that an agent which talks faster fills its pipe, not our memory.
+    async fn room(&self) {
+        if let Some((_, listener)) = self.listener() {
+            let _ = listener.reserve().await;
+        }
+    }
+}
+
+/// A connection that is up. Dropped, it is closed, and the agent's input with it.
+pub(super) struct Connection {
+    agent: ConnectionTo<Agent>,
+    inbox: Inbox,
+    /// Cancelled when nothing more will come.
+    closed: CancellationToken,
+    _stop: DropGuard,
+}
+
+impl Connection {
+    /// Speaks over a process's pipes.
+    pub(super) async fn open(input: ChildStdin, output: ChildStdout, tail: &Tail, tasks: &Tasks) -> Option<Self> {
+        let (inbox, stop, closed) = (Inbox::default(), CancellationToken::new(), CancellationToken::new());
+        let lines = Lines::new(
+            SinkExt::<String>::sink_map_err(FramedWrite::new(input, LinesCodec::new()), io::Error::other),
+            lines(output, inbox.clone(), tail.clone()),
+        );
+        let (up, agent) = oneshot::channel();
+        let (serving, ended, end) = (drive(lines, inbox.clone(), up), stop.clone(), closed.clone().drop_guard());
+        let _ = tasks.spawn(async move {
+            let _end = end;
+            match ended.run_until_cancelled(serving).await {
+                Some(Err(error)) => tracing::debug!(%error, "the line to an agent broke"),
+                _ => tracing::trace!("the line to an agent is closed"),
+            }
+        });
+        Some(Self { agent: agent.await.ok()?, inbox, closed, _stop: stop.drop_guard() })
+    }
+
+    /// The agent, to ask it something.
+    pub(super) fn agent(&self) -> &ConnectionTo<Agent> {
+        &self.agent
+    }
+
+    /// Whether something can still come.
+    pub(super) fn is_open(&self) -> bool {
+        !self.closed.is_cancelled()
+    }
+
+    /// Listens to what is said of a session, until what is given is dropped or somebody else listens.
+    pub(super) fn listen(&self, session: SessionId) -> mpsc::Receiver<Said> {
+        let (sender, receiver) = mpsc::channel(SAID);
+        self.inbox.listen(Some((session, sender)));
+        receiver
+    }
+
+    /// Listens no more.
+    pub(super) fn turn_away(&self) {
+        self.inbox.listen(None);
+    }
+}
+
+async fn drive(
+    lines: Lines<
+        impl futures_util::Sink<String, Error = io::Error> + Send + 'static,
+        impl Stream<Item = io::Result<String>> + Send + 'static,
+    >,
+    inbox: Inbox,
+    up: oneshot::Sender<ConnectionTo<Agent>>,
+) -> Result<(), Error> {
+    let (updates, permissions, reads, writes) = (inbox.clone(), inbox.clone(), inbox.clone(), inbox);
+    Client
+        .v1()
+        .name("culm")
+        .on_receive_notification(
+            async move |said: SessionNotification, _| {
+                let _ = updates.hand_on(&said.session_id, Said::Update(Box::new(said.update))).await;
+                Ok(())
+            },
+            on_receive_notification!(),
+        )
+        .on_receive_request(
+            async move |asked: RequestPermissionRequest, responder, _| {
+                let session = asked.session_id.clone();
+                let asked = Said::Permission(Box::new(asked), responder);
+                match permissions.hand_on(&session, asked).await {
+                    Err(Said::Permission(_, responder)) => responder.respond(refused()),
+                    _ => Ok(()),
+                }
+            },
+            on_receive_request!(),
+        )
+        .on_receive_request(
+            async move |asked: ReadTextFileRequest, responder, _| {
+                let session = asked.session_id.clone();
+                let _ = reads.hand_on(&session, Said::Read(asked, responder)).await;
+                Ok(())
+            },
+            on_receive_request!(),
+        )
+        .on_receive_request(
+            async move |asked: WriteTextFileRequest, responder, _| {
+                let session = asked.session_id.clone();
+                let _ = writes.hand_on(&session, Said::Write(asked, responder)).await;
+                Ok(())
+            },
+            on_receive_request!(),
+        )
+        .connect_with(lines, async move |agent: ConnectionTo<Agent>| {
+            let _ = up.send(agent.clone());
+            agent.incoming_closed().await;
+            Ok(())
+        })
+        .await
+}
+
+/// Nobody will answer.
+pub(super) fn refused() -> RequestPermissionResponse {
+    RequestPermissionResponse::new(RequestPermissionOutcome::Cancelled)
+}
+
+/// What an agent writes, line by line. What cannot be a message is taken as a complaint: some log to the wrong end.
+fn lines(output: ChildStdout, inbox: Inbox, tail: Tail) -> impl Stream<Item = io::Result<String>> + Send + 'static {
+    let codec = AnyDelimiterCodec::new_with_max_length(b"\n".to_vec(), b"\n".to_vec(), LINE);
+    FramedRead::new(output, codec).filter_map(move |line| {
+        let (inbox, tail) = (inbox.clone(), tail.clone());
+        async move {
+            let line = match line {
+                Ok(line) => String::from_utf8_lossy(&line).into_owned(),
+                Err(error) => {
+                    tail.push(&format!("(a line of more than {LINE} bytes, or a broken pipe: {error})"));
+                    return Some(Err(io::Error::other(error)));
+                }
+            };
+            if !line.trim_start().starts_with('{') {
+                tail.push(line.get(..line.floor_char_boundary(500)).unwrap_or_default());
+                return None;
+            }
+            inbox.room().await;
+            Some(Ok(line))
+        }
+    })
+}

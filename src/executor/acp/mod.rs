@@ -1,0 +1,284 @@
+//! An agent in a process of its own, that speaks the Agent Client Protocol over its pipes.
+//!
+//! The protocol's crate is known here and to the demo agent alone. Agents differ in what they can do and say so when
+//! they start: what they do not offer is not asked of them.
+
+mod connection;
+mod files;
+mod permission;
+mod prompt;
+mod settings;
+mod talk;
+mod told;
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use agent_client_protocol::{
+    Error as Refusal,
+    schema::ProtocolVersion,
+    v1::schema::{
+        AgentCapabilities, ClientCapabilities, CloseSessionRequest, FileSystemCapabilities, Implementation,
+        InitializeRequest, LoadSessionRequest, NewSessionRequest, ResumeSessionRequest, SessionId,
+        SetSessionModeRequest, StopReason,
+    },
+};
+use async_trait::async_trait;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use self::{
+    connection::Connection,
+    talk::{End, Talk},
+    told::Told,
+};
+use super::{
+    Error, Event, Outcome, Turn,
+    pool::{Backend, Warm},
+    process::{self, AgentProcess, Launch, Program, Started},
+};
+use crate::{
+    attachments::AttachmentReader,
+    model::{AgentSession, Limits, Process},
+};
+
+pub use self::settings::{Config, Files, Permissions, Settings};
+
+/// How long an agent may take to close a session before its process is ended.
+const CLOSE: Duration = Duration::from_secs(2);
+
+/// Agents that speak ACP.
+pub struct Acp {
+    settings: Arc<Settings>,
+    launch: Launch,
+    attachments: Arc<dyn AttachmentReader>,
+    limits: Limits,
+}
+
+impl Acp {
+    /// An agent that is started as configured, and keeps its messages within the limits.
+    pub fn new(settings: Settings, launch: Launch, attachments: Arc<dyn AttachmentReader>, limits: Limits) -> Self {
+        Self { settings: Arc::new(settings), launch, attachments, limits }
+    }
+
+    async fn agree(&self, connection: &Connection) -> Result<AgentCapabilities, Refusal> {
+        let files = FileSystemCapabilities::new()
+            .read_text_file(self.settings.files >= Files::Read)
+            .write_text_file(self.settings.files >= Files::Write);
+        let hello = InitializeRequest::new(ProtocolVersion::V1)
+            .client_capabilities(ClientCapabilities::new().fs(files))
+            .client_info(Implementation::new("culm", env!("CARGO_PKG_VERSION")));
+        let agreed = connection.agent().send_request(hello).block_task().await?;
+        match agreed.protocol_version == ProtocolVersion::V1 {
+            true => Ok(agreed.agent_capabilities),
+            false => Err(Refusal::internal_error()
+                .data(format!("it speaks version {} of the protocol", agreed.protocol_version))),
+        }
+    }
+
+    /// The agent's session: the one that it had, where it can go on with it; else a new one.
+    async fn session(
+        &self,
+        connection: &Connection,
+        can: &AgentCapabilities,
+        row: &AgentSession,
+        directory: PathBuf,
+    ) -> Result<SessionId, Refusal> {
+        if let Some(id) = &row.agent_session_id {
+            let id = SessionId::from(id.clone());
+            let agent = connection.agent();
+            let resumed = if can.session_capabilities.resume.is_some() {
+                let resume = ResumeSessionRequest::new(id.clone(), directory.clone());
+                agent.send_request(resume).block_task().await.map(drop)
+            } else if can.load_session {
+                // It replays what was said, and nobody listens.
+                let load = LoadSessionRequest::new(id.clone(), directory.clone());
+                agent.send_request(load).block_task().await.map(drop)
+            } else {
+                Err(Refusal::method_not_found())
+            };
+            match resumed {
+                Ok(()) => return Ok(id),
+                Err(error) => {
+                    tracing::debug!(%error, session = %row.session_id, "an agent does not go on with its session")
+                }
+            }
+        }
+        let new = connection.agent().send_request(NewSessionRequest::new(directory)).block_task().await?;
+        if let Some(mode) = &self.settings.mode {
+            let mode = SetSessionModeRequest::new(new.session_id.clone(), mode.clone());
+            connection.agent().send_request(mode).block_task().await?;
+        }
+        Ok(new.session_id)
+    }
+}
+
+#[async_trait]
+impl Backend for Acp {
+    type Warm = Agent;
+
+    const KIND: &'static str = "acp";
+
+    async fn start(&self, turn: &Turn, row: &AgentSession) -> Result<Agent, Error> {
+        let directory = turn.workspace.as_ref().map(PathBuf::from);
+        if let Some(missing) = directory.as_ref().filter(|directory| !directory.is_dir()) {
+            return Err(Error::Unavailable(format!("the working directory {} is not there", missing.display())));
+        }
+        let (command, environment) = (&self.settings.command, &self.settings.environment);
+        let program = Program { command, environment, directory: directory.as_deref() };
+        let Started { mut process, input, output } = self.launch.start(&row.id, &program)?;
+        let directory = directory.unwrap_or_else(|| self.launch.directory(&row.id));
+        let begun = async {
+            let connection = Connection::open(input, output, process.tail(), &self.launch.tasks).await?;
+            let begun = async {
+                let can = self.agree(&connection).await?;
+                let session = self.session(&connection, &can, row, directory.clone()).await?;
+                Ok::<_, Refusal>((can, session))
+            };
+            let begun = begun.await;
+            Some((connection, begun))
+        };
+        let (connection, begun) = match tokio::time::timeout(self.settings.start, begun).await {
+            Ok(Some(begun)) => begun,
+            Ok(None) => return Err(Error::Unavailable("the agent cannot be spoken to".into())),
+            Err(_) => {
+                let time = humantime::format_duration(self.settings.start);
+                return Err(Error::Unavailable(format!(
+                    "the agent did not start within {time}{}",
+                    process.tail().said()
+                )));
+            }
+        };
+        let (can, session) = match begun {
+            Ok(begun) => begun,
+            Err(refusal) => return Err(Error::Unavailable(broken(&mut process, &connection, &refusal).await)),
+        };
+        let (settings, attachments) = (self.settings.clone(), self.attachments.clone());
+        Ok(Agent {
+            settings,
+            process,
+            connection,
+            can,
+            session,
+            directory,
+            attachments,
+            limits: self.limits,
+            lost: false,
+        })
+    }
+
+    async fn remove(&self, row: &AgentSession, purge: bool) -> Result<(), Error> {
+        process::reap(row).await?;
+        match purge {
+            true => self.launch.remove_home(&row.id).map_err(|error| Error::Failed(format!("its home stays: {error}"))),
+            false => Ok(()),
+        }
+    }
+
+    async fn shut_down(&self) {}
+}
+
+/// Why an agent that refused something did: it may be gone, and then its last words say more.
+async fn broken(process: &mut AgentProcess, connection: &Connection, refusal: &Refusal) -> String {
+    if connection.is_open() && process.is_alive() {
+        return format!("the agent refuses: {}", words(refusal));
+    }
+    format!("the agent is gone{}", process.last_words().await)
+}
+
+fn words(refusal: &Refusal) -> String {
+    let more = refusal.data.as_ref().map(|data| format!(" ({data})")).unwrap_or_default();
+    format!("{}{more}", refusal.message)
+}
+
+/// An agent that is warm, with one session.
+pub struct Agent {
+    settings: Arc<Settings>,
+    process: AgentProcess,
+    connection: Connection,
+    can: AgentCapabilities,
+    session: SessionId,
+    directory: PathBuf,
+    attachments: Arc<dyn AttachmentReader>,
+    limits: Limits,
+    /// It does what it was told to stop, or cannot be spoken to: it is of no more use.
+    lost: bool,
+}
+
+#[async_trait]
+impl Warm for Agent {
+    fn process(&self) -> Option<Process> {
+        self.process.identity()
+    }
+
+    fn agent_session_id(&self) -> Option<String> {
+        Some(self.session.0.to_string())
+    }
+
+    fn is_alive(&mut self) -> bool {
+        !self.lost && self.connection.is_open() && self.process.is_alive()
+    }
+
+    async fn turn(
+        &mut self,
+        turn: &Turn,
+        seen: i64,
+        events: &mpsc::Sender<Event>,
+        cancel: &CancellationToken,
+    ) -> Result<Outcome, Error> {
+        let images = self.can.prompt_capabilities.image;
+        let Some(prompt) = prompt::prompt(turn, seen, images, &*self.attachments).await? else {
+            return Ok(Outcome::Skipped);
+        };
+        let mut talk = Talk {
+            settings: &self.settings,
+            session: &self.session,
+            connection: &self.connection,
+            events,
+            told: Told::new(self.limits),
+            directory: &self.directory,
+            given: permission::given(&turn.messages),
+        };
+        // Until it has come to its end, it is in the midst of something.
+        self.lost = true;
+        let end = talk.hold(prompt, cancel).await;
+        let mut told = talk.told;
+        match end {
+            End::Said(Ok(response)) => {
+                self.lost = false;
+                if let Some(usage) = &response.usage {
+                    let _ = events.send(told.counted(usage)).await;
+                }
+                let phase = if response.stop_reason == StopReason::EndTurn { "final_answer" } else { "commentary" };
+                if response.stop_reason != StopReason::Cancelled
+                    && let Some(said) = told.said(phase)
+                {
+                    let _ = events.send(said).await;
+                }
+                talk::outcome(response.stop_reason)
+            }
+            End::Said(Err(refusal)) => {
+                self.lost = !self.connection.is_open();
+                Err(Error::Failed(broken(&mut self.process, &self.connection, &refusal).await))
+            }
+            End::Cancelled { politely } => {
+                self.lost = !politely;
+                Ok(Outcome::Cancelled)
+            }
+            End::Late { why, politely } => {
+                self.lost = !politely;
+                Err(Error::Timeout(format!("{why}{}", self.process.tail().said())))
+            }
+        }
+    }
+
+    async fn end(self) -> Result<(), Error> {
+        if !self.lost && self.can.session_capabilities.close.is_some() {
+            let close =
+                self.connection.agent().send_request(CloseSessionRequest::new(self.session.clone())).block_task();
+            let _ = tokio::time::timeout(CLOSE, close).await;
+        }
+        // Its input is closed with the connection.
+        drop(self.connection);
+        self.process.end().await
+    }
+}

@@ -1,0 +1,121 @@
+//! What an agent is told when a turn begins: what was said since it listened last, or all of it when it is new.
+
+use agent_client_protocol::v1::schema::{ContentBlock, ImageContent, TextContent};
+use base64::{Engine, engine::general_purpose::STANDARD};
+use serde_json::Value;
+
+use crate::{
+    attachments::AttachmentReader,
+    executor::{Error, Turn},
+    model::{Message, Role, detected_mime_type},
+};
+
+/// Bytes of one image at most.
+const IMAGE: usize = 20 << 20;
+
+/// A prompt. None when the last message asks for nothing.
+///
+/// An agent keeps its own transcript and cannot be handed ours: what it does not know is told in words before what it
+/// is asked.
+pub(super) async fn prompt(
+    turn: &Turn,
+    seen: i64,
+    images: bool,
+    attachments: &dyn AttachmentReader,
+) -> Result<Option<Vec<ContentBlock>>, Error> {
+    let unseen = turn.messages.iter().filter(|message| message.seq > seen && !message.compressed);
+    let unseen: Vec<&Message> = unseen.collect();
+    let asked = unseen.iter().rev().take_while(|message| matches!(message.role, Role::User | Role::Tool)).count();
+    if asked == 0 {
+        return Ok(None);
+    }
+    let (before, asked) = unseen.split_at(unseen.len() - asked);
+    let mut blocks = Vec::new();
+    if let Some(told) = told(turn, seen, before) {
+        blocks.push(text(told));
+    }
+    for message in asked {
+        match message.role {
+            Role::Tool => blocks.push(text(said(message))),
+            _ => blocks.extend(parts(message, images, attachments).await?),
+        }
+    }
+    Ok(Some(blocks))
+}
+
+fn text(text: impl Into<String>) -> ContentBlock {
+    ContentBlock::Text(TextContent::new(text))
+}
+
+/// What was said before, in words.
+fn told(turn: &Turn, seen: i64, before: &[&Message]) -> Option<String> {
+    let summary =
+        turn.summary.as_ref().filter(|_| seen == 0).map(|summary| format!("[summary of what came first] {summary}"));
+    let said: Vec<String> = summary.into_iter().chain(before.iter().map(|message| said(message))).collect();
+    (!said.is_empty()).then(|| {
+        format!(
+            "What follows was said before, by the user and by you. Go on from it; do not answer it again.\n\n{}",
+            said.join("\n\n")
+        )
+    })
+}
+
+fn said(message: &Message) -> String {
+    let calls = message.tool_calls.as_ref().and_then(Value::as_array).into_iter().flatten();
+    let calls = calls.map(|call| format!("\n(called {} {})", call["function"]["name"], call["function"]["arguments"]));
+    let who = match message.role {
+        Role::System => "instructions",
+        Role::User => "user",
+        Role::Assistant => "you",
+        Role::Tool => "result of a call",
+    };
+    format!("[{who}] {}{}", message.content, calls.collect::<String>())
+}
+
+/// A user's message: its parts where it has some.
+async fn parts(
+    message: &Message,
+    images: bool,
+    attachments: &dyn AttachmentReader,
+) -> Result<Vec<ContentBlock>, Error> {
+    let mut blocks = Vec::new();
+    let parts: Vec<&Value> = message.parts.as_ref().and_then(Value::as_array).into_iter().flatten().collect();
+    if !parts.iter().any(|part| part["text"].is_string()) && !message.content.is_empty() {
+        blocks.push(text(&message.content));
+    }
+    for part in parts {
+        if let Some(words) = part["text"].as_str() {
+            blocks.push(text(words));
+        } else if let Some(url) = part["image_url"]["url"].as_str() {
+            blocks.push(image(url, images, attachments).await?);
+        }
+    }
+    Ok(blocks)
+}
+
+/// An image, or why it cannot be shown.
+async fn image(url: &str, takes_images: bool, attachments: &dyn AttachmentReader) -> Result<ContentBlock, Error> {
+    let missing = |why: &str| {
+        Ok(text(format!("[The image {} cannot be shown: {why}.]", url.chars().take(100).collect::<String>())))
+    };
+    if !takes_images {
+        return missing("this agent takes none");
+    }
+    if let Ok(data) = data_url::DataUrl::process(url) {
+        let mime_type = data.mime_type().to_string();
+        return match data.decode_to_vec() {
+            Ok((bytes, _)) => Ok(ContentBlock::Image(ImageContent::new(STANDARD.encode(bytes), mime_type))),
+            Err(_) => missing("it is damaged"),
+        };
+    }
+    match attachments.resolve(url, IMAGE).await {
+        Ok(Some((bytes, declared))) => {
+            let mime_type = detected_mime_type(&bytes).unwrap_or(&declared);
+            Ok(ContentBlock::Image(ImageContent::new(STANDARD.encode(&bytes), mime_type)))
+        }
+        Ok(None) => missing("it is not there any more"),
+        Err(error) if error.kind() == std::io::ErrorKind::FileTooLarge => missing("it is too large"),
+        Err(error) if error.kind() == std::io::ErrorKind::InvalidInput => missing("its address is of no known kind"),
+        Err(error) => Err(Error::Failed(format!("the image {url} could not be read: {error}"))),
+    }
+}

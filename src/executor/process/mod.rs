@@ -1,0 +1,271 @@
+//! An agent's process: its own group, its own home, its own environment, and an end that leaves nothing behind.
+
+mod found;
+mod launcher;
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    ffi::OsString,
+    fs, io,
+    os::unix::fs::DirBuilderExt,
+    path::{Path, PathBuf},
+    process::Stdio,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader},
+    process::{Child, ChildStdin, ChildStdout, Command},
+};
+
+use tokio_util::sync::CancellationToken;
+
+pub use self::launcher::launch;
+use super::Error;
+use crate::{
+    model::{AgentSession, BackendId, Process},
+    tasks::Tasks,
+};
+
+/// How long a process may take to end by itself once its input is closed.
+const POLITE: Duration = Duration::from_secs(1);
+/// How long it may take after SIGTERM.
+const TERM: Duration = Duration::from_secs(2);
+/// How long the system may take to remove a process that was killed.
+const KILL: Duration = Duration::from_secs(5);
+/// How often is looked whether it is gone.
+const LOOK: Duration = Duration::from_millis(10);
+/// Lines of an agent's complaints that are kept, and bytes of each.
+const TAIL: (usize, u64) = (20, 500);
+/// What an agent inherits of the server's environment, besides what is configured. The rest may hold secrets.
+const INHERITED: [&str; 6] = ["PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TERM"];
+
+/// How a backend's processes are started.
+#[derive(Debug, Clone)]
+pub struct Launch {
+    /// The launcher, and the arguments that make it one.
+    pub launcher: Vec<OsString>,
+    /// The directory of all backends' homes.
+    pub homes: PathBuf,
+    /// What runs beside.
+    pub tasks: Tasks,
+}
+
+/// What is started.
+#[derive(Debug)]
+pub(super) struct Program<'a> {
+    pub(super) command: &'a [String],
+    pub(super) environment: &'a BTreeMap<String, String>,
+    /// Where it works; its home where nothing is said.
+    pub(super) directory: Option<&'a Path>,
+}
+
+impl Launch {
+    fn home(&self, backend: &BackendId) -> PathBuf {
+        self.homes.join(backend.as_str())
+    }
+
+    /// Where a program works that no directory is named for.
+    pub(super) fn directory(&self, backend: &BackendId) -> PathBuf {
+        self.home(backend).join("work")
+    }
+
+    /// Removes a backend's home.
+    pub(super) fn remove_home(&self, backend: &BackendId) -> io::Result<()> {
+        match fs::remove_dir_all(self.home(backend)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Starts a backend's program as the leader of a group of its own, with a home of its own.
+    pub(super) fn start(&self, backend: &BackendId, program: &Program<'_>) -> Result<Started, Error> {
+        let (home, work) = (self.home(backend), self.directory(backend));
+        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&work);
+        made.map_err(|error| Error::Unavailable(format!("the agent's home cannot be made: {error}")))?;
+        let [launcher, arguments @ ..] = self.launcher.as_slice() else {
+            return Err(Error::Unavailable("no launcher is configured".into()));
+        };
+        let mut command = Command::new(launcher);
+        command.args(arguments).arg(std::process::id().to_string()).arg("--").args(program.command);
+        command.env_clear().envs(std::env::vars_os().filter(|(name, _)| INHERITED.iter().any(|known| name == known)));
+        for (name, folder) in [
+            ("XDG_CONFIG_HOME", ".config"),
+            ("XDG_DATA_HOME", ".local/share"),
+            ("XDG_STATE_HOME", ".local/state"),
+            ("XDG_CACHE_HOME", ".cache"),
+        ] {
+            command.env(name, home.join(folder));
+        }
+        command.env("HOME", &home).envs(program.environment).env(found::MARK, backend.as_str());
+        command.current_dir(program.directory.unwrap_or(&work));
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command
+            .process_group(0)
+            .kill_on_drop(true)
+            .spawn()
+            .map_err(|error| Error::Unavailable(format!("the agent cannot be started: {error}")))?;
+        let (input, output, complaints) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+        let (Some(input), Some(output), Some(complaints)) = (input, output, complaints) else {
+            return Err(Error::Unavailable("the agent's pipes cannot be made".into()));
+        };
+        let tail = Tail::default();
+        let _ = self.tasks.spawn(tail.clone().follow(complaints));
+        let pid = child.id().and_then(|pid| i32::try_from(pid).ok());
+        let identity = pid.and_then(found::identity);
+        let process = AgentProcess { backend: backend.clone(), child, identity, tail, ended: false };
+        Ok(Started { process, input, output })
+    }
+}
+
+/// A process that was started, and its pipes.
+pub(super) struct Started {
+    pub(super) process: AgentProcess,
+    pub(super) input: ChildStdin,
+    pub(super) output: ChildStdout,
+}
+
+/// An agent's process. Dropped, it is killed, and its group with it.
+#[derive(Debug)]
+pub(super) struct AgentProcess {
+    backend: BackendId,
+    child: Child,
+    identity: Option<Process>,
+    tail: Tail,
+    ended: bool,
+}
+
+impl AgentProcess {
+    pub(super) fn identity(&self) -> Option<Process> {
+        self.identity
+    }
+
+    pub(super) fn tail(&self) -> &Tail {
+        &self.tail
+    }
+
+    pub(super) fn is_alive(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// What a process that ends said last. Its end may not have been seen yet, nor its last line have been read.
+    pub(super) async fn last_words(&mut self) -> String {
+        let _ = tokio::time::timeout(POLITE, self.child.wait()).await;
+        self.tail.read().await;
+        let status = self.child.try_wait().ok().flatten();
+        let status = status.map(|status| format!(" ({status})")).unwrap_or_default();
+        format!("{status}{}", self.tail.said())
+    }
+
+    /// Its group; none once it was waited for, when the number may be another's.
+    fn group(&self) -> Option<Pid> {
+        self.child.id().and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?))
+    }
+
+    fn signal(&self, signal: Signal) {
+        if let Some(group) = self.group() {
+            // It may be gone already.
+            let _ = kill_process_group(group, signal);
+        }
+    }
+
+    /// Ends it: its input is closed already, which most obey; then it is asked, then forced. Nothing of it is left then.
+    pub(super) async fn end(mut self) -> Result<(), Error> {
+        for (patience, signal) in [(POLITE, Signal::TERM), (TERM, Signal::KILL)] {
+            if tokio::time::timeout(patience, self.child.wait()).await.is_ok() {
+                break;
+            }
+            self.signal(signal);
+        }
+        self.ended = tokio::time::timeout(KILL, self.child.wait()).await.is_ok();
+        sweep(&self.backend).await
+    }
+}
+
+impl Drop for AgentProcess {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.signal(Signal::KILL);
+        }
+    }
+}
+
+/// Ends what is left of a backend that another process of the server started: its group, if it is still the same, and
+/// all that carry its mark.
+pub async fn reap(backend: &AgentSession) -> Result<(), Error> {
+    let same = backend.process.filter(|process| found::identity(process.pid) == Some(*process));
+    if let Some(group) = same.and_then(|process| Pid::from_raw(process.pid)) {
+        let _ = kill_process_group(group, Signal::KILL);
+    }
+    sweep(&backend.id).await
+}
+
+/// Kills all processes of a backend, and waits until there are none.
+async fn sweep(backend: &BackendId) -> Result<(), Error> {
+    let swept = async {
+        loop {
+            let left = found::marked(backend.as_str());
+            if left.is_empty() {
+                return;
+            }
+            for pid in left {
+                let _ = kill_process(pid, Signal::KILL);
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    };
+    let swept = tokio::time::timeout(KILL, swept).await;
+    swept.map_err(|_| Error::Failed("a process of the agent cannot be ended".into()))
+}
+
+/// The last lines that a process complained with.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Tail {
+    lines: Arc<Mutex<VecDeque<String>>>,
+    /// Cancelled when there will be no more.
+    read: CancellationToken,
+}
+
+impl Tail {
+    pub(super) fn push(&self, line: &str) {
+        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        if lines.len() == TAIL.0 {
+            lines.pop_front();
+        }
+        lines.push_back(line.to_owned());
+    }
+
+    /// What was said, as the end of a sentence.
+    pub(super) fn said(&self) -> String {
+        let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        match lines.is_empty() {
+            true => String::new(),
+            false => format!("; it said last: {}", lines.iter().cloned().collect::<Vec<_>>().join("\n")),
+        }
+    }
+
+    /// Waits until the process has closed its end, or may have left it to others.
+    async fn read(&self) {
+        let _ = tokio::time::timeout(POLITE, self.read.cancelled()).await;
+    }
+
+    /// Keeps the last lines, of a bounded length, until the process closes its end.
+    async fn follow(self, complaints: impl AsyncRead + Unpin) {
+        let _end = self.read.clone().drop_guard();
+        let mut complaints = BufReader::new(complaints);
+        let mut line = Vec::new();
+        loop {
+            line.clear();
+            match (&mut complaints).take(TAIL.1).read_until(b'\n', &mut line).await {
+                Ok(0) | Err(_) => return,
+                Ok(_) => {
+                    let line = String::from_utf8_lossy(&line);
+                    tracing::debug!(agent = line.trim_end(), "an agent complains");
+                    self.push(line.trim_end());
+                }
+            }
+        }
+    }
+}
