@@ -120,6 +120,9 @@ pub trait Executor: Send + Sync {
     /// what the agent keeps of it outside the database. What is gone already is done: it can be called again.
     async fn dispose(&self, backend: &AgentSession, purge: bool) -> Result<(), Error>;
 
+    /// Starts or reaches what carries runs out, and asks it nothing. What it is, in words.
+    async fn probe(&self) -> Result<String, Error>;
+
     /// Ends all that is kept warm.
     async fn shut_down(&self);
 }

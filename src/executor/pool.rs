@@ -39,6 +39,9 @@ pub trait Backend: Send + Sync + 'static {
     /// Ends what is not in the pool: what another process of the server left. `purge` also removes what the agent keeps.
     async fn remove(&self, row: &AgentSession, purge: bool) -> Result<(), Error>;
 
+    /// Starts it for no session, and ends it. What it is, in words.
+    async fn probe(&self) -> Result<String, Error>;
+
     /// Ends what all sessions share.
     async fn shut_down(&self);
 }
@@ -132,6 +135,10 @@ impl<B: Backend> Executor for Pool<B> {
             self.0.empty(&row.session_id, &slot).await?;
         }
         self.0.backend.remove(row, purge).await
+    }
+
+    async fn probe(&self) -> Result<String, Error> {
+        self.0.backend.probe().await
     }
 
     async fn shut_down(&self) {

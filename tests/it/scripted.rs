@@ -75,6 +75,10 @@ impl Executor for Scripted {
         Ok(())
     }
 
+    async fn probe(&self) -> Result<String, Error> {
+        Ok("scripted".into())
+    }
+
     async fn shut_down(&self) {}
 }
 
@@ -151,6 +155,10 @@ impl Executor for Quick {
         Ok(())
     }
 
+    async fn probe(&self) -> Result<String, Error> {
+        Ok("scripted".into())
+    }
+
     async fn shut_down(&self) {}
 }
 
@@ -165,6 +173,10 @@ impl Executor for Broken {
 
     async fn dispose(&self, _: &AgentSession, _: bool) -> Result<(), Error> {
         Ok(())
+    }
+
+    async fn probe(&self) -> Result<String, Error> {
+        Ok("scripted".into())
     }
 
     async fn shut_down(&self) {}

@@ -11,14 +11,18 @@ mod settings;
 mod talk;
 mod told;
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use agent_client_protocol::{
     Error as Refusal,
     schema::ProtocolVersion,
     v1::schema::{
         AgentCapabilities, ClientCapabilities, CloseSessionRequest, FileSystemCapabilities, Implementation,
-        InitializeRequest, LoadSessionRequest, NewSessionRequest, ResumeSessionRequest, SessionId,
+        InitializeRequest, InitializeResponse, LoadSessionRequest, NewSessionRequest, ResumeSessionRequest, SessionId,
         SetSessionModeRequest, StopReason,
     },
 };
@@ -38,7 +42,7 @@ use super::{
 };
 use crate::{
     attachments::AttachmentReader,
-    model::{AgentSession, Limits, Process},
+    model::{AgentSession, BackendId, Limits, Process},
 };
 
 pub use self::settings::{Config, Files, Permissions, Settings};
@@ -60,7 +64,7 @@ impl Acp {
         Self { settings: Arc::new(settings), launch, attachments, limits }
     }
 
-    async fn agree(&self, connection: &Connection) -> Result<AgentCapabilities, Refusal> {
+    async fn agree(&self, connection: &Connection) -> Result<InitializeResponse, Refusal> {
         let files = FileSystemCapabilities::new()
             .read_text_file(self.settings.files >= Files::Read)
             .write_text_file(self.settings.files >= Files::Write);
@@ -69,9 +73,32 @@ impl Acp {
             .client_info(Implementation::new("culm", env!("CARGO_PKG_VERSION")));
         let agreed = connection.agent().send_request(hello).block_task().await?;
         match agreed.protocol_version == ProtocolVersion::V1 {
-            true => Ok(agreed.agent_capabilities),
+            true => Ok(agreed),
             false => Err(Refusal::internal_error()
                 .data(format!("it speaks version {} of the protocol", agreed.protocol_version))),
+        }
+    }
+
+    /// Starts the agent and greets it.
+    async fn speak(&self, backend: &BackendId, directory: Option<&Path>) -> Result<Spoken, Error> {
+        if let Some(missing) = directory.filter(|directory| !directory.is_dir()) {
+            return Err(Error::Unavailable(format!("the working directory {} is not there", missing.display())));
+        }
+        let (command, environment) = (&self.settings.command, &self.settings.environment);
+        let program = Program { command, environment, directory };
+        let Started { mut process, input, output } = self.launch.start(backend, &program)?;
+        let begun = async {
+            let connection = Connection::open(input, output, process.tail(), &self.launch.tasks).await?;
+            let said = self.agree(&connection).await;
+            Some((connection, said))
+        };
+        match tokio::time::timeout(self.settings.start, begun).await {
+            Ok(Some((connection, Ok(said)))) => Ok(Spoken { process, connection, said }),
+            Ok(Some((connection, Err(refusal)))) => {
+                Err(Error::Unavailable(broken(&mut process, &connection, &refusal).await))
+            }
+            Ok(None) => Err(Error::Unavailable("the agent cannot be spoken to".into())),
+            Err(_) => Err(slow(self.settings.start, &process)),
         }
     }
 
@@ -120,37 +147,14 @@ impl Backend for Acp {
 
     async fn start(&self, turn: &Turn, row: &AgentSession) -> Result<Agent, Error> {
         let directory = turn.workspace.as_ref().map(PathBuf::from);
-        if let Some(missing) = directory.as_ref().filter(|directory| !directory.is_dir()) {
-            return Err(Error::Unavailable(format!("the working directory {} is not there", missing.display())));
-        }
-        let (command, environment) = (&self.settings.command, &self.settings.environment);
-        let program = Program { command, environment, directory: directory.as_deref() };
-        let Started { mut process, input, output } = self.launch.start(&row.id, &program)?;
+        let Spoken { mut process, connection, said } = self.speak(&row.id, directory.as_deref()).await?;
         let directory = directory.unwrap_or_else(|| self.launch.directory(&row.id));
-        let begun = async {
-            let connection = Connection::open(input, output, process.tail(), &self.launch.tasks).await?;
-            let begun = async {
-                let can = self.agree(&connection).await?;
-                let session = self.session(&connection, &can, row, directory.clone()).await?;
-                Ok::<_, Refusal>((can, session))
-            };
-            let begun = begun.await;
-            Some((connection, begun))
-        };
-        let (connection, begun) = match tokio::time::timeout(self.settings.start, begun).await {
-            Ok(Some(begun)) => begun,
-            Ok(None) => return Err(Error::Unavailable("the agent cannot be spoken to".into())),
-            Err(_) => {
-                let time = humantime::format_duration(self.settings.start);
-                return Err(Error::Unavailable(format!(
-                    "the agent did not start within {time}{}",
-                    process.tail().said()
-                )));
-            }
-        };
-        let (can, session) = match begun {
-            Ok(begun) => begun,
-            Err(refusal) => return Err(Error::Unavailable(broken(&mut process, &connection, &refusal).await)),
+        let (can, begun) = (said.agent_capabilities, self.settings.start);
+        let session = self.session(&connection, &can, row, directory.clone());
+        let session = match tokio::time::timeout(begun, session).await {
+            Ok(Ok(session)) => session,
+            Ok(Err(refusal)) => return Err(Error::Unavailable(broken(&mut process, &connection, &refusal).await)),
+            Err(_) => return Err(slow(begun, &process)),
         };
         let (settings, attachments) = (self.settings.clone(), self.attachments.clone());
         Ok(Agent {
@@ -174,7 +178,45 @@ impl Backend for Acp {
         }
     }
 
+    async fn probe(&self) -> Result<String, Error> {
+        let id = BackendId::mint();
+        let spoken = self.speak(&id, None).await;
+        let said = match spoken {
+            Ok(Spoken { process, connection, said }) => {
+                drop(connection);
+                process.end().await.map(|()| introduced(&said))
+            }
+            Err(error) => Err(error),
+        };
+        let _ = self.launch.remove_home(&id);
+        said
+    }
+
     async fn shut_down(&self) {}
+}
+
+/// An agent that was greeted.
+struct Spoken {
+    process: AgentProcess,
+    connection: Connection,
+    said: InitializeResponse,
+}
+
+/// What an agent says of itself.
+fn introduced(said: &InitializeResponse) -> String {
+    let name = said.agent_info.as_ref().map(|info| format!("{} {}", info.name, info.version));
+    let can = &said.agent_capabilities;
+    let goes_on = match (can.session_capabilities.resume.is_some(), can.load_session) {
+        (true, _) => "goes on after a restart",
+        (false, true) => "goes on after a restart by a replay",
+        (false, false) => "is told everything after a restart",
+    };
+    format!("{}, {goes_on}", name.as_deref().unwrap_or("an agent without a name"))
+}
+
+fn slow(time: Duration, process: &AgentProcess) -> Error {
+    let time = humantime::format_duration(time);
+    Error::Unavailable(format!("the agent did not start within {time}{}", process.tail().said()))
 }
 
 /// Why an agent that refused something did: it may be gone, and then its last words say more.

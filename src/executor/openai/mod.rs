@@ -114,6 +114,10 @@ impl Executor for OpenAi {
         Ok(())
     }
 
+    async fn probe(&self) -> Result<String, Error> {
+        self.settings.provider.reach().await.map(|()| format!("the model {}", self.settings.model))
+    }
+
     async fn shut_down(&self) {}
 }
 

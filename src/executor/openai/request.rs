@@ -5,7 +5,7 @@ use std::time::Duration;
 use backon::{ExponentialBuilder, Retryable};
 use bytes::Bytes;
 use reqwest::{
-    Client, Response, Url,
+    Client, Response, StatusCode, Url,
     header::{ACCEPT, CONTENT_TYPE},
 };
 use secrecy::SecretString;
@@ -51,6 +51,21 @@ impl Provider {
             .notify(|broken, delay| tracing::info!(host = self.host(), %broken, ?delay, "the provider is asked again"))
             .await
             .map_err(|broken| broken.error)
+    }
+
+    /// Whether it answers, asked for its models: not all have a list, but a key that it does not take is refused there.
+    pub(super) async fn reach(&self) -> Result<(), Error> {
+        let mut url = self.url.clone();
+        if let Ok(mut path) = url.path_segments_mut() {
+            path.pop().pop().push("models");
+        }
+        let response = self.client.get(url).send().await.map_err(|error| self.lost(&error).error)?;
+        match response.status() {
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+                Err(Broken::status(response, &self.secrets).await.error)
+            }
+            _ => Ok(()),
+        }
     }
 
     async fn attempt(&self, body: Bytes, limits: &Limits, events: &mpsc::Sender<Event>) -> Result<Reply, Broken> {

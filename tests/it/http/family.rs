@@ -41,6 +41,10 @@ impl Executor for Scripted {
         Ok(())
     }
 
+    async fn probe(&self) -> Result<String, Error> {
+        Ok("scripted".into())
+    }
+
     async fn shut_down(&self) {}
 }
 

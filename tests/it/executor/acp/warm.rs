@@ -140,3 +140,16 @@ async fn what_another_server_left_is_ended_by_its_row() {
     let own = Process { pid: i32::try_from(std::process::id()).unwrap(), started: 1 };
     culm::executor::process::reap(&AgentSession { process: Some(own), ..row }).await.unwrap();
 }
+
+#[tokio::test]
+async fn it_is_asked_who_it_is_and_nothing_stays() {
+    let agent = Talking::to(&["--no-resume"], "");
+    let version = env!("CARGO_PKG_VERSION");
+    assert_eq!(
+        agent.pool.probe().await.unwrap(),
+        format!("culm-demo-agent {version}, goes on after a restart by a replay")
+    );
+    assert_eq!(std::fs::read_dir(agent.home.path().join("homes")).unwrap().count(), 0);
+    let error = Talking::to(&["--exit", "4"], "").pool.probe().await.unwrap_err();
+    assert!(error.to_string().contains("the demo agent was told to end"), "{error}");
+}
