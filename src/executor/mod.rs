@@ -5,6 +5,7 @@
 
 pub mod config;
 pub mod openai;
+pub mod process;
 
 use async_trait::async_trait;
 use tokio::sync::{mpsc, oneshot};

@@ -20,8 +20,12 @@ use bytes::{BufMut, Bytes, BytesMut};
 pub use cache::{Cache, Part, Ticket};
 
 use crate::{
+    agent_sessions::AgentSessions,
     attachments::AttachmentReader,
-    model::{AttachmentId, JsonObject, MessageFilter, NewSession, Session, SessionId, WholeSession, Window},
+    model::{
+        AgentSession, AttachmentId, BackendId, BackendState, JsonObject, MessageFilter, NewSession, Session, SessionId,
+        WholeSession, Window,
+    },
     storage::{Result, Storage},
     tasks::Tasks,
 };
@@ -320,6 +324,17 @@ impl AttachmentReader for SessionRepository {
             }
         }
         Ok(Some((bytes.freeze(), attachment.mime_type)))
+    }
+}
+
+#[async_trait]
+impl AgentSessions for SessionRepository {
+    async fn agent_session(&self, session: &SessionId, executor: &str, backend: &str) -> io::Result<AgentSession> {
+        Storage::agent_session(self, session, executor, backend).await.map_err(io::Error::other)
+    }
+
+    async fn update_agent_session(&self, id: &BackendId, state: BackendState) -> io::Result<()> {
+        Storage::update_agent_session(self, id, state).await.map_err(io::Error::other)
     }
 }
 

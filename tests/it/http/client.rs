@@ -10,6 +10,7 @@ use culm::{
     executor::Executor,
     feed::Feed,
     http::{Access, App, router, serve},
+    lifecycle,
     model::Limits,
     repository::SessionRepository,
     runs::{self, Executors, Runs},
@@ -33,8 +34,8 @@ pub(crate) const TOKEN: &str = "a-token-of-the-tests";
 
 /// Few runs at once, and little patience.
 pub(crate) fn options() -> runs::Options {
-    let (grace, message) = (Duration::from_millis(200), 4 << 20);
-    runs::Options { max_concurrent: 2, grace, message, default_executor: None, max_child_depth: 1 }
+    let (grace, dispose, message) = (Duration::from_millis(200), Duration::from_secs(10), 4 << 20);
+    runs::Options { max_concurrent: 2, grace, dispose, message, default_executor: None, max_child_depth: 1 }
 }
 
 /// One executor, by the name `scripted`.
@@ -90,6 +91,7 @@ impl Server {
         let stop = CancellationToken::new();
         let feed = Feed::start(repository.clone(), &tasks, stop.clone());
         let runs = Runs::start(repository.clone(), feed, executors, options).await.unwrap();
+        lifecycle::start(&runs);
         let router = router(App::new(runs.clone(), limits), Access::new(Some(TOKEN), [address.clone()]));
         let (serving, asked) = (tasks.clone(), stop.clone());
         tasks.spawn(async move { serve(listener, router, &serving, asked).await });
