@@ -68,24 +68,22 @@ begin
   delete from agent_sessions where session_key = (select session_key from sessions where id = new.id);
 end;
 
--- Sessions are closed by Culm, opened again by an append or a run, and both by a shell: it is told of here, once for all.
+-- Sessions are closed by Culm, opened again by an append or a run, and both by a shell: it is told of here, for all of them.
 -- The version is 0 only while a row is created: one that comes closed was not closed now.
-create trigger sessions_event_closed after update of closed_at on sessions
-when (new.closed_at is null) <> (old.closed_at is null) and old.version > 0
+create trigger sessions_event_closed after update of closed_at, archived_at on sessions
+when old.version > 0
+  and ((new.closed_at is null) <> (old.closed_at is null) or (new.archived_at is null) <> (old.archived_at is null))
 begin
   insert into events (session_key, root_key, kind, data, created_at)
-  values (new.session_key, new.root_key, 'session.closed',
+  select new.session_key, new.root_key, 'session.closed',
     json_object('closed', json(iif(new.closed_at is null, 'false', 'true'))),
-    cast((julianday('now') - 2440587.5) * 86400000000 as integer));
-end;
-
-create trigger sessions_event_archived after update of archived_at on sessions
-when (new.archived_at is null) <> (old.archived_at is null) and old.version > 0
-begin
+    cast((julianday('now') - 2440587.5) * 86400000000 as integer)
+  where (new.closed_at is null) <> (old.closed_at is null);
   insert into events (session_key, root_key, kind, data, created_at)
-  values (new.session_key, new.root_key, 'session.archived',
+  select new.session_key, new.root_key, 'session.archived',
     json_object('archived', json(iif(new.archived_at is null, 'false', 'true'))),
-    cast((julianday('now') - 2440587.5) * 86400000000 as integer));
+    cast((julianday('now') - 2440587.5) * 86400000000 as integer)
+  where (new.archived_at is null) <> (old.archived_at is null);
 end;
 
 create view v_backends as

@@ -83,9 +83,21 @@ impl Server {
         executors: Executors,
         options: runs::Options,
     ) -> Self {
+        Self::start_on_with(folder, limits, executors, options, |_| {}).await
+    }
+
+    /// The same, and says where its sessions are before it takes the first run.
+    pub(crate) async fn start_on_with(
+        folder: TempDir,
+        limits: Limits,
+        executors: Executors,
+        options: runs::Options,
+        tell: impl FnOnce(&SessionRepository),
+    ) -> Self {
         let storage = SqliteStorage::open(&Options::new(folder.path().join("culm.db"))).await.unwrap();
         let tasks = Tasks::default();
         let repository = SessionRepository::new(Arc::new(storage), 1 << 20, tasks.clone());
+        tell(&repository);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let stop = CancellationToken::new();
@@ -121,10 +133,15 @@ impl Server {
     }
 
     pub(crate) async fn restart_on(self, executors: Executors, options: runs::Options) -> Self {
+        Self::start_on(self.stop().await, Limits::default(), executors, options).await
+    }
+
+    /// Stops as a signal does. The folder of the database.
+    pub(crate) async fn stop(self) -> TempDir {
         drop(self.stop);
         self.repository.close().await;
         self.tasks.finish().await;
-        Self::start_on(self.folder, Limits::default(), executors, options).await
+        self.folder
     }
 
     /// A server with one executor, `scripted`.
