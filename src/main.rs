@@ -8,6 +8,7 @@ use std::{
     path::{Path, PathBuf},
     process::ExitCode,
     sync::Arc,
+    time::Duration,
 };
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
@@ -21,7 +22,7 @@ use culm::{
     },
     feed::Feed,
     http::{Access, App, router, serve},
-    import,
+    import, lifecycle,
     repository::SessionRepository,
     runs::{self, Runs},
     storage::{
@@ -46,6 +47,9 @@ const EXIT_CODES: &str = "Exit codes:
   6  the database cannot be written
   7  another culm has the database open
   8  the address is in use or cannot be listened on";
+
+/// How long the end of an agent may take: longer than it takes to be asked, terminated and killed.
+const DISPOSE: Duration = Duration::from_secs(20);
 
 /// The session server for AI agents: one binary, one SQLite file, one REST API.
 ///
@@ -268,6 +272,7 @@ async fn run_server(settings: Settings) -> Result<ExitCode, Failure> {
     let options = runs::Options {
         max_concurrent: settings.max_concurrent_runs,
         grace: settings.grace,
+        dispose: DISPOSE,
         message: settings.limits.message,
         default_executor: settings.default_executor.clone(),
         max_child_depth: settings.max_child_depth.into(),
@@ -276,6 +281,7 @@ async fn run_server(settings: Settings) -> Result<ExitCode, Failure> {
     let names: Vec<String> = executors.keys().cloned().collect();
     let runs = Runs::start(repository.clone(), feed, executors, options).await;
     let runs = runs.map_err(|error| Failure::new(1, error))?;
+    lifecycle::start(&runs);
     let routes = router(App::new(runs.clone(), settings.limits), access);
     let writer = stop_with_writer(&repository, &stop);
     greet(&settings, address, &names);

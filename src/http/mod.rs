@@ -10,6 +10,7 @@ mod error;
 mod events;
 mod extract;
 mod idempotency;
+mod lifecycle;
 mod listener;
 mod listing;
 mod messages;
@@ -62,6 +63,7 @@ impl App {
 fn routes() -> ApiRouter<App> {
     use attachments as a;
     use children as c;
+    use lifecycle as l;
     use messages as m;
     use runs as r;
     use sessions as s;
@@ -88,6 +90,8 @@ fn routes() -> ApiRouter<App> {
     let child = get_with(c::read, doc("children", "Read a child"))
         .patch_with(c::update, doc("children", "Change a child and its assignment"))
         .delete_with(c::delete, doc("children", "Delete a child and everything below it"));
+    let close = get_with(l::preview, doc("lifecycle", "Preview a close"))
+        .post_with(l::close, doc("lifecycle", "Close a session and everything below it"));
     ApiRouter::new()
         .api_route("/api/v1/sessions", list)
         .api_route("/api/v1/sessions/cleanup", post_with(s::cleanup, doc("sessions", "Delete many sessions")))
@@ -104,6 +108,19 @@ fn routes() -> ApiRouter<App> {
         .api_route(
             "/api/v1/sessions/{id}/cancel",
             post_with(r::cancel_session, doc("runs", "Cancel what runs in a session")),
+        )
+        .api_route("/api/v1/sessions/{id}/close", close)
+        .api_route(
+            "/api/v1/sessions/{id}/reopen",
+            post_with(l::reopen, doc("lifecycle", "Open a session and everything below it again")),
+        )
+        .api_route(
+            "/api/v1/sessions/{id}/archive",
+            post_with(l::archive, doc("lifecycle", "Close and archive a session and everything below it")),
+        )
+        .api_route(
+            "/api/v1/sessions/{id}/unarchive",
+            post_with(l::unarchive, doc("lifecycle", "Take a session and everything below it out of the archive")),
         )
         .api_route("/api/v1/sessions/{id}/children", children)
         .api_route("/api/v1/sessions/{id}/children/{child}", child)

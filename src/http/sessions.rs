@@ -162,7 +162,6 @@ pub(super) struct DeleteQuery {
     force: bool,
     /// `true` also removes a worktree that holds work which would be lost.
     #[serde(default)]
-    #[expect(dead_code, reason = "no session has a worktree")]
     discard_worktree: bool,
 }
 
@@ -177,7 +176,7 @@ pub(super) async fn delete(
     IfMatch(if_match): IfMatch,
     headers: HeaderMap,
 ) -> Result<Deleted, Problem> {
-    let options = DeleteOptions { keep_pinned: !query.force, if_match };
+    let options = DeleteOptions { keep_pinned: !query.force, if_match, discard_worktree: query.discard_worktree };
     let receipt = lifecycle::delete(&app.runs, &at.id, options).await?;
     let preferred = headers.get_all("prefer").iter().filter_map(|value| value.to_str().ok());
     let wanted = preferred

@@ -41,6 +41,7 @@ mod receipt;
 mod run;
 mod search;
 mod session;
+mod teardown;
 mod time;
 mod whole;
 
@@ -67,6 +68,7 @@ pub use search::{
     SearchPosition, SearchQuery, Snippet, Term,
 };
 pub use session::{Kind, ModelRef, NewSession, ReasoningEffort, RunStatus, Session, SessionUpdate};
+pub use teardown::{BackendFilter, Closing, Openness, Teardown, TeardownJob, Unfinished};
 pub use time::Timestamp;
 pub use whole::{SessionSave, WholeSession};
 

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{JsonObject, MessageId, RunId, SessionId, Timestamp};
+use super::{JsonObject, MessageId, RunId, SessionId, TeardownJob, Timestamp, Unfinished};
 
 /// How to delete a session.
 #[derive(Debug, Clone, Copy, Default)]
@@ -12,6 +12,8 @@ pub struct DeleteOptions {
     pub keep_pinned: bool,
     /// Refuse when the session's version is another one.
     pub if_match: Option<i64>,
+    /// Also remove a worktree that holds work which would be lost.
+    pub discard_worktree: bool,
 }
 
 /// Rows that a delete removed.
@@ -42,6 +44,11 @@ pub struct DeleteReceipt {
     pub still_stopping: Vec<RunId>,
     /// Worktrees that stay on disk.
     pub retained_worktrees: Vec<String>,
+    /// What is outside of the database and could not be ended or removed yet; it is tried again.
+    pub unfinished: Vec<Unfinished>,
+    /// What was left to do outside of the database when the rows were gone.
+    #[serde(skip)]
+    pub teardowns: Vec<TeardownJob>,
 }
 
 /// Which sessions a cleanup removes.
@@ -84,8 +91,17 @@ pub struct CleanupReceipt {
     pub bytes: i64,
     /// Runs that were under way or queued.
     pub cancelled_run_ids: Vec<RunId>,
+    /// Runs that had not stopped when the answer was given.
+    pub still_stopping: Vec<RunId>,
+    /// Worktrees that stay on disk.
+    pub retained_worktrees: Vec<String>,
+    /// What is outside of the database and could not be ended or removed yet; it is tried again.
+    pub unfinished: Vec<Unfinished>,
     /// Whether nothing was removed because the client only asked.
     pub dry_run: bool,
+    /// What was left to do outside of the database when the rows were gone.
+    #[serde(skip)]
+    pub teardowns: Vec<TeardownJob>,
 }
 
 /// What a clear did.

@@ -20,8 +20,12 @@ use bytes::{BufMut, Bytes, BytesMut};
 pub use cache::{Cache, Part, Ticket};
 
 use crate::{
+    agent_sessions::AgentSessions,
     attachments::AttachmentReader,
-    model::{AttachmentId, JsonObject, MessageFilter, NewSession, Session, SessionId, WholeSession, Window},
+    model::{
+        AgentSession, AttachmentId, BackendId, BackendState, JsonObject, MessageFilter, NewSession, Session, SessionId,
+        WholeSession, Window,
+    },
     storage::{Result, Storage},
     tasks::Tasks,
 };
@@ -296,22 +300,6 @@ fn page_json(
 }
 
 #[async_trait]
-impl crate::agent_sessions::AgentSessions for SessionRepository {
-    async fn agent_session(
-        &self,
-        session: &SessionId,
-        executor: &str,
-        backend: &str,
-    ) -> io::Result<crate::model::AgentSession> {
-        let _ = (session, executor, backend, crate::model::BackendId::stored(String::new()));
-        Err(io::ErrorKind::Unsupported.into())
-    }
-    async fn update_agent_session(&self, _: &crate::model::BackendId, _: crate::model::BackendState) -> io::Result<()> {
-        Err(io::ErrorKind::Unsupported.into())
-    }
-}
-
-#[async_trait]
 impl AttachmentReader for SessionRepository {
     async fn read_attachment(
         &self,
@@ -336,6 +324,17 @@ impl AttachmentReader for SessionRepository {
             }
         }
         Ok(Some((bytes.freeze(), attachment.mime_type)))
+    }
+}
+
+#[async_trait]
+impl AgentSessions for SessionRepository {
+    async fn agent_session(&self, session: &SessionId, executor: &str, backend: &str) -> io::Result<AgentSession> {
+        Storage::agent_session(self, session, executor, backend).await.map_err(io::Error::other)
+    }
+
+    async fn update_agent_session(&self, id: &BackendId, state: BackendState) -> io::Result<()> {
+        Storage::update_agent_session(self, id, state).await.map_err(io::Error::other)
     }
 }
 

@@ -244,6 +244,52 @@ impl Storage for SessionRepository {
         self.write(Touched::one(child), work).await
     }
 
+    async fn agent_session(&self, session: &SessionId, executor: &str, backend: &str) -> Result<AgentSession> {
+        let (session, executor, backend) = (session.clone(), executor.to_owned(), backend.to_owned());
+        let work =
+            |storage: Arc<dyn Storage>| async move { storage.agent_session(&session, &executor, &backend).await };
+        self.write(Touched::These(vec![]), work).await
+    }
+
+    async fn update_agent_session(&self, id: &BackendId, state: BackendState) -> Result<()> {
+        let id = id.clone();
+        self.write(Touched::These(vec![]), |storage| async move { storage.update_agent_session(&id, state).await })
+            .await
+    }
+
+    async fn agent_sessions(
+        &self,
+        filter: &BackendFilter,
+        after: Option<Position>,
+        limit: i64,
+    ) -> Result<Page<AgentSession>> {
+        self.storage.agent_sessions(filter, after, limit).await
+    }
+
+    async fn close_sessions(&self, id: &SessionId, closing: Closing) -> Result<Vec<Openness>> {
+        // What is below is known only by the commit.
+        let key = id.clone();
+        self.write(Touched::Any, |storage| async move { storage.close_sessions(&key, closing).await }).await
+    }
+
+    async fn open_sessions(&self, id: &SessionId, unarchive: bool) -> Result<Vec<Openness>> {
+        let key = id.clone();
+        self.write(Touched::Any, |storage| async move { storage.open_sessions(&key, unarchive).await }).await
+    }
+
+    async fn openness(&self, id: &SessionId) -> Result<Vec<Openness>> {
+        self.storage.openness(id).await
+    }
+
+    async fn claim_teardowns(&self, limit: i64) -> Result<Vec<TeardownJob>> {
+        self.storage.claim_teardowns(limit).await
+    }
+
+    async fn finish_teardown(&self, job: &TeardownJob, error: Option<String>) -> Result<()> {
+        let job = job.clone();
+        self.write(Touched::These(vec![]), |storage| async move { storage.finish_teardown(&job, error).await }).await
+    }
+
     async fn events(&self, scope: &EventScope, after: i64, limit: i64) -> Result<EventPage> {
         self.storage.events(scope, after, limit).await
     }

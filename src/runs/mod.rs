@@ -3,6 +3,7 @@
 //! **One active run per session** is the database's rule; **every run ends** is kept here: cancel is asked politely and
 //! forced after a grace period, and a run's end is written by its own task, whatever happened to its executor.
 
+mod backends;
 mod registry;
 mod turn;
 
@@ -43,6 +44,8 @@ pub struct Options {
     pub max_concurrent: usize,
     /// How long a cancelled run may take to stop by itself.
     pub grace: Duration,
+    /// How long the end of what an executor keeps warm may take.
+    pub dispose: Duration,
     /// Bytes of a message that is being written at most.
     pub message: usize,
     /// The executor of runs that name none.
@@ -97,7 +100,7 @@ struct Inner {
 }
 
 impl Runs {
-    /// Settles what a dead process left, and takes runs as they are asked for.
+    /// Settles and ends what a dead process left, and takes runs as they are asked for.
     pub async fn start(
         repository: SessionRepository,
         feed: Feed,
@@ -108,6 +111,7 @@ impl Runs {
         if settled > 0 {
             tracing::warn!(settled, "runs of a process that is gone were ended as interrupted");
         }
+        backends::settle(&repository).await?;
         let (tasks, registry) = (repository.tasks().clone(), Mutex::default());
         let (wake, stopping) = (Notify::new(), CancellationToken::new());
         let runs = Self(Arc::new(Inner { repository, feed, executors, options, tasks, registry, wake, stopping }));

@@ -23,12 +23,12 @@ use serde_json::Value;
 use tokio::sync::watch;
 
 use crate::model::{
-    Answered, Appended, Attachment, AttachmentId, ChildStep, ChildUpdate, Cleanup, CleanupReceipt, ClearReceipt,
-    ContinuedChild, CreatedChild, DeleteOptions, DeleteReceipt, EventPage, EventScope, JsonObject, Message,
-    MessageFilter, MessageId, MessagePage, MessageReceipt, NewAttachment, NewChild, NewMessage, NewRun, NewSession,
-    Page, PendingQuestion, Position, Run, RunEnd, RunFilter, RunId, SearchPage, SearchPosition, SearchQuery, Session,
-    SessionFilter, SessionId, SessionSave, SessionTree, SessionUpdate, Truncate, TruncateReceipt, UpdatedChild,
-    UsageRecord, WholeSession,
+    AgentSession, Answered, Appended, Attachment, AttachmentId, BackendFilter, BackendId, BackendState, ChildStep,
+    ChildUpdate, Cleanup, CleanupReceipt, ClearReceipt, Closing, ContinuedChild, CreatedChild, DeleteOptions,
+    DeleteReceipt, EventPage, EventScope, JsonObject, Message, MessageFilter, MessageId, MessagePage, MessageReceipt,
+    NewAttachment, NewChild, NewMessage, NewRun, NewSession, Openness, Page, PendingQuestion, Position, Run, RunEnd,
+    RunFilter, RunId, SearchPage, SearchPosition, SearchQuery, Session, SessionFilter, SessionId, SessionSave,
+    SessionTree, SessionUpdate, TeardownJob, Truncate, TruncateReceipt, UpdatedChild, UsageRecord, WholeSession,
 };
 
 /// What a storage method gives.
@@ -84,6 +84,9 @@ pub enum Error {
     /// No attachment of the session has this id.
     #[error("no attachment of the session has the id '{0}'")]
     AttachmentNotFound(AttachmentId),
+    /// No backend has this id: its session was deleted.
+    #[error("no backend has the id '{0}'")]
+    BackendNotFound(BackendId),
     /// No run has this id, or its session was deleted.
     #[error("no run has the id '{0}'")]
     RunNotFound(RunId),
@@ -188,7 +191,8 @@ pub trait Storage: Send + Sync {
     /// The sessions above one, nearest first; at most 100.
     async fn sessions_above(&self, id: &SessionId) -> Result<Vec<SessionId>>;
 
-    /// Deletes a session and everything below it, and leaves tombstones.
+    /// Deletes a session and everything below it, and leaves tombstones; and for each backend a teardown job, which is
+    /// the caller's to carry out.
     async fn delete_session(&self, id: &SessionId, options: DeleteOptions) -> Result<DeleteReceipt>;
 
     /// Removes all messages but a first system message, all attachments, derived state and the pending question.
@@ -265,7 +269,7 @@ pub trait Storage: Send + Sync {
     /// Deletes an attachment. Messages that show it stay as they are.
     async fn delete_attachment(&self, id: &SessionId, attachment: &AttachmentId) -> Result<()>;
 
-    /// Asks for a run: it waits until [`Storage::claim_runs`] takes it. A question that an earlier run left is taken
+    /// Asks for a run: it waits until [`Storage::claim_runs`] takes it. A session that was closed is open again. A question that an earlier run left is taken
     /// away. Fails with [`Error::SessionBusy`] while another
     /// of the session is pending or running.
     async fn create_run(&self, id: &SessionId, new: NewRun, claim: Option<Claim>) -> Result<Run>;
@@ -286,7 +290,8 @@ pub trait Storage: Send + Sync {
     /// Appends messages that a run made. Fails with [`Error::RunOver`] unless it is running: the run's order to stop.
     async fn append_run_messages(&self, run: &Run, messages: Vec<NewMessage>) -> Result<Appended>;
 
-    /// Ends a run. One that has ended already stays as it is; the run as it is now is the answer.
+    /// Ends a run: the backend of its executor has seen the whole history then. One that has ended already stays as it
+    /// is; the run as it is now is the answer.
     async fn finish_run(&self, run: &Run, end: RunEnd) -> Result<Run>;
 
     /// Ends a run that is pending as cancelled. Any other stays as it is; the run as it is now is the answer.
@@ -333,6 +338,42 @@ pub trait Storage: Send + Sync {
         run: Option<NewRun>,
         claim: Option<Claim>,
     ) -> Result<ContinuedChild>;
+
+    /// The backend that a session has with an executor; made, dormant, where there is none, and one that was closed is
+    /// dormant again. One that is of another kind keeps nothing of what its agent knew.
+    async fn agent_session(&self, session: &SessionId, executor: &str, backend: &str) -> Result<AgentSession>;
+
+    /// Writes down what becomes of a backend. Fails with [`Error::BackendNotFound`] when it went with its session. When a
+    /// message that its agent may know changes or goes, it loses the agent's own id of the session: the agent begins anew.
+    async fn update_agent_session(&self, id: &BackendId, state: BackendState) -> Result<()>;
+
+    /// Backends that meet the filter, oldest first.
+    async fn agent_sessions(
+        &self,
+        filter: &BackendFilter,
+        after: Option<Position>,
+        limit: i64,
+    ) -> Result<Page<AgentSession>>;
+
+    /// Closes a session, everything below it and their backends, and leaves a teardown job for each backend that could
+    /// not be ended. While a run of one of them is pending or under way, or a backend is warm that the caller has not met
+    /// as it is now, it fails with [`Error::SessionBusy`], or leaves these sessions as they are where asked. All of the
+    /// sessions, in the order of creation.
+    async fn close_sessions(&self, id: &SessionId, closing: Closing) -> Result<Vec<Openness>>;
+
+    /// Opens a session and everything below it again, or takes them out of the archive, where they stay closed. All of
+    /// the sessions, in the order of creation.
+    async fn open_sessions(&self, id: &SessionId, unarchive: bool) -> Result<Vec<Openness>>;
+
+    /// A session and everything below it, in the order of creation, as they stand.
+    async fn openness(&self, id: &SessionId) -> Result<Vec<Openness>>;
+
+    /// Takes teardown jobs that are due, at most `limit`: for five minutes, or until the database is opened again, they
+    /// are the caller's. Those are gone whose backend is in use again.
+    async fn claim_teardowns(&self, limit: i64) -> Result<Vec<TeardownJob>>;
+
+    /// A teardown job was carried out, and is no more; or it failed, and is due again later each time.
+    async fn finish_teardown(&self, job: &TeardownJob, error: Option<String>) -> Result<()>;
 
     /// Events after this number, in order: those of the next `limit` that are in the scope.
     async fn events(&self, scope: &EventScope, after: i64, limit: i64) -> Result<EventPage>;

@@ -245,7 +245,8 @@ impl Model {
                 talk.pinned = pinned;
             }
             Op::Delete(_, keep_pinned) => {
-                let outcome = storage.delete_session(&session, DeleteOptions { keep_pinned, if_match: None }).await;
+                let outcome =
+                    storage.delete_session(&session, DeleteOptions { keep_pinned, ..DeleteOptions::default() }).await;
                 if self.expect(name, &outcome).is_none() {
                     return;
                 }

@@ -67,7 +67,10 @@ async fn small_tree(database: &Database) {
         storage.append_usage(&id(name), Default::default()).await.unwrap();
     }
     let runs = "insert into runs (id, session_key, executor, status, created_at)
-                select 'run-' || id, session_key, 'fake', 'completed', 1 from sessions";
+                select 'run-' || id, session_key, 'fake', 'completed', 1 from sessions;
+                insert into agent_sessions (id, session_key, executor, backend, agent_session_id, pid, pid_started, status, seen_seq,
+                  created_at, used_at)
+                select 'of-' || id, session_key, 'fake', 'acp', 'its-' || id, 4711, 17, 'warm', 2, 1, 1 from sessions";
     run(&mut database.shell().await, runs).await;
 }
 
@@ -82,6 +85,13 @@ async fn deleting_in_a_shell_leaves_no_orphan_a_tombstone_and_a_raised_version()
         assert_eq!(all_ids(database.storage()).await, wanted);
         assert_eq!(number(&mut shell, "select count(*) from tombstones").await, tombstones);
         assert_sound(&mut shell).await;
+        // Of what was warm there is a job, which knows all that there is to know.
+        let jobs = "select count(*) from teardown_jobs where kind = 'backend' and payload ->> 'purge'
+                      and payload ->> 'id' = 'of-' || (payload ->> 'session_id') and payload ->> 'pid' = 4711
+                      and payload ->> 'agent_session_id' = 'its-' || (payload ->> 'session_id')
+                      and payload ->> 'session_id' in (select id from tombstones)";
+        assert_eq!(number(&mut shell, jobs).await, tombstones);
+        assert_eq!(number(&mut shell, "select count(*) from teardown_jobs").await, tombstones);
         if deleted == "a" {
             assert!(read(database.storage(), "r").await.version > before.version);
         }
@@ -155,6 +165,8 @@ async fn chain(database: &Database, depth: i64) {
          select n, 's' || n, iif(n = 1, 'root', 'child'), nullif(n - 1, 0), 1, n - 1, 1, 1, 1 from c;
          insert into messages (session_key, seq, id, role, content, created_at, updated_at)
          select session_key, 1, 'm', 'user', 'hello', 1, 1 from sessions;
+         insert into agent_sessions (id, session_key, executor, backend, status, created_at, used_at)
+         select id, session_key, 'e', 'acp', 'dormant', 1, 1 from sessions;
          commit"
     );
     run(&mut shell, &fill).await;
@@ -168,6 +180,7 @@ async fn a_chain_1500_deep_is_deleted_whole_from_any_place() {
         let receipt = database.storage().delete_session(&id(place), DeleteOptions::default()).await.unwrap();
         let mut shell = database.shell().await;
         assert_eq!(receipt.deleted.sessions, 1500 - left);
+        assert_eq!(i64::try_from(receipt.teardowns.len()).unwrap(), 1500 - left);
         assert_eq!(number(&mut shell, "select count(*) from sessions").await, left);
         assert_eq!(number(&mut shell, "select count(*) from tombstones").await, 1500 - left);
         assert_sound(&mut shell).await;
@@ -182,6 +195,7 @@ async fn a_chain_1500_deep_is_deleted_whole_in_a_shell() {
         let mut shell = database.shell().await;
         run(&mut shell, &format!("delete from sessions where id = '{place}'")).await;
         assert_eq!(number(&mut shell, "select count(*) from sessions").await, left);
+        assert_eq!(number(&mut shell, "select count(*) from teardown_jobs").await, 1500 - left);
         assert_eq!(number(&mut shell, "select count(*) from tombstones").await, 1500 - left);
         assert_sound(&mut shell).await;
     }
@@ -220,6 +234,17 @@ async fn each_rule_of_the_schema_refuses_what_breaks_it() {
              values ({session}, '{id}', 'x', {size}, {sha}, 1)"
         )
     };
+    let backend = |session: &str, id: &str, pid: &str, started: &str, status: &str, seen: &str, closed: &str| {
+        format!(
+            "insert into agent_sessions (id, session_key, executor, backend, pid, pid_started, status, seen_seq, created_at, used_at, closed_at)
+             values ('{id}', {session}, 'other', 'acp', {pid}, {started}, '{status}', {seen}, 1, 1, {closed})"
+        )
+    };
+    let job = |kind: &str, payload: &str, attempts: &str| {
+        format!(
+            "insert into teardown_jobs (kind, payload, attempts, next_at, created_at) values ('{kind}', '{payload}', {attempts}, 1, 1)"
+        )
+    };
     let sha = "hex(zeroblob(32))";
     let set = |column: &str, value: &str| format!("update sessions set {column} = {value} where session_key = 2");
     let write =
@@ -230,6 +255,9 @@ async fn each_rule_of_the_schema_refuses_what_breaks_it() {
         message("2", "50", "ok", "user"),
         started("ok", "pending", "1"),
         attachment("2", "ok", "1", sha),
+        backend("2", "ok", "4711", "17", "warm", "0", "null"),
+        backend("2", "ok", "null", "null", "closed", "3", "1"),
+        job("backend", "{}", "0"),
     ] {
         run(&mut shell, &format!("begin; {right}; rollback")).await;
     }
@@ -263,6 +291,27 @@ async fn each_rule_of_the_schema_refuses_what_breaks_it() {
         attachment("2", "x", "-1", sha),
         attachment("2", "x", "1", "'short'"),
         attachment("77", "x", "1", sha),
+        backend("2", "", "4711", "17", "warm", "0", "null"),
+        backend("2", "of-r", "4711", "17", "warm", "0", "null"),
+        backend("77", "x", "4711", "17", "warm", "0", "null"),
+        backend("2", "x", "1", "17", "warm", "0", "null"),
+        backend("2", "x", "-4711", "17", "warm", "0", "null"),
+        backend("2", "x", "4711", "null", "warm", "0", "null"),
+        backend("2", "x", "4711", "17", "dormant", "0", "null"),
+        backend("2", "x", "null", "null", "other", "0", "null"),
+        backend("2", "x", "null", "null", "closed", "0", "null"),
+        backend("2", "x", "null", "null", "warm", "0", "1"),
+        backend("2", "x", "null", "null", "warm", "-1", "null"),
+        "insert into agent_sessions (id, session_key, executor, backend, status, created_at, used_at) values ('x', 2, 'fake', 'acp', 'warm', 1, 1)".into(),
+        "insert into agent_sessions (id, session_key, executor, backend, status, created_at, used_at) values ('x', 2, 'x', 'acp', 'warm', 0, 1)".into(),
+        "insert into agent_sessions (id, session_key, executor, backend, status, created_at, used_at) values ('x', 2, 'x', 'acp', 'warm', 1, 0)".into(),
+        "update agent_sessions set session_key = 3 where session_key = 2".into(),
+        "update agent_sessions set executor = 'renamed' where session_key = 2".into(),
+        "update agent_sessions set id = 'renamed' where session_key = 2".into(),
+        job("other", "{}", "0"),
+        job("backend", "[]", "0"),
+        job("backend", "{", "0"),
+        job("backend", "{}", "-1"),
         "insert into attachment_chunks (attachment_key, place, bytes) values (1, -1, x'00')".into(),
         "insert into usage_records (session_key, record, created_at) values (2, '[]', 1)".into(),
         "insert into usage_records (session_key, record, created_at) values (2, '{', 1)".into(),

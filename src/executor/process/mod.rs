@@ -195,29 +195,40 @@ impl Drop for AgentProcess {
 /// Ends what is left of a backend that another process of the server started: its group, if it is still the same, and
 /// all that carry its mark.
 pub async fn reap(backend: &AgentSession) -> Result<(), Error> {
-    let same = backend.process.filter(|process| found::identity(process.pid) == Some(*process));
-    if let Some(group) = same.and_then(|process| Pid::from_raw(process.pid)) {
-        let _ = kill_process_group(group, Signal::KILL);
-    }
+    let still = || backend.process.filter(|process| found::identity(process.pid) == Some(*process));
+    let ended = until_gone(|| match still().and_then(|process| Pid::from_raw(process.pid)) {
+        // A signal to group 1 would go to everybody.
+        Some(group) if !group.is_init() => {
+            let _ = kill_process_group(group, Signal::KILL);
+            false
+        }
+        _ => true,
+    });
+    ended.await?;
     sweep(&backend.id).await
 }
 
 /// Kills all processes of a backend, and waits until there are none.
 async fn sweep(backend: &BackendId) -> Result<(), Error> {
-    let swept = async {
-        loop {
-            let left = found::marked(backend.as_str());
-            if left.is_empty() {
-                return;
-            }
-            for pid in left {
-                let _ = kill_process(pid, Signal::KILL);
-            }
+    let swept = until_gone(|| {
+        let left = found::marked(backend.as_str());
+        for pid in &left {
+            let _ = kill_process(*pid, Signal::KILL);
+        }
+        left.is_empty()
+    });
+    swept.await
+}
+
+/// Looks again and again whether all is gone, within a bound.
+async fn until_gone(mut gone: impl FnMut() -> bool) -> Result<(), Error> {
+    let looking = async {
+        while !gone() {
             tokio::time::sleep(LOOK).await;
         }
     };
-    let swept = tokio::time::timeout(KILL, swept).await;
-    swept.map_err(|_| Error::Failed("a process of the agent cannot be ended".into()))
+    let looked = tokio::time::timeout(KILL, looking).await;
+    looked.map_err(|_| Error::Failed("a process of the agent cannot be ended".into()))
 }
 
 /// The last lines that a process complained with.

@@ -45,7 +45,7 @@ pub(super) async fn append_all(conn: &mut SqliteConnection, appends: &[&Append])
         let outcome = take_in(append, place, &mut known, &mut rows, now);
         outcomes.push(outcome);
     }
-    insert(conn, &rows, now).await?;
+    insert(conn, &rows, now, Opens::Always).await?;
     events::tell_appended(conn, &rows, now).await?;
     for (append, outcome) in appends.iter().zip(&outcomes) {
         if let (Some(claim), Ok(appended)) = (&append.options.claim, outcome) {
@@ -158,8 +158,21 @@ fn take_in(
     Ok(Appended { messages: answer, last_seq: seq })
 }
 
+/// Whether messages open the session again that they are added to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Opens {
+    Always,
+    /// When they are of a later time than its closing: a whole session that comes closed stays closed.
+    IfLater,
+}
+
 /// Writes the rows, and the counters of their sessions first: the trigger on messages counts only what these do not.
-pub(super) async fn insert(conn: &mut SqliteConnection, rows: &[(i64, Message)], now: Timestamp) -> Result<()> {
+pub(super) async fn insert(
+    conn: &mut SqliteConnection,
+    rows: &[(i64, Message)],
+    now: Timestamp,
+    opens: Opens,
+) -> Result<()> {
     if rows.is_empty() {
         return Ok(());
     }
@@ -170,16 +183,16 @@ pub(super) async fn insert(conn: &mut SqliteConnection, rows: &[(i64, Message)],
         *last = (*last).max(message.seq);
     }
     let counters: Vec<_> = counters.into_iter().map(|(key, (count, last))| json!([key, count, last])).collect();
-    let counters = types::object(&counters);
+    let (counters, always) = (types::object(&counters), opens == Opens::Always);
     sqlx::query!(
         r#"update sessions set message_count = message_count + json_extract(j.value, '$[1]'),
              last_seq = json_extract(j.value, '$[2]'), version = version + 1,
              updated_at = max(updated_at, ?2), last_activity_at = max(last_activity_at, ?2),
-             -- What is written later opens it again; a whole session that comes closed stays closed.
-             closed_at = iif(closed_at >= ?2, closed_at, null)
+             closed_at = iif(not ?3 and closed_at >= ?2, closed_at, null)
            from json_each(?1) j where session_key = json_extract(j.value, '$[0]')"#,
         counters,
-        now.0
+        now.0,
+        always
     )
     .execute(&mut *conn)
     .await

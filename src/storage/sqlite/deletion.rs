@@ -4,9 +4,11 @@
 
 use sqlx::{SqliteConnection, SqlitePool};
 
-use super::{error, sessions, types};
+use super::{error, sessions, teardown, types};
 use crate::{
-    model::{Cleanup, CleanupMode, CleanupReceipt, DeleteCounts, DeleteOptions, DeleteReceipt, RunId, SessionId},
+    model::{
+        Cleanup, CleanupMode, CleanupReceipt, DeleteCounts, DeleteOptions, DeleteReceipt, RunId, SessionId, TeardownJob,
+    },
     storage::{Error, Result},
 };
 
@@ -35,8 +37,8 @@ pub(super) async fn delete(conn: &mut SqliteConnection, input: &Delete) -> Resul
     }
     let keys: Vec<i64> = tree.into_iter().map(|session| session.key).collect();
     let receipt = receipt(conn, &keys).await?;
-    remove(conn, &keys).await?;
-    Ok(receipt)
+    let teardowns = remove(conn, &keys).await?;
+    Ok(DeleteReceipt { teardowns, ..receipt })
 }
 
 /// What a removal of these sessions removes.
@@ -73,23 +75,24 @@ async fn receipt(conn: &mut SqliteConnection, keys: &[i64]) -> Result<DeleteRece
         deleted_session_ids,
         bytes: counts.message_bytes + counts.attachment_bytes,
         cancelled_run_ids: active.fetch_all(conn).await.map_err(error::of)?,
-        still_stopping: Vec::new(),
-        retained_worktrees: Vec::new(),
+        ..DeleteReceipt::default()
     })
 }
 
-/// Removes sessions; the set holds everything below each of its members.
-async fn remove(conn: &mut SqliteConnection, keys: &[i64]) -> Result<()> {
-    let keys = types::object(&keys);
+/// Removes sessions; the set holds everything below each of its members. The jobs that this leaves, for the caller to
+/// carry out.
+async fn remove(conn: &mut SqliteConnection, keys: &[i64]) -> Result<Vec<TeardownJob>> {
+    let (keys, last) = (types::object(&keys), teardown::last(conn).await?);
     let remove = sqlx::query!("delete from sessions where session_key in (select value from json_each(?1))", keys);
-    remove.execute(conn).await.map(drop).map_err(error::of)
+    remove.execute(&mut *conn).await.map_err(error::of)?;
+    teardown::take_after(conn, last).await
 }
 
 pub(super) async fn cleanup(conn: &mut SqliteConnection, input: &Cleanup) -> Result<CleanupReceipt> {
     let keys = doomed(conn, input).await?;
     let receipt = cleanup_receipt(conn, &keys, input).await?;
-    remove(conn, &keys).await?;
-    Ok(receipt)
+    let teardowns = remove(conn, &keys).await?;
+    Ok(CleanupReceipt { teardowns, ..receipt })
 }
 
 /// A dry run: it takes long among many sessions, and no write waits for it.
@@ -106,7 +109,11 @@ async fn cleanup_receipt(conn: &mut SqliteConnection, keys: &[i64], input: &Clea
         deleted_session_ids: receipt.deleted_session_ids,
         bytes: receipt.bytes,
         cancelled_run_ids: receipt.cancelled_run_ids,
+        still_stopping: Vec::new(),
+        retained_worktrees: Vec::new(),
+        unfinished: Vec::new(),
         dry_run: input.dry_run,
+        teardowns: Vec::new(),
     })
 }
 

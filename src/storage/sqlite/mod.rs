@@ -2,8 +2,10 @@
 
 mod append;
 mod attachments;
+mod backends;
 mod check;
 mod children;
+mod closing;
 mod deletion;
 mod error;
 mod events;
@@ -15,6 +17,7 @@ mod reindex;
 mod runs;
 mod search;
 mod sessions;
+mod teardown;
 mod types;
 mod usage;
 mod whole;
@@ -32,12 +35,12 @@ pub use reindex::reindex;
 
 use super::{Answer, AppendOptions, Claim, Result, Source, Storage};
 use crate::model::{
-    Answered, Appended, Attachment, AttachmentId, ChildStep, ChildUpdate, Cleanup, CleanupReceipt, ClearReceipt,
-    ContinuedChild, CreatedChild, DeleteOptions, DeleteReceipt, EventPage, EventScope, JsonObject, Message,
-    MessageFilter, MessageId, MessagePage, MessageReceipt, NewAttachment, NewChild, NewMessage, NewRun, NewSession,
-    Page, PendingQuestion, Position, Run, RunEnd, RunFilter, RunId, SearchPage, SearchPosition, SearchQuery, Session,
-    SessionFilter, SessionId, SessionSave, SessionTree, SessionUpdate, Truncate, TruncateReceipt, UpdatedChild,
-    UsageRecord, WholeSession,
+    AgentSession, Answered, Appended, Attachment, AttachmentId, BackendFilter, BackendId, BackendState, ChildStep,
+    ChildUpdate, Cleanup, CleanupReceipt, ClearReceipt, Closing, ContinuedChild, CreatedChild, DeleteOptions,
+    DeleteReceipt, EventPage, EventScope, JsonObject, Message, MessageFilter, MessageId, MessagePage, MessageReceipt,
+    NewAttachment, NewChild, NewMessage, NewRun, NewSession, Openness, Page, PendingQuestion, Position, Run, RunEnd,
+    RunFilter, RunId, SearchPage, SearchPosition, SearchQuery, Session, SessionFilter, SessionId, SessionSave,
+    SessionTree, SessionUpdate, TeardownJob, Truncate, TruncateReceipt, UpdatedChild, UsageRecord, WholeSession,
 };
 use writer::Writer;
 
@@ -264,6 +267,53 @@ impl Storage for SqliteStorage {
         let place = children::Place { parent: parent.clone(), child: child.clone() };
         let input = children::Continue::new(place, step, run, claim);
         self.writer.call(input, |conn, input| Box::pin(children::proceed(conn, input))).await
+    }
+
+    async fn agent_session(&self, session: &SessionId, executor: &str, backend: &str) -> Result<AgentSession> {
+        let (session, executor, backend) = (session.clone(), executor.to_owned(), backend.to_owned());
+        let input = backends::Open { session, executor, backend, id: BackendId::mint() };
+        self.writer.call(input, |conn, input| Box::pin(backends::open(conn, input))).await
+    }
+
+    async fn update_agent_session(&self, id: &BackendId, state: BackendState) -> Result<()> {
+        let input = (id.clone(), state);
+        self.writer.call(input, |conn, (id, state)| Box::pin(backends::update(conn, id, state))).await
+    }
+
+    async fn agent_sessions(
+        &self,
+        filter: &BackendFilter,
+        after: Option<Position>,
+        limit: i64,
+    ) -> Result<Page<AgentSession>> {
+        backends::page(&self.readers, filter, after, limit).await
+    }
+
+    async fn close_sessions(&self, id: &SessionId, closing: Closing) -> Result<Vec<Openness>> {
+        let input = closing::Close { id: id.clone(), closing };
+        self.writer.call(input, |conn, input| Box::pin(closing::close(conn, input))).await
+    }
+
+    async fn open_sessions(&self, id: &SessionId, unarchive: bool) -> Result<Vec<Openness>> {
+        let input = closing::Open { id: id.clone(), unarchive };
+        self.writer.call(input, |conn, input| Box::pin(closing::open(conn, input))).await
+    }
+
+    async fn openness(&self, id: &SessionId) -> Result<Vec<Openness>> {
+        closing::openness(&self.readers, id).await
+    }
+
+    async fn claim_teardowns(&self, limit: i64) -> Result<Vec<TeardownJob>> {
+        // Asked often, and nothing is written when there is nothing to do.
+        match teardown::any_due(&self.readers).await? {
+            true => self.writer.call(limit, |conn, limit| Box::pin(teardown::claim(conn, *limit))).await,
+            false => Ok(Vec::new()),
+        }
+    }
+
+    async fn finish_teardown(&self, job: &TeardownJob, error: Option<String>) -> Result<()> {
+        let input = teardown::Finish { job: job.clone(), error };
+        self.writer.call(input, |conn, input| Box::pin(teardown::finish(conn, input))).await
     }
 
     async fn events(&self, scope: &EventScope, after: i64, limit: i64) -> Result<EventPage> {

@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 use sqlx::{SqliteConnection, SqlitePool};
 
 use super::{
-    append, error, events,
+    append::{self, Opens},
+    backends, error, events,
     events::NewEvent,
     idempotency, sessions,
     types::{self, Json, Word},
@@ -124,6 +125,9 @@ pub(super) async fn create(conn: &mut SqliteConnection, input: &Create) -> Resul
         now.0
     );
     insert.execute(&mut *conn).await.map_err(error::of)?;
+    let reopen =
+        sqlx::query!("update sessions set closed_at = null where session_key = ?1 and closed_at is not null", key);
+    reopen.execute(&mut *conn).await.map_err(error::of)?;
     follow(conn, key, RunStatus::Pending, None, None).await?;
     // Who goes on without answering what an interrupted run asked.
     withdraw_question(conn, key).await?;
@@ -179,7 +183,7 @@ pub(super) async fn add(
     let messages: Vec<Message> =
         placed.map(|(new, seq)| Message { run_id: run.cloned(), ..new.into_message(seq, now) }).collect();
     let rows: Vec<_> = messages.iter().map(|message| (session, message.clone())).collect();
-    append::insert(conn, &rows, now).await?;
+    append::insert(conn, &rows, now, Opens::Always).await?;
     events::tell_appended(conn, &rows, now).await?;
     Ok(messages)
 }
@@ -329,6 +333,7 @@ pub(super) async fn finish(conn: &mut SqliteConnection, input: &Finish) -> Resul
         note_places(conn, row.key, &messages).await?;
     }
     end_row(conn, &row, end).await?;
+    backends::note_seen(conn, row.session_key, &row.executor).await?;
     if end.status != RunStatus::Interrupted {
         withdraw_question(conn, row.session_key).await?;
     }

@@ -278,7 +278,7 @@ pub(super) async fn create(conn: &mut SqliteConnection, input: &Create) -> Resul
     if let Some(prompt) = &input.prompt {
         let message = prompt.clone().into_message(1, session.created_at);
         let rows = [(key, message)];
-        append::insert(conn, &rows, session.created_at).await?;
+        append::insert(conn, &rows, session.created_at, append::Opens::Always).await?;
         events::tell_appended(conn, &rows, session.created_at).await?;
     }
     keep_claim(conn, input).await?;

@@ -7,7 +7,7 @@ use sqlx::{
     sqlite::{SqliteTypeInfo, SqliteValueRef},
 };
 
-use crate::model::{AttachmentId, MessageId, RunId, SessionId, Timestamp};
+use crate::model::{AttachmentId, BackendId, MessageId, RunId, SessionId, Timestamp};
 
 /// A text that was perhaps edited in a shell: what is no UTF-8 shows as U+FFFD instead of failing a whole list.
 #[derive(Debug)]
@@ -105,7 +105,7 @@ macro_rules! stored_id {
     )* };
 }
 
-stored_id!(SessionId, MessageId, RunId, AttachmentId);
+stored_id!(SessionId, MessageId, RunId, AttachmentId, BackendId);
 
 impl Type<Sqlite> for Timestamp {
     fn type_info() -> SqliteTypeInfo {

@@ -147,7 +147,7 @@ async fn add(
         }
     }
     let last = rows.iter().map(|(_, m)| m.created_at).max().unwrap_or(Timestamp(1));
-    append::insert(conn, &rows, last).await?;
+    append::insert(conn, &rows, last, append::Opens::IfLater).await?;
     // Of a session that is new there is nobody who could have missed them.
     if save.base.is_some() {
         events::tell_appended(conn, &rows, Timestamp::now()).await?;

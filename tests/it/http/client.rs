@@ -10,6 +10,7 @@ use culm::{
     executor::Executor,
     feed::Feed,
     http::{Access, App, router, serve},
+    lifecycle,
     model::Limits,
     repository::SessionRepository,
     runs::{self, Executors, Runs},
@@ -33,8 +34,8 @@ pub(crate) const TOKEN: &str = "a-token-of-the-tests";
 
 /// Few runs at once, and little patience.
 pub(crate) fn options() -> runs::Options {
-    let (grace, message) = (Duration::from_millis(200), 4 << 20);
-    runs::Options { max_concurrent: 2, grace, message, default_executor: None, max_child_depth: 1 }
+    let (grace, dispose, message) = (Duration::from_millis(200), Duration::from_secs(10), 4 << 20);
+    runs::Options { max_concurrent: 2, grace, dispose, message, default_executor: None, max_child_depth: 1 }
 }
 
 /// One executor, by the name `scripted`.
@@ -82,14 +83,27 @@ impl Server {
         executors: Executors,
         options: runs::Options,
     ) -> Self {
+        Self::start_on_with(folder, limits, executors, options, |_| {}).await
+    }
+
+    /// The same, and says where its sessions are before it takes the first run.
+    pub(crate) async fn start_on_with(
+        folder: TempDir,
+        limits: Limits,
+        executors: Executors,
+        options: runs::Options,
+        tell: impl FnOnce(&SessionRepository),
+    ) -> Self {
         let storage = SqliteStorage::open(&Options::new(folder.path().join("culm.db"))).await.unwrap();
         let tasks = Tasks::default();
         let repository = SessionRepository::new(Arc::new(storage), 1 << 20, tasks.clone());
+        tell(&repository);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let stop = CancellationToken::new();
         let feed = Feed::start(repository.clone(), &tasks, stop.clone());
         let runs = Runs::start(repository.clone(), feed, executors, options).await.unwrap();
+        lifecycle::start(&runs);
         let router = router(App::new(runs.clone(), limits), Access::new(Some(TOKEN), [address.clone()]));
         let (serving, asked) = (tasks.clone(), stop.clone());
         tasks.spawn(async move { serve(listener, router, &serving, asked).await });
@@ -119,10 +133,15 @@ impl Server {
     }
 
     pub(crate) async fn restart_on(self, executors: Executors, options: runs::Options) -> Self {
+        Self::start_on(self.stop().await, Limits::default(), executors, options).await
+    }
+
+    /// Stops as a signal does. The folder of the database.
+    pub(crate) async fn stop(self) -> TempDir {
         drop(self.stop);
         self.repository.close().await;
         self.tasks.finish().await;
-        Self::start_on(self.folder, Limits::default(), executors, options).await
+        self.folder
     }
 
     /// A server with one executor, `scripted`.

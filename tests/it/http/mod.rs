@@ -9,11 +9,13 @@ mod children;
 mod client;
 mod events;
 mod family;
+mod lifecycle;
 mod messages;
 mod openapi;
 mod questions;
 mod runs;
 mod search;
 mod sessions;
+mod teardown;
 
 pub(crate) use client::{Answer, Server};

@@ -167,6 +167,14 @@ steered! {
     create_child(parent: &SessionId, new: NewChild, max_depth: i64, run: Option<NewRun>, claim: Option<Claim>) -> CreatedChild;
     update_child(parent: &SessionId, child: &SessionId, update: ChildUpdate) -> UpdatedChild;
     continue_child(parent: &SessionId, child: &SessionId, step: ChildStep, run: Option<NewRun>, claim: Option<Claim>) -> ContinuedChild;
+    agent_session(session: &SessionId, executor: &str, backend: &str) -> AgentSession;
+    update_agent_session(id: &BackendId, state: BackendState) -> ();
+    agent_sessions(filter: &BackendFilter, after: Option<Position>, limit: i64) -> Page<AgentSession>;
+    close_sessions(id: &SessionId, closing: Closing) -> Vec<Openness>;
+    open_sessions(id: &SessionId, unarchive: bool) -> Vec<Openness>;
+    openness(id: &SessionId) -> Vec<Openness>;
+    claim_teardowns(limit: i64) -> Vec<TeardownJob>;
+    finish_teardown(job: &TeardownJob, error: Option<String>) -> ();
     events(scope: &EventScope, after: i64, limit: i64) -> EventPage;
     search(query: &SearchQuery, after: Option<SearchPosition>, limit: i64) -> SearchPage;
     answer(scope: &str, key: &str) -> Option<Answer>;

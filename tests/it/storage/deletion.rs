@@ -57,7 +57,7 @@ pub(super) async fn deleting_again_is_not_found(storage: &dyn Storage) {
 pub(super) async fn a_pinned_session_below_refuses_a_forceless_delete(storage: &dyn Storage) {
     small_tree(storage).await;
     pin(storage, "a2").await;
-    let forceless = DeleteOptions { keep_pinned: true, if_match: None };
+    let forceless = DeleteOptions { keep_pinned: true, ..DeleteOptions::default() };
     assert_fails!(storage.delete_session(&id("r"), forceless).await, Error::SessionPinned(_));
     assert_eq!(all_ids(storage).await.len(), 6);
     storage.delete_session(&id("b"), forceless).await.unwrap();
@@ -66,7 +66,7 @@ pub(super) async fn a_pinned_session_below_refuses_a_forceless_delete(storage: &
 
 pub(super) async fn deleting_another_version_is_refused(storage: &dyn Storage) {
     let version = create(storage, "a").await.version;
-    let options = |version| DeleteOptions { keep_pinned: false, if_match: Some(version) };
+    let options = |version| DeleteOptions { if_match: Some(version), ..DeleteOptions::default() };
     let refused = storage.delete_session(&id("a"), options(version + 1)).await;
     assert_fails!(refused, Error::VersionConflict { what: "version", current } if current == version);
     storage.delete_session(&id("a"), options(version)).await.unwrap();

@@ -1,14 +1,17 @@
 //! The storage contract: each behaviour is written once, as `async fn(&dyn Storage)`, and run on each backend.
 //! What only SQLite has is in `sqlite_only`.
 
+mod agent_sessions;
 mod append;
 mod attachments;
+mod backends_on_sqlite;
 mod children;
 mod cleanup;
 mod deletion;
 mod events;
 mod history;
 mod idempotency;
+mod jobs;
 mod lists;
 mod runs;
 mod search;
@@ -190,5 +193,24 @@ on_each_backend! {
         a_write_that_fails_tells_nothing,
         the_log_is_read_page_by_page_in_any_scope,
         a_commit_is_announced,
+    }
+    agent_sessions {
+        a_backend_is_made_once_and_is_what_was_written_of_it,
+        a_backend_of_no_session_is_refused,
+        another_kind_of_agent_under_the_same_name_knows_nothing,
+        backends_are_listed_page_by_page,
+        a_history_that_changes_is_forgotten_and_one_that_grows_is_not,
+        a_run_that_ends_was_seen_by_its_own_executor_alone,
+        closing_closes_the_tree_and_is_idempotent,
+        archiving_closes_and_each_is_taken_back_by_itself,
+        what_is_in_use_is_not_closed,
+        a_closed_session_is_opened_by_an_append_and_by_a_run,
+    }
+    jobs {
+        a_delete_leaves_a_job_for_each_backend_and_hands_it_out,
+        a_cleanup_leaves_jobs_and_a_dry_run_none,
+        a_delete_that_is_refused_leaves_no_job,
+        a_backend_that_could_not_be_ended_stays_warm_until_it_is,
+        a_job_that_is_done_closes_no_backend_that_was_used_since,
     }
 }

@@ -1,0 +1,38 @@
+-- Teardown jobs: what is left to end or to remove outside of the database, such as processes. A job is made in the
+-- transaction that takes away the row which it was known by, and goes when it is done: what was committed and not
+-- carried out is known after any crash.
+
+create table teardown_jobs (
+  job_key integer primary key autoincrement,
+  kind text not null check (kind in ('backend', 'worktree')),
+  -- All that is needed to carry it out: the rows may be gone.
+  payload text not null check (json_valid(payload) and json_type(payload) = 'object'),
+  -- How often it was begun, why it failed last, and when it is begun next: later while somebody works on it.
+  attempts integer not null default 0 check (attempts >= 0),
+  last_error text,
+  next_at integer not null,
+  created_at integer not null check (created_at > 0)
+) strict;
+
+create index teardown_jobs_by_time on teardown_jobs (next_at, job_key);
+
+-- A backend whose row goes is ended, and what its agent keeps of it is removed: whatever deleted the row.
+create trigger agent_sessions_tear_down after delete on agent_sessions
+begin
+  insert into teardown_jobs (kind, payload, next_at, created_at)
+  select 'backend',
+    json_object('id', old.id, 'session_id', s.id, 'executor', old.executor, 'backend', old.backend,
+      'agent_session_id', old.agent_session_id, 'pid', old.pid, 'pid_started', old.pid_started, 'status', old.status,
+      'seen_seq', old.seen_seq, 'used_at', old.used_at, 'purge', json('true')),
+    cast((julianday('now') - 2440587.5) * 86400000000 as integer),
+    cast((julianday('now') - 2440587.5) * 86400000000 as integer)
+  from sessions s where s.session_key = old.session_key;
+end;
+
+create view v_teardown as
+select job_key, kind, payload ->> 'session_id' as session_id, coalesce(payload ->> 'executor', payload ->> 'path') as what,
+  attempts, last_error, datetime(next_at / 1000000, 'unixepoch') as next, datetime(created_at / 1000000, 'unixepoch') as created
+from teardown_jobs;
+
+-- The schema's number. A database with a higher one is refused by an older Culm.
+pragma user_version = 13;
