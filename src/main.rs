@@ -252,7 +252,7 @@ async fn run_server(settings: Settings) -> Result<ExitCode, Failure> {
     let names: Vec<String> = executors.keys().cloned().collect();
     let runs = Runs::start(repository.clone(), feed, executors, options).await;
     let runs = runs.map_err(|error| Failure::new(1, error))?;
-    let routes = router(App::new(runs.clone(), settings.limits), access);
+    let routes = router(App::new(runs.clone(), settings.limits), access, settings.dev);
     let writer = stop_with_writer(&repository, &stop);
     greet(&settings, address, &names);
     let stopped = async {

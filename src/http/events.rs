@@ -126,14 +126,14 @@ pub(super) struct Events {
 }
 
 impl Events {
-    fn new(app: &App, scope: EventScope, after: Option<i64>) -> Self {
+    pub(super) fn new(app: &App, scope: EventScope, after: Option<i64>) -> Self {
         // First the subscription: what is committed from now on is in it, or in what is read after this.
         let news = app.runs.feed().subscribe();
         let mode = if after.is_some() { Mode::Log } else { Mode::Snapshot };
         Self { app: app.clone(), scope, news, seen: after.unwrap_or(0), ready: VecDeque::new(), mode }
     }
 
-    fn into_stream(self) -> impl Stream<Item = Result<Bytes>> {
+    pub(super) fn into_stream(self) -> impl Stream<Item = Result<Bytes>> {
         stream::try_unfold(self, |mut events| async move {
             loop {
                 if let Some(bytes) = events.ready.pop_front() {
@@ -256,14 +256,19 @@ impl Events {
 
 impl IntoResponse for Events {
     fn into_response(self) -> Response {
-        let headers = [
-            (header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream")),
-            (header::CACHE_CONTROL, HeaderValue::from_static("no-cache")),
-            // A proxy that gathers answers would hold events back.
-            (header::HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no")),
-        ];
-        (headers, Body::from_stream(self.into_stream())).into_response()
+        streamed(Body::from_stream(self.into_stream()))
     }
+}
+
+/// The answer that events come in.
+pub(super) fn streamed(events: Body) -> Response {
+    let headers = [
+        (header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream")),
+        (header::CACHE_CONTROL, HeaderValue::from_static("no-cache")),
+        // A proxy that gathers answers would hold events back.
+        (header::HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no")),
+    ];
+    (headers, events).into_response()
 }
 
 impl OperationOutput for Events {

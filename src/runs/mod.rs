@@ -327,8 +327,14 @@ impl Runs {
         futures_util::future::join_all(waits).await.into_iter().flatten().collect()
     }
 
-    /// Stores the answer to a session's question; the run that asked goes on with it, or a new one does.
-    pub async fn answer(&self, session: &SessionId, response: String) -> Result<Answered, Error> {
+    /// Stores the answer to a session's question; the run that asked goes on with it, or a new one does, on this model
+    /// or on that of the last run.
+    pub async fn answer(
+        &self,
+        session: &SessionId,
+        response: String,
+        model: Option<String>,
+    ) -> Result<Answered, Error> {
         let filter = RunFilter { session: Some(session.clone()), ..RunFilter::default() };
         let last = self.0.repository.runs(&filter, None, 1).await?.items.pop();
         let known = last.as_ref().map(|run| run.executor.clone()).filter(|name| self.0.executors.contains_key(name));
@@ -340,7 +346,8 @@ impl Runs {
             }
             Err(_) => String::new(),
         };
-        let next = NewRun { id: None, executor, model: last.and_then(|run| run.model), message: None };
+        let model = model.or_else(|| last.and_then(|run| run.model));
+        let next = NewRun { id: None, executor, model, message: None };
         let answered = self.0.repository.answer_question(session, response, next).await?;
         let waiting = self.registry().answer(&answered.run.id);
         if let Some(answer) = waiting {

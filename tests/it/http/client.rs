@@ -82,6 +82,17 @@ impl Server {
         executors: Executors,
         options: runs::Options,
     ) -> Self {
+        Self::start_for(false, folder, limits, executors, options).await
+    }
+
+    /// A server that offers what is for development, or not.
+    pub(crate) async fn start_for(
+        dev: bool,
+        folder: TempDir,
+        limits: Limits,
+        executors: Executors,
+        options: runs::Options,
+    ) -> Self {
         let storage = SqliteStorage::open(&Options::new(folder.path().join("culm.db"))).await.unwrap();
         let tasks = Tasks::default();
         let repository = SessionRepository::new(Arc::new(storage), 1 << 20, tasks.clone());
@@ -90,7 +101,7 @@ impl Server {
         let stop = CancellationToken::new();
         let feed = Feed::start(repository.clone(), &tasks, stop.clone());
         let runs = Runs::start(repository.clone(), feed, executors, options).await.unwrap();
-        let router = router(App::new(runs.clone(), limits), Access::new(Some(TOKEN), [address.clone()]));
+        let router = router(App::new(runs.clone(), limits), Access::new(Some(TOKEN), [address.clone()]), dev);
         let (serving, asked) = (tasks.clone(), stop.clone());
         tasks.spawn(async move { serve(listener, router, &serving, asked).await });
         let (ending, stopping) = (runs.clone(), stop.clone());

@@ -11,6 +11,8 @@ mod events;
 mod family;
 mod messages;
 mod openapi;
+mod original;
+mod original_events;
 mod questions;
 mod runs;
 mod search;
