@@ -4,6 +4,7 @@ mod access;
 mod at_random;
 mod attachments;
 mod bad_input;
+mod beside_a_run;
 mod cancel;
 mod children;
 mod client;

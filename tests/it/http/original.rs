@@ -60,6 +60,7 @@ async fn states() -> (Server, Turns, [Live; 2]) {
 /// The original's calls, one after the other: what they are answered, and the fields of the answer with their values
 /// where those are fixed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[expect(clippy::too_many_lines, reason = "it is one table")]
 async fn the_same_requests_get_the_same_statuses_and_the_same_fields() {
     let (server, _turns, _live) = states().await;
     let any = Value::Null;
@@ -121,6 +122,7 @@ async fn the_same_requests_get_the_same_statuses_and_the_same_fields() {
         ("POST", "/execute/idle", json!({ "skill_mode": "code" }), 200, sync()),
         ("POST", "/execute/idle", json!({}), 200, json!({ "status": "completed" })),
         ("POST", "/execute/nobody", json!({}), 404, json!({ "error": "Session not found" })),
+        ("POST", "/execute/x..y", json!({}), 400, json!({ "error": any })),
         ("POST", "/execute/gone", json!({}), 404, json!({ "error": "Session not found" })),
         (
             "POST",
