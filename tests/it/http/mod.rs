@@ -8,6 +8,7 @@ mod beside_a_run;
 mod cancel;
 mod children;
 mod client;
+mod deltas;
 mod events;
 mod family;
 mod messages;
