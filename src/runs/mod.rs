@@ -22,7 +22,7 @@ pub use registry::Registry;
 use crate::{
     executor::Executor,
     feed::Feed,
-    model::{Answered, NewRun, Run, RunEnd, RunFilter, RunId, RunStatus, SessionId},
+    model::{Answered, NewRun, Run, RunEnd, RunFilter, RunId, RunStatus, SessionId, SessionUpdate},
     repository::SessionRepository,
     storage::{self, Claim, Storage},
     tasks::Tasks,
@@ -196,7 +196,7 @@ impl Runs {
 
     /// Asks for a run.
     pub async fn create(&self, session: &SessionId, start: Start, claim: Option<Claim>) -> Result<Run, Error> {
-        let executor = self.executor(start.executor)?;
+        let executor = self.executor_for(session, start.executor).await?;
         if start.interrupt {
             self.cancel_session(session, false).await?;
         }
@@ -204,6 +204,22 @@ impl Runs {
         let run = self.0.repository.create_run(session, new, claim).await?;
         self.0.wake.notify_one();
         Ok(run)
+    }
+
+    /// The name of the executor that a run in this session goes to. That there is such a session is said first.
+    pub async fn executor_for(&self, session: &SessionId, named: Option<String>) -> Result<String, Error> {
+        match self.executor(named) {
+            Ok(name) => Ok(name),
+            Err(error) => {
+                self.check_session(session).await?;
+                Err(error)
+            }
+        }
+    }
+
+    /// Whether a session can be written to, asked by a change that changes nothing.
+    pub async fn check_session(&self, session: &SessionId) -> storage::Result<()> {
+        self.0.repository.update_session(session, SessionUpdate::default(), None).await.map(drop)
     }
 
     /// The name of the executor that a run goes to.
@@ -336,7 +352,14 @@ impl Runs {
         model: Option<String>,
     ) -> Result<Answered, Error> {
         let filter = RunFilter { session: Some(session.clone()), ..RunFilter::default() };
-        let last = self.0.repository.runs(&filter, None, 1).await?.items.pop();
+        let last = match self.0.repository.runs(&filter, None, 1).await {
+            Ok(mut page) => page.items.pop(),
+            Err(storage::Error::SessionNotFound(_)) => {
+                self.check_session(session).await?;
+                None
+            }
+            Err(error) => return Err(error.into()),
+        };
         let known = last.as_ref().map(|run| run.executor.clone()).filter(|name| self.0.executors.contains_key(name));
         let executor = match known.map_or_else(|| self.executor(None), Ok) {
             Ok(name) => name,

@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use culm::{
     executor::Event,
-    model::{NewMessage, Role},
+    model::{EventKind, EventScope, NewMessage, Role},
+    storage::Storage,
 };
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -183,8 +184,8 @@ async fn a_parent_hears_of_each_run_of_a_child_once_and_in_order() {
     until(&mut shell, "select count(*) from runs where finished_at is null", 0).await;
     let runs = server.get("/sessions/child/runs?limit=200").await.body["runs"].as_array().unwrap().clone();
     let asked: Vec<&Value> = runs.iter().rev().map(|run| &run["id"]).collect();
-    let scope = culm::model::EventScope::Session("parent".parse().unwrap());
-    let log = culm::storage::Storage::events(&server.repository, &scope, 0, 1000).await.unwrap().events;
+    let scope = EventScope::Session("parent".parse().unwrap());
+    let log = server.repository.events(&scope, 0, 1000).await.unwrap().events;
     let told: Vec<Value> =
         log.iter().map(|event| json!(event)).filter(|event| event["child_session_id"] == "child").collect();
     let pairs: Vec<_> = told.chunks(2).collect();
@@ -209,4 +210,28 @@ async fn a_child_that_runs_is_as_it_was_for_who_is_refused() {
     assert_eq!(family.post("child/run", json!({})).await.body["status"], "already_running");
     assert_eq!((family.show("child").await, family.events("parent").await), (shown, told));
     family.finish(run, "done").await;
+}
+
+/// Nobody else will say it: the run is gone with its session.
+#[tokio::test]
+async fn a_parent_hears_once_that_a_child_which_was_deleted_has_ended() {
+    let family = Family::start().await;
+    for (child, path) in [("a", "/sessions/parent/children/a"), ("b", "/sessions/b")] {
+        family.child(child, true).await;
+        let run = family.begun().await;
+        assert_eq!(family.server.delete(path).await.status, 200);
+        assert!(run.answer.is_closed());
+    }
+    family.child("c", true).await;
+    let _run = family.begun().await;
+    family.child("idle", false).await;
+    let all = json!({ "mode": "children" });
+    assert_eq!(family.server.post("/sessions/cleanup", all).await.body["deleted_count"], 2);
+    let told = family.events("parent").await;
+    let told: Vec<&str> = told.iter().map(String::as_str).filter(|event| event.starts_with("child.")).collect();
+    assert_eq!(told, ["child.started", "child.finished"].repeat(3));
+    let scope = EventScope::Session("parent".parse().unwrap());
+    let log = family.server.repository.events(&scope, 0, 1000).await.unwrap().events;
+    let last = json!(log.iter().rfind(|event| event.event == EventKind::ChildFinished).unwrap());
+    assert_eq!((&last["child_session_id"], &last["status"]), (&json!("c"), &json!("cancelled")));
 }
