@@ -174,8 +174,8 @@ async fn a_delta_is_told_between_the_start_of_its_run_and_its_message() {
     for session in sessions {
         let mut told: Vec<Heard> = Vec::new();
         heard.retain_mut(|heard| {
-            let own = heard.data["session_id"] == session && heard.data["run_id"].is_string()
-                || heard.data["message"]["run_id"].is_string() && heard.data["session_id"] == session;
+            let of_a_run = heard.data["run_id"].is_string() || heard.data["message"]["run_id"].is_string();
+            let own = heard.data["session_id"] == session && of_a_run;
             if own {
                 let Heard { id, event, data } = heard;
                 told.push(Heard { id: *id, event: event.clone(), data: data.take() });
@@ -183,7 +183,11 @@ async fn a_delta_is_told_between_the_start_of_its_run_and_its_message() {
             !own
         });
         told.retain(|heard| heard.event != "session.updated");
+        // One that fell behind may have missed a delta, and hears none at another place.
         let order = ["run.started", "message.delta", "message.appended", "run.finished"];
-        assert_eq!(names(&told), order.repeat(20), "{session}");
+        let place = |event: &str| order.iter().position(|name| *name == event).unwrap();
+        let places: Vec<usize> = names(&told).into_iter().map(place).collect();
+        assert_eq!(places.iter().filter(|place| **place != 1).count(), 60, "{session}: {places:?}");
+        assert!(places.windows(2).all(|two| (two[1] + 4 - two[0]) % 4 == 1 || two == [0, 2]), "{session}: {places:?}");
     }
 }
