@@ -23,7 +23,7 @@ pub async fn create(
     claim: Option<Claim>,
 ) -> Result<CreatedChild, Error> {
     let run = match new.auto_run {
-        true => Some(run_on(runs.executor(new.executor.clone())?)),
+        true => Some(run_on(runs.executor_for(parent, new.executor.clone()).await?)),
         false => None,
     };
     let (depth, parent) = (runs.options().max_child_depth, parent.clone());
@@ -91,7 +91,7 @@ pub async fn update(
 
 /// Runs a child again. What runs there already goes on, and is the answer.
 pub async fn run(runs: &Runs, parent: &SessionId, child: &SessionId, reset: bool) -> Result<ContinuedChild, Error> {
-    let next = Some(next_run(runs, child).await?);
+    let next = Some(next_run(runs, parent, child).await?);
     let (runs, parent, child) = (runs.clone(), parent.clone(), child.clone());
     let tasks = runs.repository().tasks().clone();
     tasks
@@ -105,7 +105,7 @@ pub async fn run(runs: &Runs, parent: &SessionId, child: &SessionId, reset: bool
 }
 
 /// The next run of a child: on the executor that it had, where that is still there.
-async fn next_run(runs: &Runs, child: &SessionId) -> Result<NewRun, Error> {
+async fn next_run(runs: &Runs, parent: &SessionId, child: &SessionId) -> Result<NewRun, Error> {
     let filter = RunFilter { session: Some(child.clone()), ..RunFilter::default() };
     let last = match runs.repository().runs(&filter, None, 1).await {
         Ok(mut page) => page.items.pop(),
@@ -114,7 +114,16 @@ async fn next_run(runs: &Runs, child: &SessionId) -> Result<NewRun, Error> {
         Err(error) => return Err(error.into()),
     };
     let known = last.and_then(|run| runs.executor(Some(run.executor)).ok());
-    Ok(run_on(known.map_or_else(|| runs.executor(None), Ok)?))
+    match known.map_or_else(|| runs.executor(None), Ok) {
+        Ok(name) => Ok(run_on(name)),
+        // That there is such a child is said first.
+        Err(error) => {
+            runs.check_session(parent).await?;
+            runs.check_session(child).await?;
+            self::child(runs, parent, child).await?;
+            Err(error)
+        }
+    }
 }
 
 /// A message to a child.
@@ -140,13 +149,13 @@ pub async fn send(
     tasks
         .detached(async move {
             let next = match send.auto_run {
-                true => Some(next_run(&runs, &id).await?),
+                true => Some(next_run(&runs, &parent, &id).await?),
                 false => None,
             };
             if send.interrupt {
                 stop(&runs, &parent, &id).await?;
             }
-            let step = ChildStep::Take(send.message);
+            let step = ChildStep::Take(Box::new(send.message));
             let continued = runs.repository().continue_child(&parent, &id, step, next, claim).await?;
             runs.wake();
             Ok(continued)

@@ -34,6 +34,9 @@ pub struct Server {
     /// Ask for no token; only on a loopback address [default: a token is asked for]
     #[arg(long, env = "CULM_NO_AUTH", num_args = 0..=1, default_missing_value = "true")]
     no_auth: Option<bool>,
+    /// Offer POST /api/v1/dev/reset, which deletes everything [default: not offered]
+    #[arg(long, env = "CULM_DEV", num_args = 0..=1, default_missing_value = "true")]
+    dev: Option<bool>,
     /// One more name, with its port, that the Host header may have; can be given several times [default: none]
     #[arg(long, value_name = "HOST:PORT", env = "CULM_ALLOW_HOST", value_delimiter = ',')]
     allow_host: Vec<String>,
@@ -90,6 +93,8 @@ pub struct Settings {
     pub listen: SocketAddr,
     /// Whether a token is asked for.
     pub auth: bool,
+    /// Whether calls for development are offered.
+    pub dev: bool,
     /// Further names for the Host header.
     pub allow_host: Vec<String>,
     /// Bytes of the cache.
@@ -148,6 +153,7 @@ impl Place {
             db,
             listen,
             auth,
+            dev: given.dev.or(file.dev).unwrap_or(false),
             allow_host: [given.allow_host, file.allow_host].concat(),
             cache_bytes: given.cache_bytes.or(file.cache_bytes).unwrap_or(64 << 20),
             readers: given.readers.or(file.readers).unwrap_or(4).clamp(1, 64),

@@ -257,7 +257,7 @@ async fn run_server(settings: Settings) -> Result<ExitCode, Failure> {
     let listener = TcpListener::bind(settings.listen).await.map_err(in_use)?;
     let address = listener.local_addr().map_err(in_use)?;
     let left_open = sqlite::was_left_open(&settings.db);
-    let options = sqlite::Options { path: settings.db.clone(), readers: settings.readers };
+    let options = sqlite::Options { readers: settings.readers, ..sqlite::Options::new(&settings.db) };
     let storage = SqliteStorage::open(&options).await?;
     let token = settings.auth.then(|| token(&settings.db)).transpose()?;
     let tasks = Tasks::default();
@@ -282,7 +282,7 @@ async fn run_server(settings: Settings) -> Result<ExitCode, Failure> {
     let runs = Runs::start(repository.clone(), feed, executors, options).await;
     let runs = runs.map_err(|error| Failure::new(1, error))?;
     lifecycle::start(&runs);
-    let routes = router(App::new(runs.clone(), settings.limits), access);
+    let routes = router(App::new(runs.clone(), settings.limits), access, settings.dev);
     let writer = stop_with_writer(&repository, &stop);
     greet(&settings, address, &names);
     let stopped = async {

@@ -113,7 +113,7 @@ impl<B: Backend> Pool<B> {
         let (slots, kept, stop) = (Mutex::default(), Notify::new(), CancellationToken::new());
         let pool = Arc::new(Inner { name, backend, rows, warmth, tasks, slots, kept, stop });
         let keeper = pool.clone();
-        let _ = pool.tasks.spawn(async move { keeper.stop.run_until_cancelled(keeper.end_idle()).await });
+        pool.tasks.spawn(async move { keeper.stop.run_until_cancelled(keeper.end_idle()).await });
         Self(pool)
     }
 }
@@ -330,7 +330,7 @@ impl<B: Backend> Drop for Lease<B> {
         let Some(held) = self.held.take() else { return };
         let (pool, session) = (self.pool.clone(), self.session.clone());
         // The place stays held until its backend is gone: the next turn waits for that.
-        let _ = self.pool.tasks.spawn(async move {
+        self.pool.tasks.spawn(async move {
             pool.end_kept(session, held).await;
             pool.tidy();
         });

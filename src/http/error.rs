@@ -65,6 +65,12 @@ impl Problem {
         problem
     }
 
+    /// A cleanup of a mode that there is not.
+    pub(super) fn invalid_mode(mode: &str, detail: &str) -> Self {
+        let problem = Self { error: "Invalid cleanup mode".into(), ..Self::invalid("mode", detail) };
+        problem.with("mode", shortened(mode))
+    }
+
     pub(super) fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
         self.more.insert(name.into(), value.into());
         self

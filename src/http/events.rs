@@ -27,13 +27,16 @@ use super::{
     sessions::InSession,
 };
 use crate::{
-    feed::{Frame, sse},
+    feed::{Frame, Shown, sse},
     model::{EventScope, RunFilter, SessionId, Timestamp},
     storage::{Error, Result, Storage},
 };
 
 /// After how much silence a comment is sent.
 const HEARTBEAT: Duration = Duration::from_secs(15);
+/// Events that are read from the log at once, and bytes of them that wait for the client before more are read.
+const PAGE: i64 = 25;
+const READY: usize = 256 << 10;
 /// Sessions that the snapshot of a tree shows at most.
 const TREE: i64 = 1000;
 
@@ -97,7 +100,7 @@ pub(super) async fn of_session(
     match (app.repository.session(&at.id).await?, after) {
         (Some(_), _) => {}
         // Who was following it hears that it was deleted; for others there is no such session.
-        (None, Some(after)) => drop(app.runs.feed().log(&scope, after).await?),
+        (None, Some(after)) => drop(app.runs.feed().log(&scope, after, 1).await?),
         (None, None) => return Err(Error::SessionNotFound(at.id).into()),
     }
     Ok(Events::new(&app, scope, after))
@@ -122,18 +125,21 @@ pub(super) struct Events {
     /// The last number that was sent, or passed over.
     seen: i64,
     ready: VecDeque<Bytes>,
+    /// What the snapshot showed of messages that were being written.
+    shown: Vec<Shown>,
     mode: Mode,
 }
 
 impl Events {
-    fn new(app: &App, scope: EventScope, after: Option<i64>) -> Self {
+    pub(super) fn new(app: &App, scope: EventScope, after: Option<i64>) -> Self {
         // First the subscription: what is committed from now on is in it, or in what is read after this.
         let news = app.runs.feed().subscribe();
         let mode = if after.is_some() { Mode::Log } else { Mode::Snapshot };
-        Self { app: app.clone(), scope, news, seen: after.unwrap_or(0), ready: VecDeque::new(), mode }
+        let (ready, shown) = (VecDeque::new(), Vec::new());
+        Self { app: app.clone(), scope, news, seen: after.unwrap_or(0), ready, shown, mode }
     }
 
-    fn into_stream(self) -> impl Stream<Item = Result<Bytes>> {
+    pub(super) fn into_stream(self) -> impl Stream<Item = Result<Bytes>> {
         stream::try_unfold(self, |mut events| async move {
             loop {
                 if let Some(bytes) = events.ready.pop_front() {
@@ -159,6 +165,14 @@ impl Events {
         };
         match state {
             Some(mut state) => {
+                // After the number was taken: a message that is finished by now is told of later.
+                self.shown = match self.scope {
+                    EventScope::All => Vec::new(),
+                    _ => self.app.runs.feed().writing(&self.scope),
+                };
+                if !self.shown.is_empty() {
+                    state["writing"] = self.shown.iter_mut().map(|shown| shown.json.take()).collect();
+                }
                 state["event"] = json!("snapshot");
                 state["at"] = json!(Timestamp::now());
                 self.ready.push_back(sse(Some(self.seen), "snapshot", &state));
@@ -192,7 +206,7 @@ impl Events {
     }
 
     async fn log(&mut self) -> Result<()> {
-        let page = match self.app.runs.feed().log(&self.scope, self.seen).await {
+        let page = match self.app.runs.feed().log(&self.scope, self.seen, PAGE).await {
             Ok(page) => page,
             Err(Error::SessionNotFound(_)) => {
                 self.mode = Mode::Ended;
@@ -209,8 +223,15 @@ impl Events {
         if page.through <= self.seen {
             self.mode = Mode::Live;
         }
-        for event in page.events {
-            self.take(&Frame::of(&event));
+        let mut bytes = 0;
+        for event in &page.events {
+            let frame = Frame::of(event);
+            bytes += frame.bytes.len();
+            self.take(&frame);
+            if bytes > READY {
+                // The rest is read again, when there is room for it.
+                return Ok(());
+            }
         }
         self.seen = self.seen.max(page.through);
         Ok(())
@@ -241,7 +262,8 @@ impl Events {
             }
             self.seen = id;
         }
-        if !self.scope.holds(&frame.session_id, &frame.above) {
+        let shown = |part| self.shown.iter().any(|shown| shown.holds(part));
+        if !self.scope.holds(&frame.session_id, &frame.above) || frame.part.as_ref().is_some_and(shown) {
             return;
         }
         self.ready.push_back(frame.bytes.clone());
@@ -256,14 +278,19 @@ impl Events {
 
 impl IntoResponse for Events {
     fn into_response(self) -> Response {
-        let headers = [
-            (header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream")),
-            (header::CACHE_CONTROL, HeaderValue::from_static("no-cache")),
-            // A proxy that gathers answers would hold events back.
-            (header::HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no")),
-        ];
-        (headers, Body::from_stream(self.into_stream())).into_response()
+        streamed(Body::from_stream(self.into_stream()))
     }
+}
+
+/// The answer that events come in.
+pub(super) fn streamed(events: Body) -> Response {
+    let headers = [
+        (header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream")),
+        (header::CACHE_CONTROL, HeaderValue::from_static("no-cache")),
+        // A proxy that gathers answers would hold events back.
+        (header::HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no")),
+    ];
+    (headers, events).into_response()
 }
 
 impl OperationOutput for Events {

@@ -14,6 +14,7 @@ mod lifecycle;
 mod listener;
 mod listing;
 mod messages;
+mod original;
 mod runs;
 mod search;
 mod server;
@@ -156,6 +157,25 @@ fn routes() -> ApiRouter<App> {
         .route("/docs", axum::routing::get(server::docs))
 }
 
+/// Calls of the API that this one took the place of. The one that deletes everything is for development.
+fn original_routes(dev: bool) -> ApiRouter<App> {
+    use original as o;
+    let about = |summary| doc("original", summary);
+    let routes = ApiRouter::new()
+        .api_route("/api/v1/chat", post_with(o::chat::chat, about("Store a user's message")))
+        .api_route("/api/v1/execute/{id}", post_with(o::execute::execute, about("Run a session")))
+        .api_route("/api/v1/stop/{id}", post_with(o::stop, about("Stop what runs in a session")))
+        .api_route("/api/v1/history/{id}", get_with(o::history, about("Read a history")))
+        .api_route("/api/v1/events/{id}", get_with(o::events::follow, about("Follow a session")))
+        .api_route("/api/v1/respond/{id}/pending", get_with(runs::question, about("Read the pending question")))
+        .api_route("/api/v1/respond/{id}", post_with(o::respond, about("Answer the pending question")))
+        .api_route("/api/v1/health", get_with(o::health, about("Whether the server lives")));
+    match dev {
+        true => routes.api_route("/api/v1/dev/reset", post_with(o::reset, about("Delete everything"))),
+        false => routes,
+    }
+}
+
 fn doc(tag: &'static str, summary: &'static str) -> impl FnOnce(TransformOperation<'_>) -> TransformOperation<'_> {
     move |operation| operation.tag(tag).summary(summary)
 }
@@ -168,11 +188,12 @@ fn open(summary: &'static str) -> impl FnOnce(TransformOperation<'_>) -> Transfo
     }
 }
 
-/// The whole API, guarded.
-pub fn router(app: App, access: Access) -> Router {
+/// The whole API, guarded; with `dev`, also what is for development alone.
+pub fn router(app: App, access: Access, dev: bool) -> Router {
     let mut document = OpenApi::default();
     let limits = app.limits;
-    let routes = routes().finish_api_with(&mut document, |api| described(api, &limits)).with_state(app.clone());
+    let routes = routes().merge(original_routes(dev));
+    let routes = routes.finish_api_with(&mut document, |api| described(api, &limits)).with_state(app.clone());
     // Made once a server: it is the routes' own description.
     app.document.set(&document);
     routes

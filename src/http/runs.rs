@@ -233,6 +233,6 @@ pub(super) async fn answer(
         return Err(Problem::invalid("response", "not blank"));
     }
     let (runs, id) = (app.runs.clone(), at.id.clone());
-    let answered = app.repository.tasks().detached(async move { runs.answer(&id, response).await }).await?;
+    let answered = app.repository.tasks().detached(async move { runs.answer(&id, response, None).await }).await?;
     Ok(Answer::new(&AnsweredBody { success: true, session_id: at.id, run: answered.run }))
 }

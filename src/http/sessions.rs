@@ -6,7 +6,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::IntoDeserializer};
 use serde_json::Value;
 
 use super::{
@@ -20,8 +20,8 @@ use super::{
 use crate::{
     lifecycle,
     model::{
-        Cleanup, CleanupReceipt, DeleteOptions, DeleteReceipt, JsonObject, NewSession, Session, SessionFilter,
-        SessionId, SessionTree, SessionUpdate, UsageRecord,
+        Cleanup, CleanupMode, CleanupReceipt, DeleteOptions, DeleteReceipt, JsonObject, NewSession, Session,
+        SessionFilter, SessionId, SessionTree, SessionUpdate, Timestamp, UsageRecord,
     },
     storage::{Error, Storage},
 };
@@ -106,12 +106,12 @@ pub(super) async fn read(
 /// No session to send: the client has it, or something went wrong.
 pub(super) enum NotModified {
     Still(i64),
-    Failed(Problem),
+    Failed(Box<Problem>),
 }
 
 impl From<Problem> for NotModified {
     fn from(problem: Problem) -> Self {
-        Self::Failed(problem)
+        Self::Failed(Box::new(problem))
     }
 }
 
@@ -237,12 +237,36 @@ pub(super) async fn clear(
     Ok(Answer::new(&body).with(etag(receipt.version)))
 }
 
+/// What to clean up.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct CleanupBody {
+    /// Which sessions.
+    #[schemars(with = "CleanupMode")]
+    mode: String,
+    /// Keep a pinned session, everything above it and the tree below it.
+    #[serde(default)]
+    keep_pinned: bool,
+    /// Keep a session that was active at this time or later, or has one below it that was.
+    #[serde(default)]
+    inactive_before: Option<Timestamp>,
+    /// Only say what would be removed.
+    #[serde(default)]
+    dry_run: bool,
+}
+
 pub(super) async fn cleanup(
     State(app): State<App>,
     _: NoQuery,
-    body: Json<Cleanup>,
+    body: Json<CleanupBody>,
 ) -> Result<Answer<200, CleanupReceipt>, Problem> {
-    Ok(Answer::new(&lifecycle::cleanup(&app.runs, body.value).await?))
+    let CleanupBody { mode, keep_pinned, inactive_before, dry_run } = body.value;
+    // Clients of the original may write it as they like.
+    let word = mode.trim().to_ascii_lowercase();
+    let known = CleanupMode::deserialize(word.as_str().into_deserializer());
+    let known = known.map_err(|error: serde::de::value::Error| Problem::invalid_mode(&mode, &error.to_string()))?;
+    let cleanup = Cleanup { mode: known, keep_pinned, inactive_before, dry_run };
+    Ok(Answer::new(&lifecycle::cleanup(&app.runs, cleanup).await?))
 }
 
 /// A session and what is below it.

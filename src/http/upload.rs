@@ -50,13 +50,13 @@ pub(super) struct UploadQuery {
 #[serde(deny_unknown_fields)]
 pub(super) struct InlineBody {
     /// The bytes, as base64 or as a data URL.
-    data: String,
+    pub(super) data: String,
     /// The type; that of the data URL by default.
     #[serde(default)]
-    mime_type: Option<String>,
+    pub(super) mime_type: Option<String>,
     /// The file's name.
     #[serde(default)]
-    filename: Option<String>,
+    pub(super) filename: Option<String>,
 }
 
 /// What a request brings.
@@ -161,7 +161,8 @@ fn failed(problem: Problem) -> SourceError {
     Box::new(problem)
 }
 
-fn inline(body: InlineBody, limit: usize) -> Result<Upload, Problem> {
+/// What JSON holds.
+pub(super) fn inline(body: InlineBody, limit: usize) -> Result<Upload, Problem> {
     let not_base64 = || {
         let status = StatusCode::UNPROCESSABLE_ENTITY;
         Problem::new(status, "invalid_content", "Invalid content", "data is base64, or a data URL").about("data")

@@ -175,7 +175,7 @@ pub enum ChildStep {
         reset: bool,
     },
     /// Take this message.
-    Take(NewMessage),
+    Take(Box<NewMessage>),
 }
 
 /// A child that was given something to do.

@@ -64,19 +64,15 @@ pub enum CleanupMode {
 }
 
 /// What to clean up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cleanup {
     /// Which sessions.
     pub mode: CleanupMode,
     /// Keep a pinned session, everything above it and the tree below it.
-    #[serde(default)]
     pub keep_pinned: bool,
     /// Keep a session that was active at this time or later, or has one below it that was.
-    #[serde(default)]
     pub inactive_before: Option<Timestamp>,
     /// Only say what would be removed.
-    #[serde(default)]
     pub dry_run: bool,
 }
 

@@ -23,7 +23,7 @@ pub use registry::Registry;
 use crate::{
     executor::Executor,
     feed::Feed,
-    model::{Answered, NewRun, Run, RunEnd, RunFilter, RunId, RunStatus, SessionId},
+    model::{Answered, NewRun, Run, RunEnd, RunFilter, RunId, RunStatus, SessionId, SessionUpdate},
     repository::SessionRepository,
     storage::{self, Claim, Storage},
     tasks::Tasks,
@@ -200,7 +200,7 @@ impl Runs {
 
     /// Asks for a run.
     pub async fn create(&self, session: &SessionId, start: Start, claim: Option<Claim>) -> Result<Run, Error> {
-        let executor = self.executor(start.executor)?;
+        let executor = self.executor_for(session, start.executor).await?;
         if start.interrupt {
             self.cancel_session(session, false).await?;
         }
@@ -208,6 +208,22 @@ impl Runs {
         let run = self.0.repository.create_run(session, new, claim).await?;
         self.0.wake.notify_one();
         Ok(run)
+    }
+
+    /// The name of the executor that a run in this session goes to. That there is such a session is said first.
+    pub async fn executor_for(&self, session: &SessionId, named: Option<String>) -> Result<String, Error> {
+        match self.executor(named) {
+            Ok(name) => Ok(name),
+            Err(error) => {
+                self.check_session(session).await?;
+                Err(error)
+            }
+        }
+    }
+
+    /// Whether a session can be written to, asked by a change that changes nothing.
+    pub async fn check_session(&self, session: &SessionId) -> storage::Result<()> {
+        self.0.repository.update_session(session, SessionUpdate::default(), None).await.map(drop)
     }
 
     /// The name of the executor that a run goes to.
@@ -331,10 +347,23 @@ impl Runs {
         futures_util::future::join_all(waits).await.into_iter().flatten().collect()
     }
 
-    /// Stores the answer to a session's question; the run that asked goes on with it, or a new one does.
-    pub async fn answer(&self, session: &SessionId, response: String) -> Result<Answered, Error> {
+    /// Stores the answer to a session's question; the run that asked goes on with it, or a new one does, on this model
+    /// or on that of the last run.
+    pub async fn answer(
+        &self,
+        session: &SessionId,
+        response: String,
+        model: Option<String>,
+    ) -> Result<Answered, Error> {
         let filter = RunFilter { session: Some(session.clone()), ..RunFilter::default() };
-        let last = self.0.repository.runs(&filter, None, 1).await?.items.pop();
+        let last = match self.0.repository.runs(&filter, None, 1).await {
+            Ok(mut page) => page.items.pop(),
+            Err(storage::Error::SessionNotFound(_)) => {
+                self.check_session(session).await?;
+                None
+            }
+            Err(error) => return Err(error.into()),
+        };
         let known = last.as_ref().map(|run| run.executor.clone()).filter(|name| self.0.executors.contains_key(name));
         let executor = match known.map_or_else(|| self.executor(None), Ok) {
             Ok(name) => name,
@@ -344,7 +373,8 @@ impl Runs {
             }
             Err(_) => String::new(),
         };
-        let next = NewRun { id: None, executor, model: last.and_then(|run| run.model), message: None };
+        let model = model.or_else(|| last.and_then(|run| run.model));
+        let next = NewRun { id: None, executor, model, message: None };
         let answered = self.0.repository.answer_question(session, response, next).await?;
         let waiting = self.registry().answer(&answered.run.id);
         if let Some(answer) = waiting {

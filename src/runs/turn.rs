@@ -12,10 +12,9 @@ use tokio_util::sync::CancellationToken;
 use super::{Runs, failed};
 use crate::{
     executor::{self, Event, Executor, Outcome, Question, Turn},
-    feed::Place,
+    feed::{Draft, Place},
     model::{
-        JsonObject, MessageId, NewMessage, PendingQuestion, Role, Run, RunEnd, RunStatus, Session, SessionUpdate,
-        WholeSession,
+        JsonObject, NewMessage, PendingQuestion, Role, Run, RunEnd, RunStatus, Session, SessionUpdate, WholeSession,
     },
     storage::{Error, Result, Storage},
 };
@@ -54,7 +53,8 @@ pub(super) async fn follow(runs: &Runs, run: &Run, executor: &dyn Executor, canc
         Place { session_id: run.session_id.clone(), root_session_id: session.session.root_session_id.clone(), above };
     let (send, events) = mpsc::channel(executor::EVENTS);
     let work = executor.run(turn(run, session), send, cancel.clone());
-    let mut telling = Telling { runs, run, place, writing: Writing::new(), usage: None };
+    let draft = runs.0.feed.draft(place.clone(), run.id.clone());
+    let mut telling = Telling { runs, run, place, draft, usage: None };
     let ending = telling.listen(work, events, cancel).await;
     telling.end(ending, cancel)
 }
@@ -74,36 +74,18 @@ fn turn(run: &Run, whole: WholeSession) -> Turn {
     }
 }
 
-/// The message that is being written.
-struct Writing {
-    id: MessageId,
-    text: String,
-    reasoning: String,
-    /// How much of both was told.
-    told: (usize, usize),
-}
-
-impl Writing {
-    fn new() -> Self {
-        Self { id: MessageId::mint(), text: String::new(), reasoning: String::new(), told: (0, 0) }
+/// What there is of a message that was being written, as one that says so.
+fn partial(draft: &Draft) -> Option<NewMessage> {
+    let (id, text, reasoning) = draft.take();
+    if text.is_empty() && reasoning.is_empty() {
+        return None;
     }
-
-    fn bytes(&self) -> usize {
-        self.text.len() + self.reasoning.len()
-    }
-
-    /// What there is of it, as a message that says so.
-    fn partial(self) -> Option<NewMessage> {
-        if self.text.is_empty() && self.reasoning.is_empty() {
-            return None;
-        }
-        Some(NewMessage {
-            id: Some(self.id),
-            reasoning: Some(self.reasoning).filter(|reasoning| !reasoning.is_empty()),
-            metadata: Some(json!({ "partial": true })),
-            ..NewMessage::text(Role::Assistant, self.text)
-        })
-    }
+    Some(NewMessage {
+        id: Some(id),
+        reasoning: Some(reasoning).filter(|reasoning| !reasoning.is_empty()),
+        metadata: Some(json!({ "partial": true })),
+        ..NewMessage::text(Role::Assistant, text)
+    })
 }
 
 /// A turn that is under way.
@@ -111,7 +93,7 @@ struct Telling<'a> {
     runs: &'a Runs,
     run: &'a Run,
     place: Place,
-    writing: Writing,
+    draft: Draft,
     usage: Option<JsonObject>,
 }
 
@@ -146,7 +128,7 @@ impl Telling<'_> {
                     }
                     return Ending::Said(said);
                 }
-                _ = gathered.tick() => self.tell(),
+                _ = gathered.tick() => self.runs.0.feed.tell(&self.draft),
             }
         }
     }
@@ -184,32 +166,19 @@ impl Telling<'_> {
 
     fn grow(&mut self, text: &str, reasoning: &str) -> Result<()> {
         let limit = self.runs.0.options.message;
-        if self.writing.bytes() + text.len() + reasoning.len() > limit {
+        if self.draft.bytes() + text.len() + reasoning.len() > limit {
             return Err(Error::Failed(format!("the executor writes a message of more than {limit} bytes")));
         }
-        self.writing.text.push_str(text);
-        self.writing.reasoning.push_str(reasoning);
+        self.draft.grow(text, reasoning);
         Ok(())
-    }
-
-    /// Tells what was gathered.
-    fn tell(&mut self) {
-        let Writing { id, text, reasoning, told } = &mut self.writing;
-        for (name, whole, told) in [("reasoning.delta", reasoning, &mut told.1), ("message.delta", text, &mut told.0)] {
-            if whole.len() > *told {
-                let data = json!({ "run_id": self.run.id, "message_id": id, "offset": *told, "text": whole[*told..] });
-                self.runs.0.feed.delta(&self.place, name, data);
-                *told = whole.len();
-            }
-        }
     }
 
     /// A finished message stands for the fragments before it, under the id that they had.
     async fn store(&mut self, mut message: NewMessage) -> Result<()> {
-        self.tell();
-        let written = std::mem::replace(&mut self.writing, Writing::new());
+        self.runs.0.feed.tell(&self.draft);
+        let (id, ..) = self.draft.take();
         if message.role == Role::Assistant {
-            message.id = Some(written.id);
+            message.id = Some(id);
         }
         self.runs.0.repository.append_run_messages(self.run, vec![message]).await.map(drop)
     }
@@ -234,7 +203,7 @@ impl Telling<'_> {
             Ending::Said(Err(error)) => failed(error.to_string()),
             Ending::Refused(error) => failed(error.to_string()),
         };
-        RunEnd { usage: self.usage, partial: self.writing.partial(), ..end }
+        RunEnd { usage: self.usage, partial: partial(&self.draft), ..end }
     }
 }
 

@@ -192,7 +192,7 @@ pub trait Storage: Send + Sync {
     async fn sessions_above(&self, id: &SessionId) -> Result<Vec<SessionId>>;
 
     /// Deletes a session and everything below it, and leaves tombstones; and for each backend a teardown job, which is
-    /// the caller's to carry out.
+    /// the caller's to carry out. A parent that stays is told that a run of its child has ended.
     async fn delete_session(&self, id: &SessionId, options: DeleteOptions) -> Result<DeleteReceipt>;
 
     /// Removes all messages but a first system message, all attachments, derived state and the pending question.
@@ -234,7 +234,7 @@ pub trait Storage: Send + Sync {
         if_match: Option<i64>,
     ) -> Result<MessageReceipt>;
 
-    /// Cuts off a part of the history, and clears derived state if anything was removed.
+    /// Cuts off a part of the history. If anything was removed, clears derived state and takes a pending question away.
     async fn truncate_messages(&self, id: &SessionId, cut: Truncate, if_match: Option<i64>) -> Result<TruncateReceipt>;
 
     /// A session with all its messages, from one instant.

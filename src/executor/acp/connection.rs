@@ -44,14 +44,16 @@ pub(super) enum Said {
 
 /// Where what is said goes: to the turn that listens, of the session that it is said of.
 #[derive(Clone, Default)]
-struct Inbox(Arc<Mutex<Option<(SessionId, mpsc::Sender<Said>)>>>);
+struct Inbox(Arc<Mutex<Option<Listener>>>);
+
+type Listener = (SessionId, mpsc::Sender<Said>);
 
 impl Inbox {
-    fn listener(&self) -> Option<(SessionId, mpsc::Sender<Said>)> {
+    fn listener(&self) -> Option<Listener> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn listen(&self, listener: Option<(SessionId, mpsc::Sender<Said>)>) {
+    fn listen(&self, listener: Option<Listener>) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = listener;
     }
 
@@ -92,7 +94,7 @@ impl Connection {
         );
         let (up, agent) = oneshot::channel();
         let (serving, ended, end) = (drive(lines, inbox.clone(), up), stop.clone(), closed.clone().drop_guard());
-        let _ = tasks.spawn(async move {
+        tasks.spawn(async move {
             let _end = end;
             match ended.run_until_cancelled(serving).await {
                 Some(Err(error)) => tracing::debug!(%error, "the line to an agent broke"),

@@ -276,13 +276,14 @@ impl Warm for Agent {
             session: &self.session,
             connection: &self.connection,
             events,
+            cancel,
             told: Told::new(self.limits),
             directory: &self.directory,
             given: permission::given(&turn.messages),
         };
         // Until it has come to its end, it is in the midst of something.
         self.lost = true;
-        let end = talk.hold(prompt, cancel).await;
+        let end = talk.hold(prompt).await;
         let mut told = talk.told;
         match end {
             End::Said(Ok(response)) => {

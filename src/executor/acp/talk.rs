@@ -45,6 +45,7 @@ pub(super) struct Talk<'a> {
     pub(super) session: &'a SessionId,
     pub(super) connection: &'a Connection,
     pub(super) events: &'a mpsc::Sender<Event>,
+    pub(super) cancel: &'a CancellationToken,
     pub(super) told: Told,
     pub(super) directory: &'a Path,
     /// An answer to what was asked before, and is asked again.
@@ -66,12 +67,12 @@ pub(super) enum End {
 
 impl Talk<'_> {
     /// Prompts the agent, and listens until the turn ends.
-    pub(super) async fn hold(&mut self, prompt: Vec<ContentBlock>, cancel: &CancellationToken) -> End {
+    pub(super) async fn hold(&mut self, prompt: Vec<ContentBlock>) -> End {
         let mut said = self.connection.listen(self.session.clone());
         let answer =
             self.connection.agent().send_request(PromptRequest::new(self.session.clone(), prompt)).block_task();
         tokio::pin!(answer);
-        let ending = self.converse(&mut said, answer.as_mut(), cancel).await;
+        let ending = self.converse(&mut said, answer.as_mut()).await;
         let end = match ending {
             Ending::Said(answer) => {
                 // What was said before the answer is there already.
@@ -93,7 +94,6 @@ impl Talk<'_> {
         &mut self,
         said: &mut mpsc::Receiver<Said>,
         mut answer: impl Future<Output = Result<PromptResponse, Refusal>> + Unpin,
-        cancel: &CancellationToken,
     ) -> Ending {
         let (mut asking, mut waiting) = (None::<(Asked, oneshot::Receiver<Message>)>, VecDeque::<Asked>::new());
         let (mut over, mut silent) = (Instant::now() + self.settings.turn, Instant::now() + self.settings.silence);
@@ -106,7 +106,7 @@ impl Talk<'_> {
             let asked_at = Instant::now();
             tokio::select! {
                 biased;
-                () = cancel.cancelled() => return Ending::Cancelled,
+                () = self.cancel.cancelled() => return Ending::Cancelled,
                 () = self.events.closed() => return Ending::Cancelled,
                 answered = answered(&mut asking) => {
                     // The user's time is not the agent's.
@@ -141,9 +141,9 @@ impl Talk<'_> {
         }
     }
 
-    /// When nobody takes it any more the turn is over, and the loop sees it.
+    /// When nobody takes it any more the turn is over, and the loop sees it; also when nobody takes it yet.
     async fn send(&self, event: Event) {
-        let _ = self.events.send(event).await;
+        let _ = self.cancel.run_until_cancelled(self.events.send(event)).await;
     }
 
     /// Answers a request for permission, or asks the user.

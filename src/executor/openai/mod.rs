@@ -78,7 +78,7 @@ impl OpenAi {
         let model = turn.model.as_deref().unwrap_or(&self.settings.model);
         let body = wire::Request {
             model,
-            messages: transcript(turn, &images),
+            messages: transcript(turn, &images, self.settings.send_reasoning),
             stream: true,
             stream_options: wire::StreamOptions { include_usage: true },
             reasoning_effort: turn.reasoning_effort.map(|effort| effort_word(effort, model)),

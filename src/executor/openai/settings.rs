@@ -36,6 +36,10 @@ pub struct Config {
     /// Whether the model is offered the tool that asks the user; a model that knows no tools is better without.
     #[serde(default = "yes")]
     pub ask_user: bool,
+    /// Whether the model is sent what it thought before, as `reasoning_content`. DeepSeek refuses a history with tool
+    /// calls that lacks it, and models that think between calls do better with it; other vendors refuse the field.
+    #[serde(default)]
+    pub send_reasoning: bool,
 }
 
 /// Settings that were checked.
@@ -45,6 +49,8 @@ pub struct Settings {
     pub model: String,
     /// Whether the model is offered the tool that asks the user.
     pub ask_user: bool,
+    /// Whether the model is sent what it thought before.
+    pub send_reasoning: bool,
     /// How long to wait before the first retry; each further wait is twice as long.
     pub retry_delay: Duration,
     pub(super) provider: Provider,
@@ -78,6 +84,7 @@ impl Config {
         Ok(Settings {
             model: self.model.clone(),
             ask_user: self.ask_user,
+            send_reasoning: self.send_reasoning,
             retry_delay: Duration::from_millis(500),
             provider: Provider { client, url, secrets, silence },
         })

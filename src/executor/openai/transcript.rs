@@ -22,8 +22,8 @@ struct Exchange<'a> {
     results: Vec<Option<&'a Message>>,
 }
 
-/// The messages to send.
-pub(super) fn transcript<'a>(turn: &'a Turn, images: &'a Images) -> Vec<Said<'a>> {
+/// The messages to send, with or without what the model thought.
+pub(super) fn transcript<'a>(turn: &'a Turn, images: &'a Images, reasoning: bool) -> Vec<Said<'a>> {
     let mut exchanges: Vec<Exchange<'a>> = Vec::new();
     // Where the result of a call belongs. Some vendors use the same ids again: the last call is meant.
     let mut open: HashMap<&str, (usize, usize)> = HashMap::new();
@@ -35,7 +35,7 @@ pub(super) fn transcript<'a>(turn: &'a Turn, images: &'a Images) -> Vec<Said<'a>
             }
             continue;
         }
-        let Some(said) = said(message, images) else { continue };
+        let Some(said) = said(message, images, reasoning) else { continue };
         let calls = calls(&said);
         open.extend(calls.iter().enumerate().map(|(place, id)| (*id, (exchanges.len(), place))));
         exchanges.push(Exchange { results: vec![None; calls.len()], said });
@@ -69,7 +69,7 @@ fn calls<'a>(said: &Said<'a>) -> Vec<&'a str> {
 }
 
 /// A message but for a tool's result. None when it says nothing, which some providers refuse.
-fn said<'a>(message: &'a Message, images: &'a Images) -> Option<Said<'a>> {
+fn said<'a>(message: &'a Message, images: &'a Images, reasoning: bool) -> Option<Said<'a>> {
     let content = message.content.as_str();
     match message.role {
         Role::System => Some(Said::System { content }).filter(|_| !content.is_empty()),
@@ -77,7 +77,9 @@ fn said<'a>(message: &'a Message, images: &'a Images) -> Option<Said<'a>> {
         Role::Assistant => {
             let tool_calls = tool_calls(message);
             let content = Some(content).filter(|content| !content.is_empty());
-            (content.is_some() || !tool_calls.is_empty()).then_some(Said::Assistant { content, tool_calls })
+            let reasoning_content = reasoning.then(|| message.reasoning.as_deref().unwrap_or_default());
+            let says = content.is_some() || !tool_calls.is_empty();
+            says.then_some(Said::Assistant { content, reasoning_content, tool_calls })
         }
         Role::Tool => None,
     }

@@ -35,6 +35,9 @@ pub(super) enum Said<'a> {
     Assistant {
         /// Null beside calls, where there is no text: some vendors refuse an empty one.
         content: Option<&'a str>,
+        /// Only for vendors that want it; they want it then on every one of these, if need be empty.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        reasoning_content: Option<&'a str>,
         #[serde(skip_serializing_if = "Vec::is_empty")]
         tool_calls: Vec<Call<'a>>,
     },

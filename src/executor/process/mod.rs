@@ -112,7 +112,7 @@ impl Launch {
             return Err(Error::Unavailable("the agent's pipes cannot be made".into()));
         };
         let tail = Tail::default();
-        let _ = self.tasks.spawn(tail.clone().follow(complaints));
+        self.tasks.spawn(tail.clone().follow(complaints));
         let pid = child.id().and_then(|pid| i32::try_from(pid).ok());
         let identity = pid.and_then(found::identity);
         let process = AgentProcess { backend: backend.clone(), child, identity, tail, ended: false };

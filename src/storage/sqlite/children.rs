@@ -237,7 +237,7 @@ impl Continue {
         if let ChildStep::Take(message) = &mut step {
             message.id.get_or_insert_with(MessageId::mint);
             if let Some(run) = &mut run {
-                run.message = Some(message.clone());
+                run.message = Some(NewMessage::clone(message));
             }
         }
         let run = run.map(|run| runs::Create::new(&place.child, run, None));

@@ -2,12 +2,18 @@
 //!
 //! **Deleted stays deleted.** The rows go by the cascade from the root; a trigger leaves a tombstone for each.
 
+use serde_json::json;
 use sqlx::{SqliteConnection, SqlitePool};
 
-use super::{error, sessions, teardown, types};
+use super::{
+    error,
+    events::{self, NewEvent},
+    sessions, teardown, types,
+};
 use crate::{
     model::{
-        Cleanup, CleanupMode, CleanupReceipt, DeleteCounts, DeleteOptions, DeleteReceipt, RunId, SessionId, TeardownJob,
+        Cleanup, CleanupMode, CleanupReceipt, DeleteCounts, DeleteOptions, DeleteReceipt, EventKind, RunId, RunStatus,
+        SessionId, TeardownJob,
     },
     storage::{Error, Result},
 };
@@ -83,9 +89,28 @@ async fn receipt(conn: &mut SqliteConnection, keys: &[i64]) -> Result<DeleteRece
 /// carry out.
 async fn remove(conn: &mut SqliteConnection, keys: &[i64]) -> Result<Vec<TeardownJob>> {
     let (keys, last) = (types::object(&keys), teardown::last(conn).await?);
+    tell_parents(conn, &keys).await?;
     let remove = sqlx::query!("delete from sessions where session_key in (select value from json_each(?1))", keys);
     remove.execute(&mut *conn).await.map_err(error::of)?;
     teardown::take_after(conn, last).await
+}
+
+/// Tells the parents that stay that what their children were doing has ended: the runs go with the sessions, and will say
+/// nothing more.
+async fn tell_parents(conn: &mut SqliteConnection, keys: &str) -> Result<()> {
+    let ending = sqlx::query!(
+        r#"select s.parent_key as "parent!: i64", s.id as "child: SessionId", r.id as "run: RunId"
+           from runs r join sessions s using (session_key)
+           where r.status in ('pending', 'running') and s.session_key in (select value from json_each(?1))
+             and s.parent_key not in (select value from json_each(?1)) order by r.run_key"#,
+        keys
+    );
+    let ending = ending.fetch_all(&mut *conn).await.map_err(error::of)?;
+    let told = ending.into_iter().map(|row| {
+        let data = json!({ "run_id": row.run, "status": RunStatus::Cancelled, "child_session_id": row.child });
+        NewEvent::new(row.parent, EventKind::ChildFinished, data)
+    });
+    events::record(conn, &told.collect::<Vec<_>>()).await
 }
 
 pub(super) async fn cleanup(conn: &mut SqliteConnection, input: &Cleanup) -> Result<CleanupReceipt> {

@@ -1,5 +1,7 @@
 //! The log of events: written with the change that they tell of, read from any number on, cut off at its old end.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 use sqlx::{SqliteConnection, SqlitePool};
 
@@ -12,11 +14,26 @@ use crate::{
     storage::{Error, Result},
 };
 
-/// Events that are kept at most, of all trees and of one.
-const KEPT: i64 = 200_000;
-const KEPT_OF_TREE: i64 = 20_000;
-/// How long one is kept, in microseconds: seven days.
-const KEPT_FOR: i64 = 7 * 24 * 3600 * 1_000_000;
+/// How much of the log is kept.
+#[derive(Debug, Clone, Copy)]
+pub struct LogBounds {
+    /// Events at most.
+    pub events: i64,
+    /// Events of one tree at most.
+    pub events_of_tree: i64,
+    /// How long one is kept.
+    pub age: Duration,
+    /// How often the log is looked at though little was added.
+    pub every: Duration,
+}
+
+impl Default for LogBounds {
+    fn default() -> Self {
+        let (age, every) = (Duration::from_secs(7 * 24 * 3600), Duration::from_secs(600));
+        Self { events: 200_000, events_of_tree: 20_000, age, every }
+    }
+}
+
 /// Events that one step of cutting removes.
 pub(super) const STEP: i64 = 2_000;
 
@@ -234,14 +251,17 @@ async fn events(conn: &mut SqliteConnection, rows: Vec<Row>) -> Result<Vec<Event
 }
 
 /// Cuts off a step's worth of what is too old or too much, and notes up to where. Whether there may be more.
-pub(super) async fn cut(conn: &mut SqliteConnection) -> Result<bool> {
-    let (oldest, last) = (Timestamp::now().0 - KEPT_FOR, last(conn).await?);
+pub(super) async fn cut(conn: &mut SqliteConnection, bounds: &LogBounds) -> Result<bool> {
+    let age = i64::try_from(bounds.age.as_micros()).unwrap_or(i64::MAX);
+    let (oldest, last) = (Timestamp::now().0.saturating_sub(age), last(conn).await?);
     // Numbers and times grow together: the first row speaks for the rest.
     let first = sqlx::query!("select event_id, created_at from events order by event_id limit 1");
     let first = first.fetch_optional(&mut *conn).await.map_err(error::of)?;
-    match first.filter(|first| first.event_id <= last - KEPT || first.created_at < oldest) {
-        Some(first) => cut_all(conn, (first.event_id + STEP).min(last), oldest, last - KEPT).await.map(|()| true),
-        None => cut_a_tree(conn).await,
+    match first.filter(|first| first.event_id <= last - bounds.events || first.created_at < oldest) {
+        Some(first) => {
+            cut_all(conn, (first.event_id + STEP).min(last), oldest, last - bounds.events).await.map(|()| true)
+        }
+        None => cut_a_tree(conn, bounds.events_of_tree).await,
     }
 }
 
@@ -257,13 +277,13 @@ async fn cut_all(conn: &mut SqliteConnection, through: i64, oldest: i64, first_k
     note_gap(conn, 0, through).await
 }
 
-async fn cut_a_tree(conn: &mut SqliteConnection) -> Result<bool> {
+async fn cut_a_tree(conn: &mut SqliteConnection, kept: i64) -> Result<bool> {
     let tree = sqlx::query!(
         r#"select root_key as "root!: i64", count(*) as "events!: i64" from events group by root_key having count(*) > ?1 limit 1"#,
-        KEPT_OF_TREE
+        kept
     );
     let Some(tree) = tree.fetch_optional(&mut *conn).await.map_err(error::of)? else { return Ok(false) };
-    let many = (tree.events - KEPT_OF_TREE).min(STEP);
+    let many = (tree.events - kept).min(STEP);
     let through = sqlx::query_scalar!(
         r#"select max(event_id) as "through!: i64" from (select event_id from events where root_key = ?1 order by event_id limit ?2)"#,
         tree.root,

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use sqlx::{SqliteConnection, SqlitePool};
 
 use super::{
-    error, events,
+    error, events, runs,
     sessions::{self, SessionRow},
     types::{self, Json, Text, Word},
 };
@@ -312,6 +312,8 @@ pub(super) async fn truncate(conn: &mut SqliteConnection, input: &Cut) -> Result
         true => {
             let told = json!({ "messages_removed": messages_removed });
             events::tell(conn, key, EventKind::MessagesTruncated, told).await?;
+            // What asked it is what was cut off.
+            runs::withdraw_question(conn, key).await?;
             forget_derived(conn, key).await?
         }
         false => MessageReceipt { message_count: session.message_count, version: session.version },

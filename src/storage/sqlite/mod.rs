@@ -30,6 +30,7 @@ use sqlx::SqlitePool;
 use tokio::sync::{Mutex, watch};
 
 pub use check::check;
+pub use events::LogBounds;
 pub use open::{Lock, OpenError, Options, THREADS, beside, was_left_open};
 pub use reindex::reindex;
 

@@ -19,7 +19,7 @@ use sqlx::{
 };
 
 use super::{
-    SqliteStorage, attachments, events, teardown,
+    LogBounds, SqliteStorage, attachments, events, teardown,
     writer::{self, Writer},
 };
 
@@ -43,12 +43,14 @@ pub struct Options {
     pub path: PathBuf,
     /// Connections that read.
     pub readers: u32,
+    /// How much of the log of events is kept.
+    pub log: LogBounds,
 }
 
 impl Options {
     /// A database at this path, with four readers.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into(), readers: 4 }
+        Self { path: path.into(), readers: 4, log: LogBounds::default() }
     }
 }
 
@@ -183,7 +185,7 @@ impl SqliteStorage {
             .connect_lazy_with(to_read(path));
         let last_event = events::last(&mut conn).await.map_err(|error| damaged(path, &error))?;
         Ok(Self {
-            writer: Writer::start(conn, options_to_write.create_if_missing(false), last_event),
+            writer: Writer::start(conn, options_to_write.create_if_missing(false), last_event, options.log),
             readers,
             lock: Some(lock).into(),
         })

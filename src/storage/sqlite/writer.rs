@@ -22,7 +22,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-use super::{append, attachments, error, events};
+use super::{LogBounds, append, attachments, error, events};
 use crate::{
     model::Appended,
     storage::{Error, Result},
@@ -94,13 +94,18 @@ pub(super) struct Writer {
 
 impl Writer {
     /// Takes over the connection and starts to work.
-    pub(super) fn start(conn: SqliteConnection, options: SqliteConnectOptions, last_event: i64) -> Self {
+    pub(super) fn start(
+        conn: SqliteConnection,
+        options: SqliteConnectOptions,
+        last_event: i64,
+        log: LogBounds,
+    ) -> Self {
         let (queue, jobs) = mpsc::channel(QUEUE);
         let (foreign_commits, foreign) = watch::channel(0);
         let (announced, last_event) = watch::channel(last_event);
         let closing = tokio_util::sync::CancellationToken::new();
-        let work =
-            Working { conn: Some(conn), options, seen: None, foreign_commits, announced, purging: true, cut_at: None };
+        let (conn, seen, purging, cut_at) = (Some(conn), None, true, None);
+        let work = Working { conn, options, seen, foreign_commits, announced, purging, log, cut_at };
         let task = tasks::owned(work.run(jobs, closing.clone()));
         Self { queue, foreign, last_event, task: Some(task).into(), closing }
     }
@@ -170,8 +175,9 @@ struct Working {
     /// The last event that was committed, for those who wait for the next.
     announced: watch::Sender<i64>,
     purging: bool,
-    /// The last event when the log was last found short enough; none before the first look.
-    cut_at: Option<i64>,
+    log: LogBounds,
+    /// The last event when the log was last found short enough, and when that was; none before the first look.
+    cut_at: Option<(i64, Instant)>,
 }
 
 impl Working {
@@ -227,18 +233,20 @@ impl Working {
         self.cut_log().await
     }
 
-    /// Cuts the log of events a step, when it grew by a step since it was short enough.
+    /// Cuts the log of events a step, when it grew by a step since it was short enough, or grew older.
     async fn cut_log(&mut self) -> Result<()> {
         let last = *self.announced.borrow();
-        if self.cut_at.is_some_and(|at| last - at < events::STEP) {
+        let short = |(at, then): (i64, Instant)| last - at < events::STEP && then.elapsed() < self.log.every;
+        if self.cut_at.is_some_and(short) {
             return Ok(());
         }
+        let log = self.log;
         let conn = self.connection().await?;
         begin(conn, Instant::now()).await?;
-        match events::cut(conn).await {
+        match events::cut(conn, &log).await {
             Ok(more) => {
                 end(conn, "commit").await?;
-                self.cut_at = Some(last).filter(|_| !more);
+                self.cut_at = Some((last, Instant::now())).filter(|_| !more);
             }
             Err(_) => self.discard().await,
         }

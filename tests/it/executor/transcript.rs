@@ -71,6 +71,26 @@ async fn roles_calls_and_results_are_written_as_the_api_wants_them() {
     assert_eq!(request["tools"][0]["function"]["name"], "ask_user");
 }
 
+/// Vendors that want it want it on each of the model's messages; for others it is an unknown field.
+#[tokio::test]
+async fn what_the_model_thought_is_sent_back_only_where_that_is_wanted() {
+    let demo = Demo::start().await;
+    let thought = |text: &str, message| NewMessage { reasoning: Some(text.into()), ..message };
+    let history = || {
+        let called = thought("I need to look", assistant("", &["a"]));
+        turn(vec![called, result("of a", "a"), assistant("no thought", &[]), thought("hm", assistant("", &[])), show()])
+    };
+    let reasoning = |request: &Value| -> Vec<Value> {
+        let messages = request["messages"].as_array().unwrap().iter();
+        messages.map(|message| message.get("reasoning_content").cloned().unwrap_or_default()).collect()
+    };
+    let executor = executor(&format!("http://{}/v1", demo.address), "send_reasoning = true");
+    let request = request_of(&executor, history()).await;
+    assert_eq!(reasoning(&request), [json!("I need to look"), Value::Null, json!(""), Value::Null]);
+    let request = shown(&demo, history()).await;
+    assert_eq!(reasoning(&request), [Value::Null, Value::Null, Value::Null, Value::Null]);
+}
+
 #[tokio::test]
 async fn a_summary_stands_for_what_is_compressed() {
     let demo = Demo::start().await;

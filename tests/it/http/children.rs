@@ -130,6 +130,29 @@ async fn without_an_executor_nothing_is_stored_unless_the_child_is_to_wait() {
     let message = json!({ "message": "more", "auto_run": false });
     assert_eq!(server.post(&format!("{child}/messages"), message).await.status, 202);
     assert_eq!(server.get(child).await.body["message_count"], 3);
+    // What is not there is said first.
+    for (session, code) in [("other", None), ("gone", Some((410, "session_deleted")))] {
+        server.session(session, &[]).await;
+        if code.is_some() {
+            server.delete(&format!("/sessions/{session}")).await;
+        }
+    }
+    for (parent, child, code) in [
+        ("parent", "nobody", (404, "session_not_found")),
+        ("nobody", "child", (404, "session_not_found")),
+        ("parent", "gone", (410, "session_deleted")),
+        ("gone", "child", (410, "session_deleted")),
+        ("parent", "other", (409, "not_child_session")),
+        ("other", "child", (409, "not_child_of_parent")),
+    ] {
+        let path = format!("/sessions/{parent}/children/{child}");
+        assert_eq!(server.post(&format!("{path}/run"), json!({})).await.code(), code, "{path}");
+        let message = json!({ "message": "more", "interrupt_running": true });
+        assert_eq!(server.post(&format!("{path}/messages"), message).await.code(), code, "{path}");
+    }
+    for (parent, code) in [("nobody", (404, "session_not_found")), ("gone", (410, "session_deleted"))] {
+        assert_eq!(server.post(&format!("/sessions/{parent}/children"), task("new")).await.code(), code);
+    }
 }
 
 #[tokio::test]

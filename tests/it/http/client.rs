@@ -83,11 +83,23 @@ impl Server {
         executors: Executors,
         options: runs::Options,
     ) -> Self {
-        Self::start_on_with(folder, limits, executors, options, |_| {}).await
+        Self::start_for(false, folder, limits, executors, options, |_| {}).await
     }
 
     /// The same, and says where its sessions are before it takes the first run.
     pub(crate) async fn start_on_with(
+        folder: TempDir,
+        limits: Limits,
+        executors: Executors,
+        options: runs::Options,
+        tell: impl FnOnce(&SessionRepository),
+    ) -> Self {
+        Self::start_for(false, folder, limits, executors, options, tell).await
+    }
+
+    /// A server that offers what is for development, or not.
+    pub(crate) async fn start_for(
+        dev: bool,
         folder: TempDir,
         limits: Limits,
         executors: Executors,
@@ -104,7 +116,7 @@ impl Server {
         let feed = Feed::start(repository.clone(), &tasks, stop.clone());
         let runs = Runs::start(repository.clone(), feed, executors, options).await.unwrap();
         lifecycle::start(&runs);
-        let router = router(App::new(runs.clone(), limits), Access::new(Some(TOKEN), [address.clone()]));
+        let router = router(App::new(runs.clone(), limits), Access::new(Some(TOKEN), [address.clone()]), dev);
         let (serving, asked) = (tasks.clone(), stop.clone());
         tasks.spawn(async move { serve(listener, router, &serving, asked).await });
         let (ending, stopping) = (runs.clone(), stop.clone());

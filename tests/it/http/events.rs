@@ -13,34 +13,34 @@ use crate::{
 };
 
 /// What a client hears.
-struct Stream {
+pub(super) struct Stream {
     response: reqwest::Response,
-    buffer: String,
+    buffer: Vec<u8>,
 }
 
 #[derive(Debug)]
-struct Heard {
-    id: Option<i64>,
-    event: String,
-    data: Value,
+pub(super) struct Heard {
+    pub(super) id: Option<i64>,
+    pub(super) event: String,
+    pub(super) data: Value,
 }
 
 impl Stream {
-    async fn open(server: &Server, path: &str, after: Option<i64>) -> Self {
+    pub(super) async fn open(server: &Server, path: &str, after: Option<i64>) -> Self {
         let request = server.request(Method::GET, path);
         let request = after.into_iter().fold(request, |request, after| request.header("last-event-id", after));
         let response = request.send().await.unwrap();
         assert_eq!(response.status(), 200);
         assert_eq!(response.headers()["content-type"], "text/event-stream");
-        Self { response, buffer: String::new() }
+        Self { response, buffer: Vec::new() }
     }
 
     /// The next event; none when the stream has ended.
-    async fn next(&mut self) -> Option<Heard> {
+    pub(super) async fn next(&mut self) -> Option<Heard> {
         loop {
-            if let Some((frame, rest)) = self.buffer.split_once("\n\n") {
-                let (frame, rest) = (frame.to_owned(), rest.to_owned());
-                self.buffer = rest;
+            if let Some(end) = self.buffer.windows(2).position(|bytes| bytes == b"\n\n") {
+                let frame = self.buffer.drain(..end + 2).collect();
+                let frame = String::from_utf8(frame).unwrap();
                 let field = |name: &str| frame.lines().find_map(|line| line.strip_prefix(name)).map(str::to_owned);
                 let Some(event) = field("event: ") else { continue };
                 let data: Value = serde_json::from_str(&field("data: ").unwrap()).unwrap();
@@ -52,16 +52,16 @@ impl Stream {
                 return Some(Heard { id, event, data });
             }
             let chunk = soon(self.response.chunk()).await.unwrap()?;
-            self.buffer.push_str(std::str::from_utf8(&chunk).unwrap());
+            self.buffer.extend_from_slice(&chunk);
         }
     }
 
-    async fn heard(&mut self) -> Heard {
+    pub(super) async fn heard(&mut self) -> Heard {
         self.next().await.expect("the stream has ended")
     }
 
     /// Everything until an event of this name.
-    async fn until(&mut self, name: &str) -> Vec<Heard> {
+    pub(super) async fn until(&mut self, name: &str) -> Vec<Heard> {
         let mut heard = Vec::new();
         loop {
             heard.push(self.heard().await);
@@ -72,11 +72,11 @@ impl Stream {
     }
 }
 
-fn names(heard: &[Heard]) -> Vec<&str> {
+pub(super) fn names(heard: &[Heard]) -> Vec<&str> {
     heard.iter().map(|heard| heard.event.as_str()).collect()
 }
 
-async fn child(server: &Server, parent: &str, name: &str) {
+pub(super) async fn child(server: &Server, parent: &str, name: &str) {
     let child = NewSession { parent: Some(id(parent)), ..new(name) };
     server.repository.create_session(child, None).await.unwrap();
 }
@@ -98,11 +98,10 @@ async fn a_run_is_followed_from_a_snapshot_to_its_end() {
     live.say("hey").await;
     live.complete();
     heard.extend(stream.until("run.finished").await);
-    // A delta waits for no commit, but what it is a part of comes after it.
-    let place = heard.iter().position(|heard| heard.id.is_none()).unwrap();
-    let delta = heard.remove(place);
-    assert_eq!(names(&heard), ["session.updated", "run.started", "message.appended", "run.finished"]);
-    assert!(place <= 2);
+    // A delta comes after what was committed before it, and before what it is a part of.
+    let order = ["session.updated", "run.started", "message.delta", "message.appended", "run.finished"];
+    assert_eq!(names(&heard), order);
+    let delta = heard.remove(2);
     let ids: Vec<_> = heard.iter().filter_map(|heard| heard.id).collect();
     assert!(ids.is_sorted_by(|a, b| a < b) && ids[0] > snapshot.id.unwrap(), "{ids:?}");
     let (said, end) = (&heard[2], &heard[3]);
@@ -213,8 +212,7 @@ async fn a_tree_is_followed_with_everything_below() {
     let live = turns.next().await;
     live.delta("deep").await;
     for stream in [&mut tree, &mut lower] {
-        let mut heard = [stream.heard().await, stream.heard().await, stream.heard().await, stream.heard().await];
-        heard.sort_by_key(|heard| heard.id.unwrap_or(i64::MAX));
+        let heard = [stream.heard().await, stream.heard().await, stream.heard().await, stream.heard().await];
         assert_eq!(names(&heard), ["session.updated", "run.started", "child.started", "message.delta"]);
         let delta = &heard[3].data;
         assert_eq!((&delta["session_id"], &delta["root_session_id"]), (&json!("c"), &json!("a")));

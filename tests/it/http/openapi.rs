@@ -54,5 +54,5 @@ async fn the_examples_of_requests_are_taken() {
     assert_eq!(server.patch(child, example("ChildUpdate")).await.status, 200);
     assert_eq!(server.post(&format!("{child}/run"), example("RunChildBody")).await.status, 503);
     assert_eq!(server.post(&format!("{child}/messages"), example("MessageToChild")).await.status, 503);
-    assert_eq!(server.post("/sessions/cleanup", example("Cleanup")).await.status, 200);
+    assert_eq!(server.post("/sessions/cleanup", example("CleanupBody")).await.status, 200);
 }

@@ -1,6 +1,9 @@
 //! Questions: asked by a run, answered by a client, before and after a restart.
 
-use culm::model::Role;
+use culm::{
+    model::{EventScope, Role},
+    storage::Storage,
+};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -112,4 +115,36 @@ async fn a_question_outlives_the_server_and_its_answer_starts_the_next_run() {
     assert_eq!(server.ended(answered.body["run"]["id"].as_str().unwrap()).await["status"], "completed");
     let clear = server.send(server.request(Method::POST, "/sessions/a/clear")).await;
     assert_eq!(clear.status, 200);
+}
+
+/// A cut takes away what asked, in whichever way it is made.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_question_goes_with_the_message_that_asked() {
+    for (mut cut, gone) in [
+        (json!({ "mode": "after_last_user" }), true),
+        (json!({ "mode": "error_retry" }), true),
+        (json!({ "mode": "after", "message_id": null }), false),
+    ] {
+        let (executor, mut turns) = polite();
+        let server = Server::scripted(executor).await;
+        server.session("a", &["hi"]).await;
+        server.run("a").await;
+        let live = turns.next().await;
+        let _answered = asks(&live, &["red", "blue"]).await;
+        question(&server).await;
+        let server = server.restart().await;
+        question(&server).await;
+        if !gone {
+            cut["message_id"] = server.messages("a").await[1]["id"].take();
+        }
+        let answer = server.post("/sessions/a/messages/truncate", cut).await;
+        assert_eq!((answer.status, answer.headers.contains_key("etag")), (reqwest::StatusCode::OK, true));
+        let session = server.summary("a").await;
+        assert_eq!(answer.headers["etag"], format!("\"{}\"", session["version"]));
+        assert_eq!(session["has_pending_question"], !gone);
+        let scope = EventScope::Session("a".parse().unwrap());
+        let log = server.repository.events(&scope, 0, 100).await.unwrap().events;
+        let withdrawn = log.iter().filter(|event| event.data.contains_key("withdrawn")).count();
+        assert_eq!(withdrawn, usize::from(gone));
+    }
 }

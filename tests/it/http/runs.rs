@@ -172,8 +172,20 @@ async fn a_run_ends_also_when_its_executor_panics() {
 async fn a_run_goes_to_an_executor_that_is_there() {
     let nobody = Server::start().await;
     nobody.session("a", &["hi"]).await;
+    let before = nobody.summary("a").await;
     assert_eq!(nobody.post("/sessions/a/runs", json!({})).await.code(), (503, "executor_unavailable"));
     assert_eq!(nobody.summary("a").await["last_run_status"], Value::Null);
+    assert_eq!(nobody.summary("a").await["version"], before["version"]);
+    // That there is no such session is said before that nothing could run in it.
+    nobody.session("gone", &["hi"]).await;
+    nobody.delete("/sessions/gone").await;
+    for (session, code) in [("gone", (410, "session_deleted")), ("nobody", (404, "session_not_found"))] {
+        for body in [json!({}), json!({ "executor": "nobody" }), json!({ "on_busy": "interrupt" })] {
+            assert_eq!(nobody.post(&format!("/sessions/{session}/runs"), body).await.code(), code);
+        }
+        let answer = json!({ "response": "yes" });
+        assert_eq!(nobody.post(&format!("/sessions/{session}/question/answer"), answer).await.code(), code);
+    }
     let (executor, mut turns) = polite();
     let server = Server::scripted(executor).await;
     server.session("a", &["hi"]).await;

@@ -79,7 +79,7 @@ pub(super) async fn a_child_goes_on_with_one_run_at_a_time(storage: &dyn Storage
     storage.create_child(&id("a"), task("c"), 1, None, None).await.unwrap();
     let (parent, child) = (id("a"), id("c"));
     let proceed = async |step, next| storage.continue_child(&parent, &child, step, next, None).await;
-    let take = |text: &str| ChildStep::Take(said(culm::model::Role::User, text));
+    let take = |text: &str| ChildStep::Take(Box::new(said(culm::model::Role::User, text)));
     let first = proceed(ChildStep::Retry { reset: true }, run("first")).await.unwrap();
     assert_eq!((first.messages_removed, first.was_active), (0, false));
     let second = proceed(ChildStep::Retry { reset: true }, run("second")).await.unwrap();

@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use culm::{
     model::{DeleteOptions, Event, EventKind as K, EventScope, Role, RunEnd, RunStatus, SessionUpdate, Truncate},
-    storage::Storage,
+    storage::{
+        Storage,
+        sqlite::{LogBounds, Options, SqliteStorage},
+    },
 };
 
 use super::runs::{asked, question, running};
@@ -145,4 +148,25 @@ async fn old_events_are_cut_off_and_who_wants_them_is_told() {
         let kept = storage.events(&scope, old, 10).await.unwrap();
         assert_eq!((kept.gap, told(&kept.events)), (false, vec![(K::MessageAppended, "a")]));
     }
+}
+
+/// Also where nothing more happens: it is looked at from time to time.
+#[tokio::test]
+async fn events_grow_old_though_nothing_is_added() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("culm.db");
+    let log = LogBounds { every: Duration::from_millis(1), ..LogBounds::default() };
+    let storage = SqliteStorage::open(&Options { log, ..Options::new(&path) }).await.unwrap();
+    create(&storage, "a").await;
+    let mut shell = crate::support::shell(&path).await;
+    // The first look is that of every start.
+    for round in 0..3 {
+        say(&storage, "a", &[&round.to_string()]).await;
+        run(&mut shell, "update events set created_at = 1").await;
+        until(&mut shell, "select count(*) from events", 0).await;
+    }
+    let last = *storage.last_event().borrow();
+    assert!(storage.events(&EventScope::All, last - 1, 10).await.unwrap().gap);
+    assert!(!storage.events(&EventScope::All, last, 10).await.unwrap().gap);
+    storage.close().await;
 }

@@ -37,7 +37,7 @@ const RANKED_SESSIONS: usize = 100;
 /// Bytes of text that are read at once, and that are ranked at most.
 const TEXT: i64 = 4 << 20;
 /// How long the index is read, in windows: until there is a page, and for more to rank.
-const PATIENCE: Duration = Duration::from_millis(60);
+const PATIENCE: Duration = Duration::from_millis(40);
 const PATIENCE_FOR_MORE: Duration = Duration::from_millis(15);
 /// A window that took this long is not followed by a larger one.
 const LONG: Duration = Duration::from_millis(8);
