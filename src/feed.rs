@@ -11,7 +11,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use serde_json::{Value, json};
-use tokio::sync::{broadcast, mpsc};
+use tokio::sync::{Semaphore, broadcast, mpsc};
 use tokio_util::sync::CancellationToken;
 
 pub use draft::Draft;
@@ -27,6 +27,8 @@ use crate::{
 const BEHIND: usize = 256;
 /// Deltas that wait to be handed out at most; what is written meanwhile is told later.
 const QUEUE: usize = 256;
+/// Subscribers that read the log at one time: others wait for them, and calls find a reader of the database.
+const READING: usize = 2;
 /// Bytes that are shown at most of all messages that are being written, to who comes in the middle.
 const SHOWN: usize = 256 << 10;
 /// How long to wait before the log is read again, when that failed.
@@ -128,6 +130,7 @@ pub struct Feed {
     frames: broadcast::Sender<Arc<Frame>>,
     deltas: mpsc::Sender<Delta>,
     drafts: draft::Drafts,
+    reading: Arc<Semaphore>,
     stop: CancellationToken,
 }
 
@@ -136,7 +139,8 @@ impl Feed {
     pub fn start(repository: SessionRepository, tasks: &Tasks, stop: CancellationToken) -> Self {
         let (deltas, queue) = mpsc::channel(QUEUE);
         let (frames, drafts) = (broadcast::Sender::new(BEHIND), draft::Drafts::default());
-        let feed = Self { repository, frames, deltas, drafts, stop };
+        let reading = Arc::new(Semaphore::new(READING));
+        let feed = Self { repository, frames, deltas, drafts, reading, stop };
         let seen = *feed.repository.last_event().borrow();
         let reader = Reader { feed: feed.clone(), queue, next: None, seen };
         tasks.spawn(reader.follow());
@@ -225,8 +229,10 @@ impl Feed {
         &self.stop
     }
 
-    /// A part of the log, of this many events at most.
+    /// A part of the log, of this many events at most, for a subscriber.
     pub async fn log(&self, scope: &EventScope, after: i64, limit: i64) -> Result<EventPage> {
+        // Never closed.
+        let _place = self.reading.acquire().await;
         self.repository.events(scope, after, limit).await
     }
 }
@@ -266,7 +272,7 @@ impl Reader {
 
     async fn read_log(&mut self, until: i64) {
         while self.seen < until {
-            match self.feed.log(&EventScope::All, self.seen, PAGE).await {
+            match self.feed.repository.events(&EventScope::All, self.seen, PAGE).await {
                 Ok(page) => {
                     for event in &page.events {
                         self.deltas_before(event.event_id);

@@ -34,8 +34,8 @@ use crate::{
 
 /// After how much silence a comment is sent.
 const HEARTBEAT: Duration = Duration::from_secs(15);
-/// Events that are read from the log at once, and bytes of them that wait for the client before more are read.
-const PAGE: i64 = 25;
+/// Events that are read from the log at once at most, and bytes of them that wait for the client before more are read.
+const PAGE: i64 = 100;
 const READY: usize = 256 << 10;
 /// Sessions that the snapshot of a tree shows at most.
 const TREE: i64 = 1000;
@@ -125,6 +125,8 @@ pub(super) struct Events {
     /// The last number that was sent, or passed over.
     seen: i64,
     ready: VecDeque<Bytes>,
+    /// Events to read at once: fewer where they are large.
+    page: i64,
     /// What the snapshot showed of messages that were being written.
     shown: Vec<Shown>,
     mode: Mode,
@@ -136,7 +138,7 @@ impl Events {
         let news = app.runs.feed().subscribe();
         let mode = if after.is_some() { Mode::Log } else { Mode::Snapshot };
         let (ready, shown) = (VecDeque::new(), Vec::new());
-        Self { app: app.clone(), scope, news, seen: after.unwrap_or(0), ready, shown, mode }
+        Self { app: app.clone(), scope, news, seen: after.unwrap_or(0), ready, page: PAGE / 4, shown, mode }
     }
 
     pub(super) fn into_stream(self) -> impl Stream<Item = Result<Bytes>> {
@@ -206,7 +208,7 @@ impl Events {
     }
 
     async fn log(&mut self) -> Result<()> {
-        let page = match self.app.runs.feed().log(&self.scope, self.seen, PAGE).await {
+        let page = match self.app.runs.feed().log(&self.scope, self.seen, self.page).await {
             Ok(page) => page,
             Err(Error::SessionNotFound(_)) => {
                 self.mode = Mode::Ended;
@@ -224,15 +226,17 @@ impl Events {
             self.mode = Mode::Live;
         }
         let mut bytes = 0;
-        for event in &page.events {
+        for (place, event) in (1..).zip(&page.events) {
             let frame = Frame::of(event);
             bytes += frame.bytes.len();
             self.take(&frame);
             if bytes > READY {
                 // The rest is read again, when there is room for it.
+                self.page = place;
                 return Ok(());
             }
         }
+        self.page = (self.page * 2).min(PAGE);
         self.seen = self.seen.max(page.through);
         Ok(())
     }

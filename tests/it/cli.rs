@@ -18,7 +18,7 @@ use crate::support::client;
 
 const CULM: &str = env!("CARGO_BIN_EXE_culm");
 
-fn culm(db: &Path, arguments: &[&str]) -> Command {
+pub(crate) fn culm(db: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(CULM);
     // Nothing of the surroundings is heard.
     command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default()).args(arguments).arg("--db").arg(db);
@@ -37,16 +37,16 @@ fn refusal(output: &Output) -> (i32, String) {
 }
 
 /// A server in a process of its own.
-struct Serving {
+pub(crate) struct Serving {
     process: Child,
     lines: Vec<String>,
-    url: String,
-    token: String,
+    pub(crate) url: String,
+    pub(crate) token: String,
 }
 
 impl Serving {
     /// Its log goes where nothing can be written.
-    fn start(command: &mut Command, db: &Path) -> Self {
+    pub(crate) fn start(command: &mut Command, db: &Path) -> Self {
         let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
         let mut process =
             command.args(["--listen", "127.0.0.1:0"]).stdout(Stdio::piped()).stderr(full).spawn().unwrap();
@@ -65,19 +65,23 @@ impl Serving {
         Self::start(&mut culm(db, &[]), db)
     }
 
-    async fn post(&self, path: &str, body: Value) -> (u16, Value) {
+    pub(crate) async fn post(&self, path: &str, body: Value) -> (u16, Value) {
         let request = client().post(format!("{}/api/v1{path}", self.url)).bearer_auth(&self.token).json(&body);
         let answer = request.send().await.unwrap();
         (answer.status().as_u16(), answer.json().await.unwrap())
     }
 
-    async fn get(&self, path: &str) -> (u16, Value) {
+    pub(crate) async fn get(&self, path: &str) -> (u16, Value) {
         let request = client().get(format!("{}/api/v1{path}", self.url)).bearer_auth(&self.token);
         let answer = request.send().await.unwrap();
         (answer.status().as_u16(), answer.json().await.unwrap())
     }
 
-    fn signal(&mut self, name: &str) -> i32 {
+    pub(crate) fn id(&self) -> u32 {
+        self.process.id()
+    }
+
+    pub(crate) fn signal(&mut self, name: &str) -> i32 {
         let id = self.process.id().to_string();
         assert!(Command::new("kill").args([&format!("-{name}"), &id]).status().unwrap().success());
         let status = self.process.wait().unwrap();
@@ -92,13 +96,13 @@ impl Drop for Serving {
     }
 }
 
-fn scratch() -> (TempDir, PathBuf) {
+pub(crate) fn scratch() -> (TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
     let db = folder.path().join("data").join("culm.db");
     (folder, db)
 }
 
-fn shell(db: &Path, sql: &str) -> String {
+pub(crate) fn shell(db: &Path, sql: &str) -> String {
     let output = Command::new("sqlite3").arg(db).arg(sql).output().unwrap();
     assert!(output.status.success(), "{sql}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap().trim().to_owned()

@@ -13,6 +13,7 @@ mod executor;
 mod http;
 mod import;
 mod model_based;
+mod processes;
 mod races;
 mod repository;
 mod run_races;

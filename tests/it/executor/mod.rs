@@ -59,24 +59,24 @@ fn with(base_url: &str, more: &str, attachments: Arc<dyn AttachmentReader>, limi
 }
 
 /// The demo model, listening.
-struct Demo {
-    address: String,
+pub(crate) struct Demo {
+    pub(crate) address: String,
     serving: JoinHandle<io::Result<()>>,
 }
 
 impl Demo {
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         Self { address, serving: tasks::owned(demo_model::serve(listener)) }
     }
 
-    fn executor(&self) -> OpenAi {
+    pub(crate) fn executor(&self) -> OpenAi {
         executor(&format!("http://{}/v1", self.address), "")
     }
 
     /// Requests and open answers, as soon as they are as asked for.
-    async fn stats(&self, query: &str) -> (u64, u64) {
+    pub(crate) async fn stats(&self, query: &str) -> (u64, u64) {
         let answer = client().get(format!("http://{}/stats?{query}", self.address)).send().await.unwrap();
         let stats: Value = answer.json().await.unwrap();
         (stats["requests"].as_u64().unwrap(), stats["open"].as_u64().unwrap())

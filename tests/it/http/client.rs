@@ -16,7 +16,7 @@ use culm::{
     runs::{self, Executors, Runs},
     storage::{
         Storage,
-        sqlite::{Options, SqliteStorage},
+        sqlite::{self, LogBounds, SqliteStorage},
     },
     tasks::Tasks,
 };
@@ -83,7 +83,7 @@ impl Server {
         executors: Executors,
         options: runs::Options,
     ) -> Self {
-        Self::start_for(false, folder, limits, executors, options, |_| {}).await
+        Setup { folder, limits, options, ..Setup::new(executors) }.start().await
     }
 
     /// The same, and says where its sessions are before it takes the first run.
@@ -94,19 +94,34 @@ impl Server {
         options: runs::Options,
         tell: impl FnOnce(&SessionRepository),
     ) -> Self {
-        Self::start_for(false, folder, limits, executors, options, tell).await
+        Setup { folder, limits, options, ..Setup::new(executors) }.start_with(tell).await
+    }
+}
+
+/// What a server is told.
+pub(crate) struct Setup {
+    pub(crate) folder: TempDir,
+    pub(crate) limits: Limits,
+    pub(crate) executors: Executors,
+    pub(crate) options: runs::Options,
+    pub(crate) dev: bool,
+    pub(crate) log: LogBounds,
+}
+
+impl Setup {
+    pub(crate) fn new(executors: Executors) -> Self {
+        let (folder, limits, log) = (tempfile::tempdir().unwrap(), Limits::default(), LogBounds::default());
+        Self { folder, limits, executors, options: options(), dev: false, log }
     }
 
-    /// A server that offers what is for development, or not.
-    pub(crate) async fn start_for(
-        dev: bool,
-        folder: TempDir,
-        limits: Limits,
-        executors: Executors,
-        options: runs::Options,
-        tell: impl FnOnce(&SessionRepository),
-    ) -> Self {
-        let storage = SqliteStorage::open(&Options::new(folder.path().join("culm.db"))).await.unwrap();
+    pub(crate) async fn start(self) -> Server {
+        self.start_with(|_| {}).await
+    }
+
+    async fn start_with(self, tell: impl FnOnce(&SessionRepository)) -> Server {
+        let Self { folder, limits, executors, options, dev, log } = self;
+        let database = sqlite::Options { log, ..sqlite::Options::new(folder.path().join("culm.db")) };
+        let storage = SqliteStorage::open(&database).await.unwrap();
         let tasks = Tasks::default();
         let repository = SessionRepository::new(Arc::new(storage), 1 << 20, tasks.clone());
         tell(&repository);
@@ -127,18 +142,12 @@ impl Server {
         let client = client();
         let document = client.get(format!("http://{address}/api/v1/openapi.json")).send().await.unwrap();
         let document = document.json().await.unwrap();
-        Self {
-            address,
-            folder,
-            repository,
-            client,
-            document,
-            validators: Mutex::default(),
-            stop: stop.drop_guard(),
-            tasks,
-        }
+        let (validators, stop) = (Mutex::default(), stop.drop_guard());
+        Server { address, folder, repository, client, document, validators, stop, tasks }
     }
+}
 
+impl Server {
     /// Stops as a signal does, and starts again on the same database.
     pub(crate) async fn restart(self) -> Self {
         self.restart_on(Executors::new(), options()).await

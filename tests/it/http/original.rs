@@ -3,7 +3,7 @@
 use culm::{
     executor::Event,
     import::{Options as Import, bamboo},
-    model::{EventScope, Limits},
+    model::EventScope,
     storage::{
         Storage,
         sqlite::{Options, SqliteStorage},
@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::{
     Answer, Server,
-    client::{executors, options},
+    client::{Setup, executors},
 };
 use crate::{
     scripted::{Live, Quick, Turns, polite, soon, stubborn},
@@ -418,8 +418,7 @@ async fn a_reset_deletes_everything_and_is_there_for_development_alone() {
     guarded.session("s", &["hi"]).await;
     assert_eq!(ask(&guarded, "POST", "/dev/reset", &Value::Null).await.code(), (404, "not_found"));
     assert_eq!(guarded.messages("s").await.len(), 1);
-    let folder = tempfile::tempdir().unwrap();
-    let server = Server::start_for(true, folder, Limits::default(), executors(Quick), options(), |_| {}).await;
+    let server = Setup { dev: true, ..Setup::new(executors(Quick)) }.start().await;
     server.session("s", &["needle", "linger"]).await;
     server.patch("/sessions/s", json!({ "pinned": true })).await;
     server.run("s").await;
