@@ -10,6 +10,7 @@ mod client;
 mod events;
 mod family;
 mod lifecycle;
+mod lifecycle_at_random;
 mod messages;
 mod openapi;
 mod questions;
