@@ -126,7 +126,9 @@ impl Executor for Warm {
             Ending::Fails => return Err(Error::Failed("it does not end".into())),
             Ending::Hangs => std::future::pending().await,
             Ending::Panics => panic!("the executor is broken"),
-            Ending::Together(barrier) => drop(barrier.wait().await),
+            Ending::Together(barrier) => {
+                barrier.wait().await;
+            }
             Ending::Told(held) => {
                 let (go, gone) = oneshot::channel();
                 held.send(go).unwrap();

@@ -42,7 +42,9 @@ const RULES: [(&str, &str); 14] = [
     ("a sequence is behind its table",
      "select t.name from (select 'sessions' as name, max(session_key) as last from sessions
         union all select 'messages', max(message_key) from messages union all select 'attachments', max(attachment_key) from attachments
-        union all select 'runs', max(run_key) from runs union all select 'usage_records', max(usage_key) from usage_records) t
+        union all select 'runs', max(run_key) from runs union all select 'usage_records', max(usage_key) from usage_records
+        union all select 'agent_sessions', max(agent_session_key) from agent_sessions
+        union all select 'teardown_jobs', max(job_key) from teardown_jobs) t
       left join sqlite_sequence q on q.name = t.name where t.last > coalesce(q.seq, 0)"),
     ("an attachment's size is not that of its bytes",
      "select id from attachments a where size <> (select coalesce(sum(length(bytes)), 0) from attachment_chunks c where c.attachment_key = a.attachment_key)"),

@@ -72,6 +72,10 @@ async fn closing_and_archiving_in_a_shell_raise_the_version_and_are_told() {
         );
         assert_eq!(number(&mut shell, &told).await, 1, "{edit}");
     }
+    // An append opens whatever the clocks say.
+    run(&mut shell, "update sessions set closed_at = 9000000000000000").await;
+    say(database.storage(), "a", &["hi"]).await;
+    assert!(read(database.storage(), "a").await.closed_at.is_none());
     let events = number(&mut shell, "select count(*) from events").await;
     run(&mut shell, "update sessions set closed_at = null, archived_at = null").await;
     assert_eq!(number(&mut shell, "select count(*) from events").await, events, "nothing changed");
