@@ -1,7 +1,11 @@
-//! What touches sessions and runs at once: deleting and cleaning up.
+//! What touches sessions, runs and worktrees at once: deleting and cleaning up; worktrees are in `worktree.rs`.
 //!
 //! The commit comes first: a delete that fails has changed and stopped nothing. Then what was running there is
 //! stopped, within a bound; both in a task of their own, so that a client which leaves breaks nothing.
+
+mod worktree;
+
+pub use worktree::{WorktreeError, attach_worktree, detach_worktree, settle_worktrees};
 
 use crate::{
     model::{Cleanup, CleanupReceipt, DeleteOptions, DeleteReceipt, SessionId},

@@ -19,7 +19,7 @@ use culm::{
     executor::config::Executors,
     feed::Feed,
     http::{Access, App, router, serve},
-    import,
+    import, lifecycle,
     repository::SessionRepository,
     runs::{self, Runs},
     storage::{
@@ -27,6 +27,7 @@ use culm::{
         sqlite::{self, OpenError, SqliteStorage},
     },
     tasks::Tasks,
+    worktree::{Git, Worktrees},
 };
 use tokio::{
     net::TcpListener,
@@ -252,7 +253,9 @@ async fn run_server(settings: Settings) -> Result<ExitCode, Failure> {
     let names: Vec<String> = executors.keys().cloned().collect();
     let runs = Runs::start(repository.clone(), feed, executors, options).await;
     let runs = runs.map_err(|error| Failure::new(1, error))?;
-    let routes = router(App::new(runs.clone(), settings.limits), access);
+    let worktrees = Worktrees::new(Git::default(), settings.worktrees.clone());
+    settle_worktrees(&tasks, &repository, &worktrees);
+    let routes = router(App::new(runs.clone(), worktrees, settings.limits), access);
     let writer = stop_with_writer(&repository, &stop);
     greet(&settings, address, &names);
     let stopped = async {
@@ -371,6 +374,16 @@ fn check_beside(tasks: &Tasks, db: PathBuf) {
             Ok(findings) if findings.is_empty() => tracing::info!("the database is sound after an unclean stop"),
             Ok(findings) => findings.iter().for_each(|finding| tracing::error!(%finding, "the database is damaged")),
             Err(error) => tracing::error!(%error, "the database could not be checked"),
+        }
+    });
+}
+
+/// The last server may have ended while it made or removed some: beside the serving, for it can take long.
+fn settle_worktrees(tasks: &Tasks, repository: &SessionRepository, worktrees: &Worktrees) {
+    let (repository, worktrees) = (repository.clone(), worktrees.clone());
+    tasks.spawn(async move {
+        if let Err(error) = lifecycle::settle_worktrees(&repository, &worktrees).await {
+            tracing::error!(%error, "what was left to do with worktrees is not known");
         }
     });
 }

@@ -42,6 +42,7 @@ mod search;
 mod session;
 mod time;
 mod whole;
+mod worktree;
 
 pub use attachment::{Attachment, AttachmentUrl, NewAttachment, detected_mime_type};
 pub use child::{
@@ -67,6 +68,9 @@ pub use search::{
 pub use session::{Kind, ModelRef, NewSession, ReasoningEffort, RunStatus, Session, SessionUpdate};
 pub use time::Timestamp;
 pub use whole::{SessionSave, WholeSession};
+pub use worktree::{
+    AbsolutePath, AtRisk, AttachWorktree, Findings, NewWorktree, Removed, Worktree, WorktreeState, WorktreeStep,
+};
 
 /// A JSON object whose keys Culm does not know.
 pub type JsonObject = serde_json::Map<String, serde_json::Value>;

@@ -244,6 +244,24 @@ impl Storage for SessionRepository {
         self.write(Touched::one(child), work).await
     }
 
+    async fn add_worktree(&self, session: &SessionId, new: NewWorktree) -> Result<Worktree> {
+        let key = session.clone();
+        self.write(Touched::These(vec![]), |storage| async move { storage.add_worktree(&key, new).await }).await
+    }
+
+    async fn worktree_of(&self, session: &SessionId) -> Result<Option<Worktree>> {
+        self.storage.worktree_of(session).await
+    }
+
+    async fn advance_worktree(&self, session: &SessionId, step: WorktreeStep) -> Result<Worktree> {
+        let key = session.clone();
+        self.write(Touched::These(vec![]), |storage| async move { storage.advance_worktree(&key, step).await }).await
+    }
+
+    async fn unfinished_worktrees(&self) -> Result<Vec<Worktree>> {
+        self.storage.unfinished_worktrees().await
+    }
+
     async fn events(&self, scope: &EventScope, after: i64, limit: i64) -> Result<EventPage> {
         self.storage.events(scope, after, limit).await
     }

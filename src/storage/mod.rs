@@ -23,12 +23,12 @@ use serde_json::Value;
 use tokio::sync::watch;
 
 use crate::model::{
-    Answered, Appended, Attachment, AttachmentId, ChildStep, ChildUpdate, Cleanup, CleanupReceipt, ClearReceipt,
-    ContinuedChild, CreatedChild, DeleteOptions, DeleteReceipt, EventPage, EventScope, JsonObject, Message,
-    MessageFilter, MessageId, MessagePage, MessageReceipt, NewAttachment, NewChild, NewMessage, NewRun, NewSession,
-    Page, PendingQuestion, Position, Run, RunEnd, RunFilter, RunId, SearchPage, SearchPosition, SearchQuery, Session,
-    SessionFilter, SessionId, SessionSave, SessionTree, SessionUpdate, Truncate, TruncateReceipt, UpdatedChild,
-    UsageRecord, WholeSession,
+    AbsolutePath, Answered, Appended, Attachment, AttachmentId, ChildStep, ChildUpdate, Cleanup, CleanupReceipt,
+    ClearReceipt, ContinuedChild, CreatedChild, DeleteOptions, DeleteReceipt, EventPage, EventScope, JsonObject,
+    Message, MessageFilter, MessageId, MessagePage, MessageReceipt, NewAttachment, NewChild, NewMessage, NewRun,
+    NewSession, NewWorktree, Page, PendingQuestion, Position, Run, RunEnd, RunFilter, RunId, SearchPage,
+    SearchPosition, SearchQuery, Session, SessionFilter, SessionId, SessionSave, SessionTree, SessionUpdate, Truncate,
+    TruncateReceipt, UpdatedChild, UsageRecord, WholeSession, Worktree, WorktreeStep,
 };
 
 /// What a storage method gives.
@@ -96,6 +96,17 @@ pub enum Error {
     /// The session has no question that waits for an answer.
     #[error("the session '{0}' has no pending question")]
     NoPendingQuestion(SessionId),
+    /// The tree has a worktree already, or the worktree has a tree.
+    #[error("the tree of '{root}' works in {path}")]
+    WorktreeExists {
+        /// The root of the tree that has it.
+        root: SessionId,
+        /// The worktree.
+        path: AbsolutePath,
+    },
+    /// The tree of this session has no worktree, or none that this can be done with.
+    #[error("the tree of '{0}' has no worktree")]
+    WorktreeNotFound(SessionId),
     /// The answer is none of those that the question allows.
     #[error("the answer is one of: {}", .0.join(", "))]
     InvalidAnswer(Vec<String>),
@@ -333,6 +344,21 @@ pub trait Storage: Send + Sync {
         run: Option<NewRun>,
         claim: Option<Claim>,
     ) -> Result<ContinuedChild>;
+
+    /// Records the worktree that the tree of a session is to have; it is being made. Fails with
+    /// [`Error::WorktreeExists`] while the tree has another one, or another tree this one.
+    async fn add_worktree(&self, session: &SessionId, new: NewWorktree) -> Result<Worktree>;
+
+    /// The worktree of the tree that a session is in, whatever is under way with it; none that is removed.
+    async fn worktree_of(&self, session: &SessionId) -> Result<Option<Worktree>>;
+
+    /// Records what becomes of the worktree of a session's tree; the row as it is then. Fails with
+    /// [`Error::WorktreeNotFound`] where there is none that the step could be taken from, and a removal with
+    /// [`Error::SessionBusy`] while a run of the tree is pending or running.
+    async fn advance_worktree(&self, session: &SessionId, step: WorktreeStep) -> Result<Worktree>;
+
+    /// Worktrees that are being made or removed.
+    async fn unfinished_worktrees(&self) -> Result<Vec<Worktree>>;
 
     /// Events after this number, in order: those of the next `limit` that are in the scope.
     async fn events(&self, scope: &EventScope, after: i64, limit: i64) -> Result<EventPage>;

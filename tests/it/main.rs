@@ -20,3 +20,4 @@ mod schema;
 mod scripted;
 mod storage;
 mod tidy;
+mod worktree;

@@ -18,6 +18,7 @@ mod sessions;
 mod types;
 mod usage;
 mod whole;
+mod worktrees;
 mod writer;
 
 use async_trait::async_trait;
@@ -35,9 +36,9 @@ use crate::model::{
     Answered, Appended, Attachment, AttachmentId, ChildStep, ChildUpdate, Cleanup, CleanupReceipt, ClearReceipt,
     ContinuedChild, CreatedChild, DeleteOptions, DeleteReceipt, EventPage, EventScope, JsonObject, Message,
     MessageFilter, MessageId, MessagePage, MessageReceipt, NewAttachment, NewChild, NewMessage, NewRun, NewSession,
-    Page, PendingQuestion, Position, Run, RunEnd, RunFilter, RunId, SearchPage, SearchPosition, SearchQuery, Session,
-    SessionFilter, SessionId, SessionSave, SessionTree, SessionUpdate, Truncate, TruncateReceipt, UpdatedChild,
-    UsageRecord, WholeSession,
+    NewWorktree, Page, PendingQuestion, Position, Run, RunEnd, RunFilter, RunId, SearchPage, SearchPosition,
+    SearchQuery, Session, SessionFilter, SessionId, SessionSave, SessionTree, SessionUpdate, Truncate, TruncateReceipt,
+    UpdatedChild, UsageRecord, WholeSession, Worktree, WorktreeStep,
 };
 use writer::Writer;
 
@@ -264,6 +265,24 @@ impl Storage for SqliteStorage {
         let place = children::Place { parent: parent.clone(), child: child.clone() };
         let input = children::Continue::new(place, step, run, claim);
         self.writer.call(input, |conn, input| Box::pin(children::proceed(conn, input))).await
+    }
+
+    async fn add_worktree(&self, session: &SessionId, new: NewWorktree) -> Result<Worktree> {
+        let input = worktrees::Add { session: session.clone(), new };
+        self.writer.call(input, |conn, input| Box::pin(worktrees::add(conn, input))).await
+    }
+
+    async fn worktree_of(&self, session: &SessionId) -> Result<Option<Worktree>> {
+        worktrees::of_session(&self.readers, session).await
+    }
+
+    async fn advance_worktree(&self, session: &SessionId, step: WorktreeStep) -> Result<Worktree> {
+        let input = worktrees::Advance { session: session.clone(), step };
+        self.writer.call(input, |conn, input| Box::pin(worktrees::advance(conn, input))).await
+    }
+
+    async fn unfinished_worktrees(&self) -> Result<Vec<Worktree>> {
+        worktrees::unfinished(&self.readers).await
     }
 
     async fn events(&self, scope: &EventScope, after: i64, limit: i64) -> Result<EventPage> {

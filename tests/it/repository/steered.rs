@@ -167,6 +167,10 @@ steered! {
     create_child(parent: &SessionId, new: NewChild, max_depth: i64, run: Option<NewRun>, claim: Option<Claim>) -> CreatedChild;
     update_child(parent: &SessionId, child: &SessionId, update: ChildUpdate) -> UpdatedChild;
     continue_child(parent: &SessionId, child: &SessionId, step: ChildStep, run: Option<NewRun>, claim: Option<Claim>) -> ContinuedChild;
+    add_worktree(session: &SessionId, new: NewWorktree) -> Worktree;
+    worktree_of(session: &SessionId) -> Option<Worktree>;
+    advance_worktree(session: &SessionId, step: WorktreeStep) -> Worktree;
+    unfinished_worktrees() -> Vec<Worktree>;
     events(scope: &EventScope, after: i64, limit: i64) -> EventPage;
     search(query: &SearchQuery, after: Option<SearchPosition>, limit: i64) -> SearchPage;
     answer(scope: &str, key: &str) -> Option<Answer>;
