@@ -54,3 +54,22 @@ where
 {
     tokio::spawn(task)
 }
+
+/// Does work that waits for the file system, or takes long, where it holds up no other task.
+///
+/// # Panics
+/// When the work does.
+pub async fn blocking<F, T>(work: F) -> T
+where
+    F: FnOnce() -> T + Send + 'static,
+    T: Send + 'static,
+{
+    match tokio::task::spawn_blocking(work).await {
+        Ok(output) => output,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // Only the end of the runtime cancels it, which ends the waiter first.
+            Err(_) => std::future::pending().await,
+        },
+    }
+}

@@ -177,7 +177,7 @@ pub(super) async fn delete(
     headers: HeaderMap,
 ) -> Result<Deleted, Problem> {
     let options = DeleteOptions { keep_pinned: !query.force, if_match, discard_worktree: query.discard_worktree };
-    let receipt = lifecycle::delete(&app.runs, &at.id, options).await?;
+    let receipt = lifecycle::delete(&app.runs, &app.worktrees, &at.id, options).await?;
     let preferred = headers.get_all("prefer").iter().filter_map(|value| value.to_str().ok());
     let wanted = preferred
         .flat_map(|value| value.split(','))
@@ -242,7 +242,7 @@ pub(super) async fn cleanup(
     _: NoQuery,
     body: Json<Cleanup>,
 ) -> Result<Answer<200, CleanupReceipt>, Problem> {
-    Ok(Answer::new(&lifecycle::cleanup(&app.runs, body.value).await?))
+    Ok(Answer::new(&lifecycle::cleanup(&app.runs, &app.worktrees, body.value).await?))
 }
 
 /// A session and what is below it.

@@ -21,3 +21,4 @@ mod scripted;
 mod storage;
 mod tidy;
 mod warm;
+mod worktree;

@@ -18,5 +18,6 @@ mod runs;
 mod search;
 mod sessions;
 mod teardown;
+mod worktree_ends;
 
 pub(crate) use client::{Answer, Server};
