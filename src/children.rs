@@ -13,6 +13,7 @@ use crate::{
     },
     runs::{Error, Runs},
     storage::{self, Claim, Storage},
+    worktree::Worktrees,
 };
 
 /// Creates a child, and asks for its first run unless it is to wait.
@@ -184,7 +185,12 @@ pub async fn cancel(runs: &Runs, parent: &SessionId, id: &SessionId, below: bool
 }
 
 /// Deletes a child and everything below it, and stops what ran there.
-pub async fn delete(runs: &Runs, parent: &SessionId, id: &SessionId) -> storage::Result<DeleteReceipt> {
+pub async fn delete(
+    runs: &Runs,
+    worktrees: &Worktrees,
+    parent: &SessionId,
+    id: &SessionId,
+) -> storage::Result<DeleteReceipt> {
     child(runs, parent, id).await?;
-    lifecycle::delete(runs, id, DeleteOptions::default()).await
+    lifecycle::delete(runs, worktrees, id, DeleteOptions::default()).await
 }

@@ -70,6 +70,9 @@ pub struct Server {
     /// How deep below its root a session may be created; 1 lets roots alone have children [default: 1]
     #[arg(long, value_name = "N", env = "CULM_MAX_CHILD_DEPTH", value_parser = clap::value_parser!(u16).range(..=1000))]
     max_child_depth: Option<u16>,
+    /// Where worktrees are made that nobody names a place for [default: worktrees, beside the database]
+    #[arg(long, value_name = "DIR", env = "CULM_WORKTREES")]
+    worktrees: Option<PathBuf>,
     /// What to log on standard error, in the words of tracing's EnvFilter [default: warn]
     #[arg(long, value_name = "FILTER", env = "CULM_LOG")]
     log: Option<String>,
@@ -109,6 +112,8 @@ pub struct Settings {
     pub grace: Duration,
     /// How deep below its root a session may be created.
     pub max_child_depth: u16,
+    /// Where worktrees are made that nobody names a place for.
+    pub worktrees: PathBuf,
     /// What to log.
     pub log: String,
     /// What carries runs out, by name.
@@ -149,8 +154,10 @@ impl Place {
             attachment: given.max_attachment_bytes.or(file.max_attachment_bytes).unwrap_or(defaults.attachment),
         };
         let default_executor = default_executor(given.default_executor.or(file.default_executor), &file.executors)?;
+        let worktrees = given.worktrees.or(file.worktrees).unwrap_or_else(|| db.with_file_name("worktrees"));
         Ok(Settings {
             db,
+            worktrees,
             listen,
             auth,
             dev: given.dev.or(file.dev).unwrap_or(false),

@@ -27,3 +27,4 @@ pub mod repository;
 pub mod runs;
 pub mod storage;
 pub mod tasks;
+pub mod worktree;

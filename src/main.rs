@@ -30,6 +30,7 @@ use culm::{
         sqlite::{self, OpenError, SqliteStorage},
     },
     tasks::Tasks,
+    worktree::{Git, Worktrees},
 };
 use tokio::{
     net::TcpListener,
@@ -281,8 +282,9 @@ async fn run_server(settings: Settings) -> Result<ExitCode, Failure> {
     let names: Vec<String> = executors.keys().cloned().collect();
     let runs = Runs::start(repository.clone(), feed, executors, options).await;
     let runs = runs.map_err(|error| Failure::new(1, error))?;
-    lifecycle::start(&runs);
-    let routes = router(App::new(runs.clone(), settings.limits), access, settings.dev);
+    let worktrees = Worktrees::new(Git::default(), settings.worktrees.clone());
+    lifecycle::start(&runs, &worktrees);
+    let routes = router(App::new(runs.clone(), worktrees, settings.limits), access, settings.dev);
     let writer = stop_with_writer(&repository, &stop);
     greet(&settings, address, &names);
     let stopped = async {

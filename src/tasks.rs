@@ -55,16 +55,20 @@ where
     tokio::spawn(task)
 }
 
-/// Does what would hold up its thread, such as reading a file, on a thread for that.
+/// Does work that waits for the file system, or takes long, where it holds up no other task.
 ///
 /// # Panics
 /// When the work does.
-pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+pub async fn blocking<F, T>(work: F) -> T
+where
+    F: FnOnce() -> T + Send + 'static,
+    T: Send + 'static,
+{
     match tokio::task::spawn_blocking(work).await {
         Ok(output) => output,
         Err(error) => match error.try_into_panic() {
             Ok(panic) => std::panic::resume_unwind(panic),
-            // Nothing aborts it but the end of the runtime, which ends the waiter first.
+            // Only the end of the runtime cancels it, which ends the waiter first.
             Err(_) => std::future::pending().await,
         },
     }

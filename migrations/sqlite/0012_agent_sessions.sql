@@ -86,6 +86,14 @@ begin
   where (new.archived_at is null) <> (old.archived_at is null);
 end;
 
+-- A worktree that stayed when the sessions of its tree were closed is worked in again.
+create trigger sessions_open_worktree after update of closed_at on sessions
+when new.closed_at is null and old.closed_at is not null
+begin
+  update worktrees set state = 'attached', updated_at = max(updated_at, cast((julianday('now') - 2440587.5) * 86400000000 as integer))
+  where root_key = new.root_key and state = 'retained';
+end;
+
 create view v_backends as
 select s.id as session_id, s.title, a.executor, a.backend, a.status, a.pid, a.agent_session_id, a.seen_seq, s.last_seq,
   datetime(a.created_at / 1000000, 'unixepoch') as created,

@@ -21,12 +21,30 @@ create trigger agent_sessions_tear_down after delete on agent_sessions
 begin
   insert into teardown_jobs (kind, payload, next_at, created_at)
   select 'backend',
-    json_object('id', old.id, 'session_id', s.id, 'executor', old.executor, 'backend', old.backend,
+    json_object('id', old.id, 'session_id', s.id,
+      'root_session_id', (select r.id from sessions r where r.session_key = s.root_key), 'executor', old.executor, 'backend', old.backend,
       'agent_session_id', old.agent_session_id, 'pid', old.pid, 'pid_started', old.pid_started, 'status', old.status,
       'seen_seq', old.seen_seq, 'used_at', old.used_at, 'purge', json('true')),
     cast((julianday('now') - 2440587.5) * 86400000000 as integer),
     cast((julianday('now') - 2440587.5) * 86400000000 as integer)
   from sessions s where s.session_key = old.session_key;
+end;
+
+-- A worktree goes with its root, before the row of it does; one that is being made or removed is looked at, too.
+create trigger tombstones_take_worktrees after insert on tombstones
+begin
+  insert into teardown_jobs (kind, payload, next_at, created_at)
+  select 'worktree',
+    json_object('session_id', new.id, 'state', w.state, 'path', w.path, 'repository', w.repository, 'git_dir', w.git_dir,
+      'branch', w.branch, 'branch_created', json(iif(w.branch_created, 'true', 'false')), 'base_commit', w.base_commit,
+      'base_ref', w.base_ref, 'adopted', json(iif(w.adopted, 'true', 'false')), 'main', json(iif(w.main, 'true', 'false')),
+      'rescue_ref', w.rescue_ref, 'created_at', w.created_at, 'updated_at', w.updated_at,
+      'discard', json(iif(w.state = 'removing' and w.discard, 'true', 'false')), 'closing', json('false')),
+    cast((julianday('now') - 2440587.5) * 86400000000 as integer),
+    cast((julianday('now') - 2440587.5) * 86400000000 as integer)
+  from worktrees w
+  where w.root_key = (select session_key from sessions where id = new.id)
+    and w.state in ('creating', 'attached', 'removing', 'retained');
 end;
 
 create view v_teardown as

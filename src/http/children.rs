@@ -353,7 +353,7 @@ pub(super) async fn delete(
     Path(at): Path<AtChild>,
     _: NoQuery,
 ) -> Result<Answer<200, DeletedChildBody>, Problem> {
-    let receipt = children::delete(&app.runs, &at.id, &at.child).await?;
+    let receipt = children::delete(&app.runs, &app.worktrees, &at.id, &at.child).await?;
     let cancelled_running_child = !receipt.cancelled_run_ids.is_empty();
     Ok(Answer::new(&DeletedChildBody { child_session_id: at.child, deleted: true, cancelled_running_child }))
 }

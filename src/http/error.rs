@@ -10,7 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::{model::Invalid, runs, storage};
+use crate::{lifecycle::WorktreeError, model::Invalid, runs, storage, worktree};
 
 /// Characters that an error says of what was sent.
 const ECHO: usize = 500;
@@ -203,6 +203,34 @@ impl From<runs::Error> for Problem {
     }
 }
 
+impl From<WorktreeError> for Problem {
+    fn from(error: WorktreeError) -> Self {
+        use worktree::Error as E;
+        let detail = error.to_string();
+        let of = |status, code, words: &str| Self::new(status, code, words, detail.clone());
+        match error {
+            WorktreeError::Storage(error) => error.into(),
+            WorktreeError::AtRisk(at_risk) => {
+                let (checks, at_risk) = (at_risk.blocking(), serde_json::to_value(&at_risk).unwrap_or_default());
+                of(StatusCode::CONFLICT, "work_at_risk", "Work is at risk")
+                    .with("checks", checks)
+                    .with("at_risk", at_risk)
+            }
+            WorktreeError::Failed(E::NoGit) => {
+                of(StatusCode::SERVICE_UNAVAILABLE, "git_unavailable", "Git unavailable")
+            }
+            WorktreeError::Failed(E::Invalid { param, .. }) => Self::invalid(param, detail),
+            WorktreeError::Failed(E::BranchInUse { branch, place }) => {
+                of(StatusCode::CONFLICT, "branch_in_use", "Branch is in use").with("branch", branch).with("path", place)
+            }
+            WorktreeError::Failed(error) => {
+                tracing::warn!(%error, "git or the file system failed");
+                of(StatusCode::INTERNAL_SERVER_ERROR, "git_failed", "Git failed")
+            }
+        }
+    }
+}
+
 impl From<storage::Error> for Problem {
     fn from(error: storage::Error) -> Self {
         use storage::Error as E;
@@ -245,6 +273,13 @@ impl From<storage::Error> for Problem {
             E::RunNotFound(id) => not_found("run_not_found", "Run not found").with("run_id", id.as_str()),
             E::RunExists(id) => conflict("run_exists", "Run exists").with("run_id", id.as_str()),
             E::RunOver(id) => conflict("session_busy", "Run is over").with("run_id", id.as_str()),
+            E::WorktreeExists { root, path } => {
+                let conflict = conflict("worktree_exists", "Worktree exists").with("path", path.to_string());
+                conflict.with("session_id", root.as_str())
+            }
+            E::WorktreeNotFound(id) => {
+                not_found("worktree_not_found", "Worktree not found").with("session_id", id.as_str())
+            }
             E::NoPendingQuestion(id) => {
                 conflict("no_pending_question", "No pending question").with("session_id", id.as_str())
             }

@@ -31,15 +31,15 @@ const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 
 /// Keys whose first request is under way.
 #[derive(Debug, Clone, Default)]
-pub(super) struct UnderWay(Arc<Mutex<HashSet<(String, String)>>>);
+pub(super) struct Keys(Arc<Mutex<HashSet<(String, String)>>>);
 
 /// One key's place in the set, until it is dropped.
 struct Place {
-    set: UnderWay,
+    set: Keys,
     key: (String, String),
 }
 
-impl UnderWay {
+impl Keys {
     fn enter(&self, claim: &Claim) -> Option<Place> {
         let key = (claim.scope.clone(), claim.key.clone());
         let entered = self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(key.clone());
@@ -117,7 +117,7 @@ where
     W: Future<Output = Result<Answer<STATUS, T>, Problem>> + Send,
     A: Future<Output = Result<Answer<STATUS, T>, Problem>> + Send,
 {
-    let Some(_place) = app.under_way.enter(&claim) else {
+    let Some(_place) = app.under_way.keys.enter(&claim) else {
         let detail = "the first request with this key is still running";
         return Err(Problem::new(StatusCode::CONFLICT, "idempotency_in_progress", "Request in progress", detail));
     };

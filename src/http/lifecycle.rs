@@ -11,7 +11,7 @@ use super::{
     sessions::InSession,
 };
 use crate::{
-    lifecycle::{self, SessionResult},
+    lifecycle::{self, Close, SessionResult},
     model::SessionId,
 };
 
@@ -21,7 +21,6 @@ use crate::{
 pub(super) struct CloseQuery {
     /// `true` also removes a worktree that holds work which would be lost.
     #[serde(default)]
-    #[expect(dead_code, reason = "no session has a worktree")]
     force: bool,
 }
 
@@ -45,27 +44,29 @@ impl LifecycleBody {
 pub(super) async fn close(
     State(app): State<App>,
     Path(at): Path<InSession>,
-    Query(_): Query<CloseQuery>,
+    Query(query): Query<CloseQuery>,
 ) -> Result<Answer<200, LifecycleBody>, Problem> {
-    let results = lifecycle::close(&app.runs, &at.id, false).await?;
+    let how = Close { archive: false, force: query.force };
+    let results = lifecycle::close(&app.runs, &app.worktrees, &at.id, how).await?;
     Ok(LifecycleBody::answer(at.id, results))
 }
 
 pub(super) async fn preview(
     State(app): State<App>,
     Path(at): Path<InSession>,
-    Query(_): Query<CloseQuery>,
+    Query(query): Query<CloseQuery>,
 ) -> Result<Answer<200, LifecycleBody>, Problem> {
-    let results = lifecycle::preview(&app.runs, &at.id).await?;
+    let results = lifecycle::preview(&app.runs, &app.worktrees, &at.id, query.force).await?;
     Ok(LifecycleBody::answer(at.id, results))
 }
 
 pub(super) async fn archive(
     State(app): State<App>,
     Path(at): Path<InSession>,
-    Query(_): Query<CloseQuery>,
+    Query(query): Query<CloseQuery>,
 ) -> Result<Answer<200, LifecycleBody>, Problem> {
-    let results = lifecycle::close(&app.runs, &at.id, true).await?;
+    let how = Close { archive: true, force: query.force };
+    let results = lifecycle::close(&app.runs, &app.worktrees, &at.id, how).await?;
     Ok(LifecycleBody::answer(at.id, results))
 }
 

@@ -21,6 +21,7 @@ mod server;
 mod sessions;
 mod upload;
 mod version;
+mod worktrees;
 
 use std::sync::Arc;
 
@@ -39,25 +40,33 @@ use tower_http::catch_panic::CatchPanicLayer;
 pub use access::Access;
 pub use listener::serve;
 
-use crate::{model::Limits, repository::SessionRepository, runs::Runs};
+use crate::{model::Limits, repository::SessionRepository, runs::Runs, worktree::Worktrees};
+
+/// Requests that are under way.
+#[derive(Clone)]
+struct UnderWay {
+    keys: idempotency::Keys,
+    uploads: Arc<Semaphore>,
+}
 
 /// What handlers share.
 #[derive(Clone)]
 pub struct App {
     repository: SessionRepository,
     runs: Runs,
+    worktrees: Worktrees,
     limits: Limits,
-    under_way: idempotency::UnderWay,
-    uploads: Arc<Semaphore>,
+    under_way: UnderWay,
     document: server::Document,
 }
 
 impl App {
-    /// An application on these sessions and runs.
-    pub fn new(runs: Runs, limits: Limits) -> Self {
-        let (under_way, document) = (idempotency::UnderWay::default(), server::Document::default());
+    /// An application on these sessions, runs and worktrees.
+    pub fn new(runs: Runs, worktrees: Worktrees, limits: Limits) -> Self {
         let uploads = Arc::new(Semaphore::new(upload::UPLOADS));
-        Self { repository: runs.repository().clone(), runs, limits, under_way, uploads, document }
+        let under_way = UnderWay { keys: idempotency::Keys::default(), uploads };
+        let document = server::Document::default();
+        Self { repository: runs.repository().clone(), runs, worktrees, limits, under_way, document }
     }
 }
 
@@ -68,6 +77,7 @@ fn routes() -> ApiRouter<App> {
     use messages as m;
     use runs as r;
     use sessions as s;
+    use worktrees as w;
     let session = get_with(s::read, doc("sessions", "Read a session"))
         .patch_with(s::update, doc("sessions", "Change a session"))
         .delete_with(s::delete, doc("sessions", "Delete a session and everything below it"));
@@ -93,6 +103,9 @@ fn routes() -> ApiRouter<App> {
         .delete_with(c::delete, doc("children", "Delete a child and everything below it"));
     let close = get_with(l::preview, doc("lifecycle", "Preview a close"))
         .post_with(l::close, doc("lifecycle", "Close a session and everything below it"));
+    let worktree = get_with(w::read, doc("worktrees", "Show the worktree of a session's tree"))
+        .put_with(w::attach, doc("worktrees", "Attach a worktree to a session's tree"))
+        .delete_with(w::detach, doc("worktrees", "Remove the worktree of a session's tree"));
     ApiRouter::new()
         .api_route("/api/v1/sessions", list)
         .api_route("/api/v1/sessions/cleanup", post_with(s::cleanup, doc("sessions", "Delete many sessions")))
@@ -100,6 +113,7 @@ fn routes() -> ApiRouter<App> {
         .api_route("/api/v1/sessions/{id}/clear", post_with(s::clear, doc("sessions", "Clear a session")))
         .api_route("/api/v1/sessions/{id}/tree", get_with(s::tree, doc("sessions", "Read a session's tree")))
         .api_route("/api/v1/sessions/{id}/usage", usage)
+        .api_route("/api/v1/sessions/{id}/worktree", worktree)
         .api_route("/api/v1/sessions/{id}/messages", history)
         .api_route(
             "/api/v1/sessions/{id}/messages/truncate",

@@ -177,7 +177,7 @@ pub(super) async fn delete(
     headers: HeaderMap,
 ) -> Result<Deleted, Problem> {
     let options = DeleteOptions { keep_pinned: !query.force, if_match, discard_worktree: query.discard_worktree };
-    let receipt = lifecycle::delete(&app.runs, &at.id, options).await?;
+    let receipt = lifecycle::delete(&app.runs, &app.worktrees, &at.id, options).await?;
     let preferred = headers.get_all("prefer").iter().filter_map(|value| value.to_str().ok());
     let wanted = preferred
         .flat_map(|value| value.split(','))
@@ -266,7 +266,7 @@ pub(super) async fn cleanup(
     let known = CleanupMode::deserialize(word.as_str().into_deserializer());
     let known = known.map_err(|error: serde::de::value::Error| Problem::invalid_mode(&mode, &error.to_string()))?;
     let cleanup = Cleanup { mode: known, keep_pinned, inactive_before, dry_run };
-    Ok(Answer::new(&lifecycle::cleanup(&app.runs, cleanup).await?))
+    Ok(Answer::new(&lifecycle::cleanup(&app.runs, &app.worktrees, cleanup).await?))
 }
 
 /// A session and what is below it.

@@ -73,7 +73,7 @@ impl FromRequest<App> for Upload {
         let (mut parts, mut body) = request.into_parts();
         let Query(query) = Query::<UploadQuery>::from_request_parts(&mut parts, app).await?;
         let declared = declared(&parts.headers)?;
-        let place = tokio::time::timeout(PATIENCE, app.uploads.clone().acquire_owned()).await;
+        let place = tokio::time::timeout(PATIENCE, app.under_way.uploads.clone().acquire_owned()).await;
         let Ok(Ok(place)) = place else { return Err(overloaded()) };
         if !query.raw && declared.as_ref().is_some_and(|declared| declared.essence_str() == "application/json") {
             let body = Json::<InlineBody>::from_request(Request::from_parts(parts, body), app).await?;

@@ -6,11 +6,18 @@ use futures_util::{StreamExt, stream};
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::teardown::AT_ONCE;
+use super::{
+    teardown::AT_ONCE,
+    worktree::{WorktreeError, take_away},
+};
 use crate::{
-    model::{AgentSession, BackendFilter, BackendId, BackendStatus, Closing, Openness, SessionId, Timestamp},
+    model::{
+        AgentSession, AtRisk, BackendFilter, BackendId, BackendStatus, Closing, Openness, SessionId, Teardown,
+        Timestamp, Worktree, WorktreeState, WorktreeStep,
+    },
     runs::Runs,
     storage::{Error, Result, Storage},
+    worktree::{self, Worktrees},
 };
 
 /// How often a close begins again because something was used meanwhile. The last time, it leaves that open.
@@ -33,6 +40,12 @@ pub struct SessionResult {
     pub worktree_removed: bool,
     /// Whether the worktree of the tree stays, because work would be lost with it.
     pub worktree_at_risk: bool,
+    /// What would be lost.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub at_risk: Option<Box<AtRisk>>,
+    /// The ref that keeps what was in the worktree.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rescue_ref: Option<String>,
     /// When the session was closed, if it is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub closed_at: Option<Timestamp>,
@@ -52,19 +65,40 @@ impl SessionResult {
             backends_closed: session.backends,
             worktree_removed: false,
             worktree_at_risk: false,
+            at_risk: None,
+            rescue_ref: None,
             closed_at: session.closed_at,
             archived_at: session.archived_at,
             error: None,
         }
     }
+
+    fn fail(&mut self, error: String) {
+        self.error = Some(self.error.take().map_or(error.clone(), |before| format!("{before}; {error}")));
+    }
 }
 
-/// Closes a session and everything below it: stops what runs there, ends what is warm, and closes the rows. Archives
-/// them too, where asked. What could not be ended is said, and tried again by the reaper.
-pub async fn close(runs: &Runs, id: &SessionId, archive: bool) -> Result<Vec<SessionResult>> {
-    let (runs, id) = (runs.clone(), id.clone());
+/// How to close.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Close {
+    /// Also archive.
+    pub archive: bool,
+    /// Also remove a worktree that holds work which would be lost.
+    pub force: bool,
+}
+
+/// Closes a session and everything below it: stops what runs there, ends what is warm, and closes the rows. The worktree
+/// of the tree goes with its last open session, unless work is at risk. Archives them too, where asked. What could not be
+/// done is said, and tried again by the reaper.
+pub async fn close(runs: &Runs, worktrees: &Worktrees, id: &SessionId, how: Close) -> Result<Vec<SessionResult>> {
+    let (runs, worktrees, id) = (runs.clone(), worktrees.clone(), id.clone());
     let tasks = runs.repository().tasks().clone();
-    tasks.detached(async move { close_below(&runs, &id, archive).await }).await
+    let work = async move {
+        let mut results = close_below(&runs, &id, how.archive).await?;
+        close_worktree(&runs, &worktrees, &id, how.force, &mut results).await;
+        Ok(results)
+    };
+    tasks.detached(work).await
 }
 
 async fn close_below(runs: &Runs, id: &SessionId, archive: bool) -> Result<Vec<SessionResult>> {
@@ -79,15 +113,144 @@ async fn close_below(runs: &Runs, id: &SessionId, archive: bool) -> Result<Vec<S
     met.close(runs, id, archive, true).await
 }
 
+/// Removes the tree's worktree, and says what became of it: of the first of the sessions, the one that was named.
+async fn close_worktree(
+    runs: &Runs,
+    worktrees: &Worktrees,
+    id: &SessionId,
+    force: bool,
+    results: &mut [SessionResult],
+) {
+    let Some(result) = results.first_mut() else { return };
+    match remove_worktree(runs, worktrees, id, force).await {
+        Ok(Gone::Not) => {}
+        Ok(Gone::Removed(rescue_ref)) => (result.worktree_removed, result.rescue_ref) = (true, rescue_ref),
+        Ok(Gone::AtRisk(at_risk)) => (result.worktree_at_risk, result.at_risk) = (true, Some(at_risk)),
+        Err(error) => {
+            result.fail(format!("the worktree was not removed: {error}"));
+            if let Err(error) = leave_worktree(runs, id, force, &error.to_string()).await {
+                tracing::error!(%error, session = %id, "a worktree that was not removed is not on record");
+            }
+        }
+    }
+}
+
+/// What became of a tree's worktree.
+pub(super) enum Gone {
+    /// There is none, or its tree is in use.
+    Not,
+    Removed(Option<String>),
+    AtRisk(Box<AtRisk>),
+}
+
+/// Why a worktree stays for now.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Stays {
+    #[error("what works in it has not ended")]
+    InUse,
+    #[error(transparent)]
+    Failed(#[from] WorktreeError),
+}
+
+impl From<Error> for Stays {
+    fn from(error: Error) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+/// Removes the worktree of a tree whose sessions are all closed.
+pub(super) async fn remove_worktree(
+    runs: &Runs,
+    worktrees: &Worktrees,
+    id: &SessionId,
+    discard: bool,
+) -> std::result::Result<Gone, Stays> {
+    let repository = runs.repository();
+    let Some(worktree) = removable(runs, id).await? else { return Ok(Gone::Not) };
+    let root = &worktree.session_id;
+    let tree = repository.openness(root).await?;
+    if tree.iter().any(|session| session.closed_at.is_none()) {
+        return Ok(Gone::Not);
+    }
+    if tree.iter().any(|session| session.busy) {
+        return Err(Stays::InUse);
+    }
+    let rescue_ref = worktree::rescue_ref(root, Timestamp::now());
+    let step = WorktreeStep::Removing { rescue_ref, discard, closed: true };
+    let worktree = match repository.advance_worktree(root, step).await {
+        // It was opened again at this moment, or is another's to remove.
+        Err(Error::SessionBusy(_) | Error::WorktreeNotFound(_)) => return Ok(Gone::Not),
+        advanced => advanced?,
+    };
+    let taken = take_away(repository, worktrees, &worktree, WorktreeStep::Retained).await;
+    // Runs wait while it is removed.
+    runs.wake();
+    match taken {
+        Ok((_, removed)) if removed.removed => Ok(Gone::Removed(removed.rescue_ref)),
+        Ok(_) => Ok(Gone::Not),
+        Err(WorktreeError::AtRisk(at_risk)) => Ok(Gone::AtRisk(at_risk)),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The worktree of a session's tree, if it has one that can be removed.
+async fn removable(runs: &Runs, id: &SessionId) -> Result<Option<Worktree>> {
+    let found = match runs.repository().worktree_of(id).await {
+        Err(Error::SessionNotFound(_)) => None,
+        found => found?,
+    };
+    Ok(found.filter(|worktree| worktree.state != WorktreeState::Creating))
+}
+
+async fn leave_worktree(runs: &Runs, id: &SessionId, discard: bool, error: &str) -> Result<()> {
+    let Some(worktree) = removable(runs, id).await? else { return Ok(()) };
+    let work = Teardown::Worktree { worktree: Box::new(worktree), discard, closing: true };
+    runs.repository().leave_teardown(work, error.to_owned()).await
+}
+
 /// What a close would do now.
-pub async fn preview(runs: &Runs, id: &SessionId) -> Result<Vec<SessionResult>> {
+pub async fn preview(runs: &Runs, worktrees: &Worktrees, id: &SessionId, force: bool) -> Result<Vec<SessionResult>> {
     let sessions = runs.repository().openness(id).await?;
     let warm = warm(runs, id).await?;
     let result = |session: Openness| {
         let disposed = executors(&session.session_id, warm.iter());
         SessionResult { disposed, ..SessionResult::of(session) }
     };
-    Ok(sessions.into_iter().map(result).collect())
+    let mut results: Vec<SessionResult> = sessions.into_iter().map(result).collect();
+    preview_worktree(runs, worktrees, id, force, !warm.is_empty(), &mut results).await?;
+    Ok(results)
+}
+
+/// Says of the first of the sessions what would become of the tree's worktree.
+async fn preview_worktree(
+    runs: &Runs,
+    worktrees: &Worktrees,
+    id: &SessionId,
+    force: bool,
+    warm: bool,
+    results: &mut [SessionResult],
+) -> Result<()> {
+    let Some(worktree) = removable(runs, id).await?.filter(|worktree| !worktree.main) else { return Ok(()) };
+    let tree = runs.repository().openness(&worktree.session_id).await?;
+    let closed = |session: &Openness| {
+        session.closed_at.is_some() || results.iter().any(|result| result.session_id == session.session_id)
+    };
+    if !tree.iter().all(closed) {
+        return Ok(());
+    }
+    let at_risk = worktrees.preflight(&worktree).await;
+    let Some(result) = results.first_mut() else { return Ok(()) };
+    match at_risk {
+        Ok(at_risk) => {
+            // What is warm works there until it is ended.
+            let stands = at_risk.blocking().into_iter().any(|check| check != "processes" || !warm);
+            result.worktree_removed = force || !stands;
+            result.worktree_at_risk = stands && !force;
+            result.at_risk = stands.then(|| Box::new(at_risk));
+        }
+        Err(error) => result.fail(format!("the worktree cannot be looked at: {error}")),
+    }
+    Ok(())
 }
 
 /// Opens a session and everything below it again, or takes them out of the archive.

@@ -44,6 +44,7 @@ mod session;
 mod teardown;
 mod time;
 mod whole;
+mod worktree;
 
 pub use attachment::{Attachment, AttachmentUrl, NewAttachment, detected_mime_type};
 pub use backend::{AgentSession, BackendState, BackendStatus, Process};
@@ -71,6 +72,9 @@ pub use session::{Kind, ModelRef, NewSession, ReasoningEffort, RunStatus, Sessio
 pub use teardown::{BackendFilter, Closing, Openness, Teardown, TeardownJob, Unfinished};
 pub use time::Timestamp;
 pub use whole::{SessionSave, WholeSession};
+pub use worktree::{
+    AbsolutePath, AtRisk, AttachWorktree, Findings, NewWorktree, Removed, Worktree, WorktreeState, WorktreeStep,
+};
 
 /// A JSON object whose keys Culm does not know.
 pub type JsonObject = serde_json::Map<String, serde_json::Value>;

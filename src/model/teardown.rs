@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::{AgentSession, BackendStatus, SessionId, Timestamp};
+use super::{AgentSession, BackendStatus, SessionId, Timestamp, Worktree};
 
 /// Which backends to list.
 #[derive(Debug, Clone, Default)]
@@ -49,8 +49,19 @@ pub enum Teardown {
     Backend {
         /// As its row was.
         backend: AgentSession,
+        /// The root of its session's tree.
+        root: SessionId,
         /// Whether what the agent keeps of it is removed, too.
         purge: bool,
+    },
+    /// A worktree: it is to be removed, unless work is at risk.
+    Worktree {
+        /// As its row is, or was.
+        worktree: Box<Worktree>,
+        /// Whether it is removed although work is at risk.
+        discard: bool,
+        /// Whether its tree is there, and was closed.
+        closing: bool,
     },
 }
 
@@ -68,9 +79,9 @@ pub struct TeardownJob {
 pub struct Unfinished {
     /// The session that it was of.
     pub session_id: SessionId,
-    /// `backend`: a process.
+    /// `backend` or `worktree`.
     pub kind: String,
-    /// The executor's name.
+    /// The executor's name, or the worktree's directory.
     pub name: String,
     /// Why.
     pub error: String,
@@ -79,12 +90,10 @@ pub struct Unfinished {
 impl TeardownJob {
     /// What is said of a job that was not done.
     pub fn unfinished(&self, error: impl Into<String>) -> Unfinished {
-        let Teardown::Backend { backend, .. } = &self.work;
-        Unfinished {
-            session_id: backend.session_id.clone(),
-            kind: "backend".into(),
-            name: backend.executor.clone(),
-            error: error.into(),
-        }
+        let (session_id, kind, name) = match &self.work {
+            Teardown::Backend { backend, .. } => (&backend.session_id, "backend", backend.executor.clone()),
+            Teardown::Worktree { worktree, .. } => (&worktree.session_id, "worktree", worktree.path.to_string()),
+        };
+        Unfinished { session_id: session_id.clone(), kind: kind.into(), name, error: error.into() }
     }
 }

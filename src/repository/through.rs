@@ -285,9 +285,31 @@ impl Storage for SessionRepository {
         self.storage.claim_teardowns(limit).await
     }
 
+    async fn leave_teardown(&self, work: Teardown, error: String) -> Result<()> {
+        self.write(Touched::These(vec![]), |storage| async move { storage.leave_teardown(work, error).await }).await
+    }
+
     async fn finish_teardown(&self, job: &TeardownJob, error: Option<String>) -> Result<()> {
         let job = job.clone();
         self.write(Touched::These(vec![]), |storage| async move { storage.finish_teardown(&job, error).await }).await
+    }
+
+    async fn add_worktree(&self, session: &SessionId, new: NewWorktree) -> Result<Worktree> {
+        let key = session.clone();
+        self.write(Touched::These(vec![]), |storage| async move { storage.add_worktree(&key, new).await }).await
+    }
+
+    async fn worktree_of(&self, session: &SessionId) -> Result<Option<Worktree>> {
+        self.storage.worktree_of(session).await
+    }
+
+    async fn advance_worktree(&self, session: &SessionId, step: WorktreeStep) -> Result<Worktree> {
+        let key = session.clone();
+        self.write(Touched::These(vec![]), |storage| async move { storage.advance_worktree(&key, step).await }).await
+    }
+
+    async fn unfinished_worktrees(&self) -> Result<Vec<Worktree>> {
+        self.storage.unfinished_worktrees().await
     }
 
     async fn events(&self, scope: &EventScope, after: i64, limit: i64) -> Result<EventPage> {

@@ -23,12 +23,13 @@ use serde_json::Value;
 use tokio::sync::watch;
 
 use crate::model::{
-    AgentSession, Answered, Appended, Attachment, AttachmentId, BackendFilter, BackendId, BackendState, ChildStep,
-    ChildUpdate, Cleanup, CleanupReceipt, ClearReceipt, Closing, ContinuedChild, CreatedChild, DeleteOptions,
-    DeleteReceipt, EventPage, EventScope, JsonObject, Message, MessageFilter, MessageId, MessagePage, MessageReceipt,
-    NewAttachment, NewChild, NewMessage, NewRun, NewSession, Openness, Page, PendingQuestion, Position, Run, RunEnd,
-    RunFilter, RunId, SearchPage, SearchPosition, SearchQuery, Session, SessionFilter, SessionId, SessionSave,
-    SessionTree, SessionUpdate, TeardownJob, Truncate, TruncateReceipt, UpdatedChild, UsageRecord, WholeSession,
+    AbsolutePath, AgentSession, Answered, Appended, Attachment, AttachmentId, BackendFilter, BackendId, BackendState,
+    ChildStep, ChildUpdate, Cleanup, CleanupReceipt, ClearReceipt, Closing, ContinuedChild, CreatedChild,
+    DeleteOptions, DeleteReceipt, EventPage, EventScope, JsonObject, Message, MessageFilter, MessageId, MessagePage,
+    MessageReceipt, NewAttachment, NewChild, NewMessage, NewRun, NewSession, NewWorktree, Openness, Page,
+    PendingQuestion, Position, Run, RunEnd, RunFilter, RunId, SearchPage, SearchPosition, SearchQuery, Session,
+    SessionFilter, SessionId, SessionSave, SessionTree, SessionUpdate, Teardown, TeardownJob, Truncate,
+    TruncateReceipt, UpdatedChild, UsageRecord, WholeSession, Worktree, WorktreeStep,
 };
 
 /// What a storage method gives.
@@ -99,6 +100,17 @@ pub enum Error {
     /// The session has no question that waits for an answer.
     #[error("the session '{0}' has no pending question")]
     NoPendingQuestion(SessionId),
+    /// The tree has a worktree already, or the worktree has a tree.
+    #[error("the tree of '{root}' works in {path}")]
+    WorktreeExists {
+        /// The root of the tree that has it.
+        root: SessionId,
+        /// The worktree.
+        path: AbsolutePath,
+    },
+    /// The tree of this session has no worktree, or none that this can be done with.
+    #[error("the tree of '{0}' has no worktree")]
+    WorktreeNotFound(SessionId),
     /// The answer is none of those that the question allows.
     #[error("the answer is one of: {}", .0.join(", "))]
     InvalidAnswer(Vec<String>),
@@ -191,8 +203,8 @@ pub trait Storage: Send + Sync {
     /// The sessions above one, nearest first; at most 100.
     async fn sessions_above(&self, id: &SessionId) -> Result<Vec<SessionId>>;
 
-    /// Deletes a session and everything below it, and leaves tombstones; and for each backend a teardown job, which is
-    /// the caller's to carry out. A parent that stays is told that a run of its child has ended.
+    /// Deletes a session and everything below it, and leaves tombstones; and for each backend and each worktree a teardown
+    /// job, which is the caller's to carry out. A parent that stays is told that a run of its child has ended.
     async fn delete_session(&self, id: &SessionId, options: DeleteOptions) -> Result<DeleteReceipt>;
 
     /// Removes all messages but a first system message, all attachments, derived state and the pending question.
@@ -369,11 +381,30 @@ pub trait Storage: Send + Sync {
     async fn openness(&self, id: &SessionId) -> Result<Vec<Openness>>;
 
     /// Takes teardown jobs that are due, at most `limit`: for five minutes, or until the database is opened again, they
-    /// are the caller's. Those are gone whose backend is in use again.
+    /// are the caller's. Those are gone whose backend is in use again; a worktree waits for what works in it.
     async fn claim_teardowns(&self, limit: i64) -> Result<Vec<TeardownJob>>;
+
+    /// Leaves a job for what could not be torn down, and why; due in a moment. One that is there stands for it, too.
+    async fn leave_teardown(&self, work: Teardown, error: String) -> Result<()>;
 
     /// A teardown job was carried out, and is no more; or it failed, and is due again later each time.
     async fn finish_teardown(&self, job: &TeardownJob, error: Option<String>) -> Result<()>;
+
+    /// Records the worktree that the tree of a session is to have; it is being made. Fails with
+    /// [`Error::WorktreeExists`] while the tree has another one, or another tree this one.
+    async fn add_worktree(&self, session: &SessionId, new: NewWorktree) -> Result<Worktree>;
+
+    /// The worktree of the tree that a session is in, whatever is under way with it; none that is removed.
+    async fn worktree_of(&self, session: &SessionId) -> Result<Option<Worktree>>;
+
+    /// Records what becomes of the worktree of a session's tree; the row as it is then. Fails with
+    /// [`Error::WorktreeNotFound`] where there is none that the step could be taken from, and a removal with
+    /// [`Error::SessionBusy`] while a run of the tree is pending or running. While one is being removed, the runs of its
+    /// tree wait.
+    async fn advance_worktree(&self, session: &SessionId, step: WorktreeStep) -> Result<Worktree>;
+
+    /// Worktrees that are being made or removed.
+    async fn unfinished_worktrees(&self) -> Result<Vec<Worktree>>;
 
     /// Events after this number, in order: those of the next `limit` that are in the scope.
     async fn events(&self, scope: &EventScope, after: i64, limit: i64) -> Result<EventPage>;

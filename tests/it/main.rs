@@ -22,3 +22,4 @@ mod scripted;
 mod storage;
 mod tidy;
 mod warm;
+mod worktree;

@@ -24,7 +24,7 @@ const ROWS: i64 = 500;
 const MANY: i64 = 100;
 
 /// What must select nothing, and what it means if it does.
-const RULES: [(&str, &str); 14] = [
+const RULES: [(&str, &str); 15] = [
     ("a row refers to one that is not there", "select \"table\" || ' ' || coalesce(rowid, '') from pragma_foreign_key_check"),
     ("the cached message count is wrong",
      "select id from sessions s where message_count <> (select count(*) from messages m where m.session_key = s.session_key)"),
@@ -42,7 +42,10 @@ const RULES: [(&str, &str); 14] = [
     ("a sequence is behind its table",
      "select t.name from (select 'sessions' as name, max(session_key) as last from sessions
         union all select 'messages', max(message_key) from messages union all select 'attachments', max(attachment_key) from attachments
-        union all select 'runs', max(run_key) from runs union all select 'usage_records', max(usage_key) from usage_records) t
+        union all select 'runs', max(run_key) from runs union all select 'usage_records', max(usage_key) from usage_records
+        union all select 'agent_sessions', max(agent_session_key) from agent_sessions
+        union all select 'teardown_jobs', max(job_key) from teardown_jobs
+        union all select 'worktrees', max(worktree_key) from worktrees) t
       left join sqlite_sequence q on q.name = t.name where t.last > coalesce(q.seq, 0)"),
     ("an attachment's size is not that of its bytes",
      "select id from attachments a where size <> (select coalesce(sum(length(bytes)), 0) from attachment_chunks c where c.attachment_key = a.attachment_key)"),
@@ -52,6 +55,8 @@ const RULES: [(&str, &str); 14] = [
     ("what messages show of attachments is recorded wrongly",
      "select message_key from (select message_key, attachment_id from attachment_links except select message_key, attachment_id from attachment_uses)
       union select message_key from (select message_key, attachment_id from attachment_uses except select message_key, attachment_id from attachment_links)"),
+    ("a worktree belongs to a session that is no root",
+     "select w.path from worktrees w join sessions s on s.session_key = w.root_key where s.kind <> 'root'"),
     ("a session's text holds NUL", "select id from sessions where instr(title, char(0)) > 0 or instr(coalesce(workspace, ''), char(0)) > 0"),
     ("a message's text holds NUL",
      "select s.id || ' ' || m.seq from messages m join sessions s using (session_key)

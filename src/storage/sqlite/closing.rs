@@ -5,7 +5,7 @@ use sqlx::{SqliteConnection, SqlitePool};
 
 use super::{error, sessions, teardown, types};
 use crate::{
-    model::{Closing, Openness, SessionId, Timestamp},
+    model::{Closing, Openness, SessionId, Teardown, Timestamp},
     storage::{Error, Result},
 };
 
@@ -17,7 +17,8 @@ pub(super) struct Close {
 
 pub(super) async fn close(conn: &mut SqliteConnection, input: &Close) -> Result<Vec<Openness>> {
     let Closing { archive, ended, failed, leave_busy } = &input.closing;
-    let key = sessions::row_to_write(conn, &input.id).await?.session_key;
+    let session = sessions::row_to_write(conn, &input.id).await?;
+    let (key, root) = (session.session_key, session.root_session_id);
     let met = ended.iter().chain(failed.iter().map(|(backend, _)| backend));
     let met = types::object(&met.map(|backend| (&backend.id, backend.used_at.0)).collect::<Vec<_>>());
     let mut sessions = below(conn, key, &met).await?;
@@ -29,7 +30,8 @@ pub(super) async fn close(conn: &mut SqliteConnection, input: &Close) -> Result<
     let left = types::object(&failed.iter().map(|(backend, _)| &backend.id).collect::<Vec<_>>());
     close_backends(conn, &keys, &left).await?;
     for (backend, error) in failed {
-        teardown::leave(conn, backend, error).await?;
+        let work = Teardown::Backend { backend: backend.clone(), root: root.clone(), purge: false };
+        teardown::leave(conn, &teardown::Leave { work, error: error.clone() }).await?;
     }
     let now = Timestamp::now().0;
     let close = sqlx::query!(

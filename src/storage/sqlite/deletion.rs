@@ -43,7 +43,7 @@ pub(super) async fn delete(conn: &mut SqliteConnection, input: &Delete) -> Resul
     }
     let keys: Vec<i64> = tree.into_iter().map(|session| session.key).collect();
     let receipt = receipt(conn, &keys).await?;
-    let teardowns = remove(conn, &keys).await?;
+    let teardowns = remove(conn, &keys, input.options.discard_worktree).await?;
     Ok(DeleteReceipt { teardowns, ..receipt })
 }
 
@@ -87,12 +87,12 @@ async fn receipt(conn: &mut SqliteConnection, keys: &[i64]) -> Result<DeleteRece
 
 /// Removes sessions; the set holds everything below each of its members. The jobs that this leaves, for the caller to
 /// carry out.
-async fn remove(conn: &mut SqliteConnection, keys: &[i64]) -> Result<Vec<TeardownJob>> {
+async fn remove(conn: &mut SqliteConnection, keys: &[i64], discard_worktree: bool) -> Result<Vec<TeardownJob>> {
     let (keys, last) = (types::object(&keys), teardown::last(conn).await?);
     tell_parents(conn, &keys).await?;
     let remove = sqlx::query!("delete from sessions where session_key in (select value from json_each(?1))", keys);
     remove.execute(&mut *conn).await.map_err(error::of)?;
-    teardown::take_after(conn, last).await
+    teardown::take_after(conn, last, discard_worktree).await
 }
 
 /// Tells the parents that stay that what their children were doing has ended: the runs go with the sessions, and will say
@@ -116,7 +116,7 @@ async fn tell_parents(conn: &mut SqliteConnection, keys: &str) -> Result<()> {
 pub(super) async fn cleanup(conn: &mut SqliteConnection, input: &Cleanup) -> Result<CleanupReceipt> {
     let keys = doomed(conn, input).await?;
     let receipt = cleanup_receipt(conn, &keys, input).await?;
-    let teardowns = remove(conn, &keys).await?;
+    let teardowns = remove(conn, &keys, false).await?;
     Ok(CleanupReceipt { teardowns, ..receipt })
 }
 

@@ -13,6 +13,7 @@ mod idempotency;
 mod lists;
 mod messages;
 mod open;
+mod payload;
 mod reindex;
 mod runs;
 mod search;
@@ -21,6 +22,7 @@ mod teardown;
 mod types;
 mod usage;
 mod whole;
+mod worktrees;
 mod writer;
 
 use async_trait::async_trait;
@@ -39,9 +41,10 @@ use crate::model::{
     AgentSession, Answered, Appended, Attachment, AttachmentId, BackendFilter, BackendId, BackendState, ChildStep,
     ChildUpdate, Cleanup, CleanupReceipt, ClearReceipt, Closing, ContinuedChild, CreatedChild, DeleteOptions,
     DeleteReceipt, EventPage, EventScope, JsonObject, Message, MessageFilter, MessageId, MessagePage, MessageReceipt,
-    NewAttachment, NewChild, NewMessage, NewRun, NewSession, Openness, Page, PendingQuestion, Position, Run, RunEnd,
-    RunFilter, RunId, SearchPage, SearchPosition, SearchQuery, Session, SessionFilter, SessionId, SessionSave,
-    SessionTree, SessionUpdate, TeardownJob, Truncate, TruncateReceipt, UpdatedChild, UsageRecord, WholeSession,
+    NewAttachment, NewChild, NewMessage, NewRun, NewSession, NewWorktree, Openness, Page, PendingQuestion, Position,
+    Run, RunEnd, RunFilter, RunId, SearchPage, SearchPosition, SearchQuery, Session, SessionFilter, SessionId,
+    SessionSave, SessionTree, SessionUpdate, Teardown, TeardownJob, Truncate, TruncateReceipt, UpdatedChild,
+    UsageRecord, WholeSession, Worktree, WorktreeStep,
 };
 use writer::Writer;
 
@@ -312,9 +315,32 @@ impl Storage for SqliteStorage {
         }
     }
 
+    async fn leave_teardown(&self, work: Teardown, error: String) -> Result<()> {
+        let input = teardown::Leave { work, error };
+        self.writer.call(input, |conn, input| Box::pin(teardown::leave(conn, input))).await
+    }
+
     async fn finish_teardown(&self, job: &TeardownJob, error: Option<String>) -> Result<()> {
         let input = teardown::Finish { job: job.clone(), error };
         self.writer.call(input, |conn, input| Box::pin(teardown::finish(conn, input))).await
+    }
+
+    async fn add_worktree(&self, session: &SessionId, new: NewWorktree) -> Result<Worktree> {
+        let input = worktrees::Add { session: session.clone(), new };
+        self.writer.call(input, |conn, input| Box::pin(worktrees::add(conn, input))).await
+    }
+
+    async fn worktree_of(&self, session: &SessionId) -> Result<Option<Worktree>> {
+        worktrees::of_session(&self.readers, session).await
+    }
+
+    async fn advance_worktree(&self, session: &SessionId, step: WorktreeStep) -> Result<Worktree> {
+        let input = worktrees::Advance { session: session.clone(), step };
+        self.writer.call(input, |conn, input| Box::pin(worktrees::advance(conn, input))).await
+    }
+
+    async fn unfinished_worktrees(&self) -> Result<Vec<Worktree>> {
+        worktrees::unfinished(&self.readers).await
     }
 
     async fn events(&self, scope: &EventScope, after: i64, limit: i64) -> Result<EventPage> {

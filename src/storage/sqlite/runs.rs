@@ -265,7 +265,13 @@ pub(super) async fn active(pool: &SqlitePool, id: &SessionId, below: bool) -> Re
 }
 
 pub(super) async fn claim(conn: &mut SqliteConnection, limit: i64) -> Result<Vec<Run>> {
-    let rows = select_runs!("where r.status = 'pending' order by r.run_key limit ?1", limit);
+    // Where a worktree is being removed, nothing begins to work in it.
+    let rows = select_runs!(
+        "where r.status = 'pending' and not exists (
+           select 1 from worktrees w where w.root_key = s.root_key and w.state = 'removing'
+         ) order by r.run_key limit ?1",
+        limit
+    );
     let rows = rows.fetch_all(&mut *conn).await.map_err(error::of)?;
     let now = Timestamp::now();
     let mut runs = Vec::with_capacity(rows.len());

@@ -1,15 +1,16 @@
 //! Teardown jobs: taken, done, kept for another time. The schema makes them where a row is deleted, in the same
-//! transaction; `closing.rs` makes those of backends that could not be ended.
+//! transaction; a close leaves those of what it could not do.
 
-use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use sqlx::{SqliteConnection, SqlitePool};
 
 use super::{
-    backends, error,
-    types::{self, Json},
+    error,
+    payload::{payload, work},
+    types::Json,
 };
 use crate::{
-    model::{AgentSession, BackendId, BackendStatus, SessionId, Teardown, TeardownJob, Timestamp},
+    model::{Teardown, TeardownJob, Timestamp},
     storage::Result,
 };
 
@@ -19,65 +20,17 @@ const TAKEN: i64 = 5 * 60 * 1_000_000;
 const AGAIN: i64 = 1_000_000;
 const DOUBLED: i64 = 9;
 
-/// What is to be known of a backend whose row is gone: the names are those that the schema's trigger writes.
-#[derive(Debug, Serialize, Deserialize)]
-struct BackendPayload {
-    id: BackendId,
-    session_id: SessionId,
-    executor: String,
-    backend: String,
-    agent_session_id: Option<String>,
-    pid: Option<i64>,
-    pid_started: Option<i64>,
-    status: BackendStatus,
-    seen_seq: i64,
-    used_at: i64,
-    purge: bool,
-}
-
-impl BackendPayload {
-    fn of(backend: &AgentSession) -> Self {
-        Self {
-            id: backend.id.clone(),
-            session_id: backend.session_id.clone(),
-            executor: backend.executor.clone(),
-            backend: backend.backend.clone(),
-            agent_session_id: backend.agent_session_id.clone(),
-            pid: backend.process.map(|process| process.pid.into()),
-            pid_started: backend.process.map(|process| process.started),
-            status: backend.status,
-            seen_seq: backend.seen_seq,
-            used_at: backend.used_at.0,
-            purge: false,
-        }
-    }
-
-    fn into_teardown(self) -> Teardown {
-        let backend = AgentSession {
-            id: self.id,
-            session_id: self.session_id,
-            executor: self.executor,
-            backend: self.backend,
-            agent_session_id: self.agent_session_id,
-            process: backends::process(self.pid, self.pid_started),
-            status: self.status,
-            seen_seq: self.seen_seq,
-            used_at: Timestamp(self.used_at),
-        };
-        Teardown::Backend { backend, purge: self.purge }
-    }
-}
-
 /// A job's row.
 struct Row {
     key: i64,
-    payload: Json<serde_json::Value>,
+    kind: String,
+    payload: Json<Value>,
 }
 
 /// A job that a shell made and that says nothing of use is nobody's: it stays for people to see.
 fn job(row: Row) -> Option<TeardownJob> {
-    match serde_json::from_value::<BackendPayload>(row.payload.0) {
-        Ok(payload) => Some(TeardownJob { key: row.key, work: payload.into_teardown() }),
+    match work(&row.kind, row.payload.0) {
+        Ok(work) => Some(TeardownJob { key: row.key, work }),
         Err(error) => {
             tracing::error!(job = row.key, %error, "a teardown job is not understood");
             None
@@ -91,13 +44,22 @@ pub(super) async fn last(conn: &mut SqliteConnection) -> Result<i64> {
     last.fetch_one(conn).await.map_err(error::of)
 }
 
-/// Takes what was made after this job, in the transaction that made it.
-pub(super) async fn take_after(conn: &mut SqliteConnection, last: i64) -> Result<Vec<TeardownJob>> {
+/// Takes what was made after this job, in the transaction that made it. Worktrees are to go whatever is in them where
+/// the caller says so.
+pub(super) async fn take_after(conn: &mut SqliteConnection, last: i64, discard: bool) -> Result<Vec<TeardownJob>> {
+    if discard {
+        let note = sqlx::query!(
+            "update teardown_jobs set payload = json_set(payload, '$.discard', json('true'))
+             where job_key > ?1 and kind = 'worktree'",
+            last
+        );
+        note.execute(&mut *conn).await.map_err(error::of)?;
+    }
     let now = Timestamp::now().0;
     let rows = sqlx::query_as!(
         Row,
         r#"update teardown_jobs set next_at = ?2, attempts = attempts + 1 where job_key > ?1
-           returning job_key as "key!: i64", payload as "payload!: Json<serde_json::Value>""#,
+           returning job_key as "key!: i64", kind as "kind!: String", payload as "payload!: Json<Value>""#,
         last,
         now + TAKEN
     );
@@ -127,8 +89,14 @@ pub(super) async fn claim(conn: &mut SqliteConnection, limit: i64) -> Result<Vec
     let rows = sqlx::query_as!(
         Row,
         r#"update teardown_jobs set next_at = ?3, attempts = attempts + 1
-           where job_key in (select job_key from teardown_jobs where next_at <= ?1 order by next_at, job_key limit ?2)
-           returning job_key as "key!: i64", payload as "payload!: Json<serde_json::Value>""#,
+           where job_key in (
+             select job_key from teardown_jobs j where next_at <= ?1
+               -- What works in a worktree ends before it.
+               and (kind <> 'worktree' or not exists (
+                 select 1 from teardown_jobs b
+                 where b.kind = 'backend' and b.payload ->> 'root_session_id' = j.payload ->> 'session_id'))
+             order by next_at, job_key limit ?2)
+           returning job_key as "key!: i64", kind as "kind!: String", payload as "payload!: Json<Value>""#,
         now,
         limit,
         now + TAKEN
@@ -158,7 +126,7 @@ pub(super) async fn finish(conn: &mut SqliteConnection, input: &Finish) -> Resul
     }
     let done = sqlx::query!("delete from teardown_jobs where job_key = ?1", key);
     done.execute(&mut *conn).await.map_err(error::of)?;
-    let Teardown::Backend { backend, purge: false } = &input.job.work else { return Ok(()) };
+    let Teardown::Backend { backend, purge: false, .. } = &input.job.work else { return Ok(()) };
     let (id, used_at) = (backend.id.as_str(), backend.used_at.0);
     let close = sqlx::query!(
         "update agent_sessions set status = 'closed', closed_at = ?3, pid = null, pid_started = null
@@ -171,18 +139,28 @@ pub(super) async fn finish(conn: &mut SqliteConnection, input: &Finish) -> Resul
     close.execute(conn).await.map(drop).map_err(error::of)
 }
 
-/// Leaves a job for a backend that could not be ended, unless there is one.
-pub(super) async fn leave(conn: &mut SqliteConnection, backend: &AgentSession, error: &str) -> Result<()> {
-    let (payload, now) = (types::object(&BackendPayload::of(backend)), Timestamp::now().0);
+/// Something that could not be torn down, and why.
+pub(super) struct Leave {
+    pub(super) work: Teardown,
+    pub(super) error: String,
+}
+
+/// Leaves a job, unless there is the same one.
+pub(super) async fn leave(conn: &mut SqliteConnection, input: &Leave) -> Result<()> {
+    let (kind, payload) = payload(&input.work);
+    let now = Timestamp::now().0;
     let leave = sqlx::query!(
         "insert into teardown_jobs (kind, payload, attempts, last_error, next_at, created_at)
-         select 'backend', ?1, 1, ?2, ?3 + ?4, ?3
+         select ?1, ?2, 1, ?3, ?4 + ?5, ?4
          where not exists (
            select 1 from teardown_jobs
-           where kind = 'backend' and payload ->> 'id' = ?1 ->> 'id' and payload ->> 'used_at' = ?1 ->> 'used_at'
+           where kind = ?1 and payload ->> 'session_id' = ?2 ->> 'session_id'
+             and payload ->> 'id' is (?2 ->> 'id') and payload ->> 'used_at' is (?2 ->> 'used_at')
+             and payload ->> 'path' is (?2 ->> 'path')
          )",
+        kind,
         payload,
-        error,
+        input.error,
         now,
         AGAIN
     );

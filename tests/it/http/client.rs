@@ -19,6 +19,7 @@ use culm::{
         sqlite::{self, LogBounds, SqliteStorage},
     },
     tasks::Tasks,
+    worktree::{Git, Worktrees},
 };
 use jsonschema::Validator;
 use reqwest::{Method, StatusCode, header::HeaderMap};
@@ -130,8 +131,10 @@ impl Setup {
         let stop = CancellationToken::new();
         let feed = Feed::start(repository.clone(), &tasks, stop.clone());
         let runs = Runs::start(repository.clone(), feed, executors, options).await.unwrap();
-        lifecycle::start(&runs);
-        let router = router(App::new(runs.clone(), limits), Access::new(Some(TOKEN), [address.clone()]), dev);
+        let worktrees = Worktrees::new(Git::default(), folder.path().join("worktrees"));
+        lifecycle::start(&runs, &worktrees);
+        let access = Access::new(Some(TOKEN), [address.clone()]);
+        let router = router(App::new(runs.clone(), worktrees, limits), access, dev);
         let (serving, asked) = (tasks.clone(), stop.clone());
         tasks.spawn(async move { serve(listener, router, &serving, asked).await });
         let (ending, stopping) = (runs.clone(), stop.clone());
@@ -194,6 +197,10 @@ impl Server {
 
     pub(crate) async fn patch(&self, path: &str, body: Value) -> Answer {
         self.send(self.request(Method::PATCH, path).json(&body)).await
+    }
+
+    pub(crate) async fn put(&self, path: &str, body: Value) -> Answer {
+        self.send(self.request(Method::PUT, path).json(&body)).await
     }
 
     pub(crate) async fn delete(&self, path: &str) -> Answer {

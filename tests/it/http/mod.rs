@@ -13,6 +13,7 @@ mod events;
 mod family;
 mod late_writes;
 mod lifecycle;
+mod lifecycle_at_random;
 mod messages;
 mod openapi;
 mod original;
@@ -23,5 +24,6 @@ mod runs;
 mod search;
 mod sessions;
 mod teardown;
+mod worktree_ends;
 
 pub(crate) use client::{Answer, Server};

@@ -174,7 +174,12 @@ steered! {
     open_sessions(id: &SessionId, unarchive: bool) -> Vec<Openness>;
     openness(id: &SessionId) -> Vec<Openness>;
     claim_teardowns(limit: i64) -> Vec<TeardownJob>;
+    leave_teardown(work: Teardown, error: String) -> ();
     finish_teardown(job: &TeardownJob, error: Option<String>) -> ();
+    add_worktree(session: &SessionId, new: NewWorktree) -> Worktree;
+    worktree_of(session: &SessionId) -> Option<Worktree>;
+    advance_worktree(session: &SessionId, step: WorktreeStep) -> Worktree;
+    unfinished_worktrees() -> Vec<Worktree>;
     events(scope: &EventScope, after: i64, limit: i64) -> EventPage;
     search(query: &SearchQuery, after: Option<SearchPosition>, limit: i64) -> SearchPage;
     answer(scope: &str, key: &str) -> Option<Answer>;

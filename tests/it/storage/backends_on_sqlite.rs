@@ -1,14 +1,17 @@
 //! What only SQLite has of backends and of closing: a shell that edits, and a database from before them.
 
 use culm::{
-    model::{BackendState, DeleteOptions, Process, Role},
+    model::{BackendState, DeleteOptions, Process, Role, Teardown},
     storage::{
         Storage,
         sqlite::{Options, SqliteStorage, check},
     },
 };
 
-use super::agent_sessions::backend;
+use super::{
+    agent_sessions::backend,
+    jobs::{attached, tree},
+};
 use crate::support::*;
 
 /// What an agent remembers is derived from the history, whoever changes that.
@@ -72,6 +75,10 @@ async fn closing_and_archiving_in_a_shell_raise_the_version_and_are_told() {
         );
         assert_eq!(number(&mut shell, &told).await, 1, "{edit}");
     }
+    // An append opens whatever the clocks say.
+    run(&mut shell, "update sessions set closed_at = 9000000000000000").await;
+    say(database.storage(), "a", &["hi"]).await;
+    assert!(read(database.storage(), "a").await.closed_at.is_none());
     let events = number(&mut shell, "select count(*) from events").await;
     run(&mut shell, "update sessions set closed_at = null, archived_at = null").await;
     assert_eq!(number(&mut shell, "select count(*) from events").await, events, "nothing changed");
@@ -113,4 +120,45 @@ async fn a_database_from_before_backends_is_migrated_and_used() {
     assert_sound(&mut shell).await;
     storage.close().await;
     assert_eq!(check(&path).await.unwrap(), Vec::<String>::new());
+}
+
+/// What works in a worktree is ended before it is removed; and a job that failed is due later each time.
+#[tokio::test]
+async fn a_worktrees_job_waits_for_what_works_in_it() {
+    let database = sqlite().await;
+    let storage = database.storage();
+    tree(storage).await;
+    attached(storage, "closed").await;
+    let receipt = storage.delete_session(&id("r"), DeleteOptions::default()).await.unwrap();
+    assert_eq!(receipt.teardowns.len(), 4);
+    let mut shell = database.shell().await;
+    let due = "update teardown_jobs set next_at = 1";
+    run(&mut shell, due).await;
+    let taken = storage.claim_teardowns(2).await.unwrap();
+    assert_eq!(taken.len(), 2);
+    let rest = storage.claim_teardowns(10).await.unwrap();
+    assert_eq!(rest.len(), 1);
+    for job in taken.iter().chain(&rest) {
+        assert!(matches!(job.work, Teardown::Backend { .. }), "{job:?}");
+    }
+    storage.finish_teardown(&rest[0], Some("it hangs".into())).await.unwrap();
+    for job in &taken {
+        storage.finish_teardown(job, None).await.unwrap();
+    }
+    let mut before = 0;
+    for _ in 0..15 {
+        run(&mut shell, due).await;
+        let again = storage.claim_teardowns(10).await.unwrap();
+        assert_eq!(again, rest);
+        storage.finish_teardown(&again[0], Some("it hangs".into())).await.unwrap();
+        let wait = "select next_at - cast((julianday('now') - 2440587.5) * 86400000000 as integer) from teardown_jobs where kind = 'backend'";
+        let wait = number(&mut shell, wait).await;
+        assert!(wait > before * 3 / 2 || wait > 500_000_000, "{before} us, then {wait}");
+        assert!(wait < 600_000_000);
+        before = wait;
+    }
+    storage.finish_teardown(&rest[0], None).await.unwrap();
+    run(&mut shell, due).await;
+    let last = storage.claim_teardowns(10).await.unwrap();
+    assert!(matches!(last.as_slice(), [job] if matches!(job.work, Teardown::Worktree { .. })), "{last:?}");
 }

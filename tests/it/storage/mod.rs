@@ -212,5 +212,8 @@ on_each_backend! {
         a_delete_that_is_refused_leaves_no_job,
         a_backend_that_could_not_be_ended_stays_warm_until_it_is,
         a_job_that_is_done_closes_no_backend_that_was_used_since,
+        a_deleted_trees_worktree_is_known_by_its_job_alone,
+        a_worktree_goes_with_its_last_open_session,
+        runs_wait_for_a_worktree_that_is_being_removed,
     }
 }

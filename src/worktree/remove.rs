@@ -1,0 +1,347 @@
+//! Removing a worktree, in steps that can each be the last before a crash.
+//!
+//! What has been done is read from the disk, never remembered: so a removal that was interrupted goes on where it was,
+//! and one that is done changes nothing. First the directory is renamed, at once and as a whole: from then on nobody
+//! writes into it by its name, and whether the removal had begun is beyond doubt. What is in it then is looked at again,
+//! and written to the rescue ref; only then it is deleted. `git worktree remove` would look once, at less, and delete.
+
+use std::{
+    fs, io,
+    os::unix::ffi::OsStrExt,
+    path::{Path, PathBuf},
+};
+
+use sha2::{Digest, Sha256};
+
+use super::{
+    Error, Refusal, Worktrees,
+    preflight::{Survey, survey},
+    repository::{self, Repository, WorkingTree},
+    rescue::{is_rescued, rescue},
+    shadow::{Access, Bytes, Shadow},
+    walk::{Kind, kind_of},
+};
+use crate::{
+    model::{AtRisk, Removed, Worktree, hex},
+    tasks,
+};
+
+/// How often one worktree can have been rescued: each time, somebody put it back by hand.
+const TIMES: usize = 100;
+/// A place where nothing is.
+const NOWHERE: &str = "/nonexistent";
+const GONE: &str = "its repository is gone";
+
+/// What a step of a removal did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// The directory has another name, beside the old one.
+    Renamed,
+    /// The rescue ref is written.
+    Rescued,
+    /// The files are deleted.
+    Deleted,
+    /// The repository knows nothing of it any more.
+    Forgotten,
+    /// All is done, also what is to become of the branch.
+    Done(Removed),
+}
+
+/// Where a worktree is looked at: its repository, and how that is asked. None of it where the repository is gone.
+pub(super) struct Desk(Option<(Repository, Shadow)>);
+
+/// What there is of a worktree.
+struct Remains {
+    /// The repository, unless it is gone.
+    repository: Option<Repository>,
+    /// Its directory, under its name.
+    tree: Option<PathBuf>,
+    /// Its directory, under the other one.
+    renamed: Option<PathBuf>,
+    git_dir: PathBuf,
+    rescue_ref: String,
+    rescued: bool,
+}
+
+impl Worktrees {
+    /// What would be lost if it were removed. It only looks.
+    pub async fn preflight(&self, worktree: &Worktree) -> Result<AtRisk, Error> {
+        if worktree.main {
+            return Ok(AtRisk::default());
+        }
+        let desk = self.desk(worktree).await?;
+        let remains = desk.remains(worktree).await?;
+        let dir = remains.tree.as_deref().or(remains.renamed.as_deref());
+        if dir.is_none() && !remains.git_dir.is_dir() {
+            return Ok(AtRisk::default());
+        }
+        match desk.survey(worktree, &remains, dir).await {
+            Ok(survey) => Ok(survey.at_risk),
+            Err(error) => unreadable(error),
+        }
+    }
+
+    /// One step of a removal. Without `force`, nothing that is at risk goes.
+    pub async fn advance(&self, worktree: &Worktree, force: bool) -> Result<Step, Refusal> {
+        self.step(&self.desk(worktree).await?, worktree, force).await
+    }
+
+    pub(super) async fn desk(&self, worktree: &Worktree) -> Result<Desk, Error> {
+        match Repository::at(worktree.repository.as_path()) {
+            Some(repository) => {
+                let shadow = Shadow::of(self.git(), &repository, Access::Look, Bytes::Converted).await?;
+                Ok(Desk(Some((repository, shadow))))
+            }
+            None => Ok(Desk(None)),
+        }
+    }
+
+    pub(super) async fn step(&self, desk: &Desk, worktree: &Worktree, force: bool) -> Result<Step, Refusal> {
+        if worktree.main {
+            return Ok(left("it is the main working tree of its repository: that is never removed"));
+        }
+        let remains = desk.remains(worktree).await?;
+        match &remains {
+            Remains { renamed: Some(dir), rescued: true, .. } => delete(dir).await,
+            Remains { renamed: Some(dir), .. } => {
+                let outcome = self.keep(desk, worktree, &remains, Some(dir), force).await;
+                if !matches!(outcome, Ok(Step::Rescued)) {
+                    put_back(worktree, &remains, dir)?;
+                }
+                outcome
+            }
+            Remains { tree: Some(_), repository: None, .. } => without_repository(force),
+            Remains { tree: Some(tree), .. } => self.rename(desk, worktree, &remains, tree, force).await,
+            Remains { repository: None, .. } => Ok(done(&remains, false)),
+            _ if remains.git_dir.is_dir() && !remains.rescued => self.keep(desk, worktree, &remains, None, force).await,
+            _ if remains.git_dir.is_dir() => forget(&remains).await,
+            _ => self.finish(worktree, &remains).await,
+        }
+    }
+
+    /// Whether its removal has not begun, or was taken back.
+    pub async fn is_whole(&self, worktree: &Worktree) -> bool {
+        let Ok(desk) = self.desk(worktree).await else { return false };
+        desk.remains(worktree).await.is_ok_and(|remains| remains.renamed.is_none() && remains.tree.is_some())
+    }
+
+    /// Gives the directory its other name, unless work is at risk in it.
+    async fn rename(
+        &self,
+        desk: &Desk,
+        worktree: &Worktree,
+        remains: &Remains,
+        tree: &Path,
+        force: bool,
+    ) -> Result<Step, Refusal> {
+        if !force {
+            desk.survey(worktree, remains, Some(tree)).await.map_err(refuse_unread)?.refuse()?;
+        }
+        // Where it really is, so that it is found beside that name again.
+        if remains.git_dir.is_dir() && repository::tree_named_by(&remains.git_dir).as_deref() != Some(tree) {
+            let gitfile = tree.join(".git");
+            repository::point(&remains.git_dir.join("gitdir"), gitfile.as_os_str().as_bytes()).map_err(Error::Io)?;
+        }
+        fs::rename(tree, other_name(tree, &remains.rescue_ref)).map_err(Error::Io)?;
+        Ok(Step::Renamed)
+    }
+
+    /// Writes the rescue ref, unless work is at risk.
+    async fn keep(
+        &self,
+        desk: &Desk,
+        worktree: &Worktree,
+        remains: &Remains,
+        dir: Option<&Path>,
+        force: bool,
+    ) -> Result<Step, Refusal> {
+        let Some(place) = remains.place(dir) else { return without_repository(force) };
+        let survey = match desk.survey(worktree, remains, dir).await {
+            Ok(survey) if force => Some(survey),
+            Ok(survey) => Some(survey.refuse()?),
+            // Git cannot say what there is, and it goes all the same: then it is kept as it lies there.
+            Err(Error::Git { .. } | Error::TooLong { .. } | Error::TooMuch) if force => None,
+            Err(error) => return Err(refuse_unread(error)),
+        };
+        rescue(self.git(), worktree, &place, dir.is_some(), survey, &remains.rescue_ref).await?;
+        Ok(Step::Rescued)
+    }
+
+    /// The branch goes too, where it was made for the worktree and all of it is merged: git says whether.
+    async fn finish(&self, worktree: &Worktree, remains: &Remains) -> Result<Step, Refusal> {
+        let (Some(repository), Some(branch)) = (&remains.repository, &worktree.branch) else {
+            return Ok(done(remains, false));
+        };
+        if !worktree.branch_created {
+            return Ok(done(remains, false));
+        }
+        let shadow = Shadow::of(self.git(), repository, Access::Write, Bytes::Converted).await?;
+        let deleted = shadow.call(&["branch", "-d", "-q", "--", branch]).run().await?;
+        let there = is_rescued(&shadow, &format!("refs/heads/{branch}")).await?;
+        tracing::debug!(branch, code = deleted.code(), "git branch -d");
+        Ok(done(remains, !there))
+    }
+}
+
+impl Desk {
+    /// What there is of it, under which names.
+    async fn remains(&self, worktree: &Worktree) -> Result<Remains, Error> {
+        let (repository, shadow) = self.0.as_ref().map(|(repository, shadow)| (repository.clone(), shadow)).unzip();
+        let git_dir = match (&worktree.git_dir, &repository) {
+            (Some(git_dir), _) => git_dir.as_path().to_owned(),
+            (None, repository) => half_made(worktree, repository.as_ref())?.unwrap_or_else(|| NOWHERE.into()),
+        };
+        let named = repository::tree_named_by(&git_dir);
+        let places: Vec<PathBuf> = std::iter::once(worktree.path.as_path().to_owned()).chain(named).collect();
+        let tree = places.iter().find_map(|place| is_tree_of(place, &git_dir));
+        let base = rescue_ref(worktree);
+        let mut last: Option<String> = None;
+        for time in 1..=TIMES {
+            let rescue_ref = if time == 1 { base.clone() } else { format!("{base}-{time}") };
+            let renamed = places.iter().map(|place| other_name(place, &rescue_ref)).find(|place| place.is_dir());
+            let rescued = match shadow {
+                Some(shadow) => is_rescued(shadow, &rescue_ref).await?,
+                None => false,
+            };
+            // It was rescued, and somebody put it back under its name: then there is a further ref, or there will be.
+            if rescued && renamed.is_none() {
+                last = Some(rescue_ref);
+                continue;
+            }
+            let (rescue_ref, rescued) = match last {
+                Some(last) if renamed.is_none() && tree.is_none() => (last, true),
+                _ => (rescue_ref, rescued),
+            };
+            return Ok(Remains { repository, tree, renamed, git_dir, rescue_ref, rescued });
+        }
+        Err(Error::TooMuch)
+    }
+
+    async fn survey(&self, worktree: &Worktree, remains: &Remains, dir: Option<&Path>) -> Result<Survey, Error> {
+        let gone = || Error::Git { what: "worktree".into(), why: GONE.into() };
+        let (_, shadow) = self.0.as_ref().ok_or_else(gone)?;
+        survey(shadow, worktree, &remains.place(dir).ok_or_else(gone)?, dir.is_some()).await
+    }
+}
+
+impl Remains {
+    /// The working tree as git is told of it.
+    fn place(&self, dir: Option<&Path>) -> Option<WorkingTree> {
+        let repository = self.repository.clone()?;
+        let path = dir.unwrap_or(Path::new(NOWHERE)).to_owned();
+        Some(WorkingTree { path, git_dir: self.git_dir.clone(), repository })
+    }
+}
+
+impl Survey {
+    /// Itself, unless it found what stands against a removal.
+    fn refuse(self) -> Result<Self, Refusal> {
+        match self.at_risk.blocking().is_empty() {
+            true => Ok(self),
+            false => Err(Refusal::AtRisk(Box::new(self.at_risk))),
+        }
+    }
+}
+
+/// The ref that keeps what was in a worktree.
+fn rescue_ref(worktree: &Worktree) -> String {
+    let assigned = worktree.rescue_ref.clone();
+    assigned.unwrap_or_else(|| super::rescue_ref(&worktree.session_id, worktree.updated_at))
+}
+
+/// The directory at this place, if it is the working tree that this git directory is about: something else may be there
+/// meanwhile. A link to it is followed.
+fn is_tree_of(place: &Path, git_dir: &Path) -> Option<PathBuf> {
+    let tree = place.canonicalize().ok().filter(|tree| tree.is_dir())?;
+    let named = repository::git_dir_named_by(&tree)?;
+    let same = named == git_dir || named.canonicalize().is_ok_and(|named| named == git_dir);
+    same.then_some(tree)
+}
+
+/// What a directory is called while it is removed: the same after any crash, and nobody else's.
+fn other_name(tree: &Path, rescue_ref: &str) -> PathBuf {
+    let hash = hex(&Sha256::digest(rescue_ref));
+    tree.with_file_name(format!(".culm-removing-{}", &hash[..16]))
+}
+
+async fn delete(dir: &Path) -> Result<Step, Refusal> {
+    let dir = dir.to_owned();
+    tasks::blocking(move || fs::remove_dir_all(dir)).await.map_err(Error::Io)?;
+    Ok(Step::Deleted)
+}
+
+/// Removes what the repository keeps about it, as git does when the directory is gone. Git itself would look for it
+/// by a file that a crash may have taken already.
+async fn forget(remains: &Remains) -> Result<Step, Refusal> {
+    let git_dir = remains.git_dir.clone();
+    let worktrees = remains.repository.as_ref().map(|repository| repository.common.join("worktrees"));
+    let above = git_dir.parent().and_then(|above| above.canonicalize().ok());
+    let worktrees = worktrees.and_then(|worktrees| worktrees.canonicalize().ok());
+    if above.is_none() || above != worktrees || kind_of(&git_dir).map_err(Error::Io)? != Some(Kind::Directory) {
+        let why = format!("{} is no directory of a worktree", git_dir.display());
+        return Err(Error::Io(io::Error::new(io::ErrorKind::InvalidInput, why)).into());
+    }
+    tasks::blocking(move || fs::remove_dir_all(git_dir)).await.map_err(Error::Io)?;
+    Ok(Step::Forgotten)
+}
+
+fn done(remains: &Remains, branch_deleted: bool) -> Step {
+    let rescue_ref = remains.rescued.then(|| remains.rescue_ref.clone());
+    Step::Done(Removed { removed: true, rescue_ref, branch_deleted, left: None })
+}
+
+fn left(why: &str) -> Step {
+    Step::Done(Removed { left: Some(why.into()), ..Removed::default() })
+}
+
+/// Nothing could be rescued: the files stay.
+fn without_repository(force: bool) -> Result<Step, Refusal> {
+    match force {
+        true => Ok(left("its repository is gone, and nothing can be rescued into it")),
+        false => Err(Refusal::AtRisk(Box::new(AtRisk { unreadable: Some(GONE.into()), ..AtRisk::default() }))),
+    }
+}
+
+/// What git cannot say is a risk of its own.
+fn unreadable(error: Error) -> Result<AtRisk, Error> {
+    match error {
+        Error::Git { .. } | Error::TooLong { .. } | Error::TooMuch => {
+            Ok(AtRisk { unreadable: Some(error.to_string()), ..AtRisk::default() })
+        }
+        error => Err(error),
+    }
+}
+
+fn refuse_unread(error: Error) -> Refusal {
+    match unreadable(error) {
+        Ok(at_risk) => Refusal::AtRisk(Box::new(at_risk)),
+        Err(error) => Refusal::Failed(error),
+    }
+}
+
+/// Back under its name, where it was found to be at risk or could not be kept.
+fn put_back(worktree: &Worktree, remains: &Remains, dir: &Path) -> Result<(), Error> {
+    let beside = |name: &PathBuf| {
+        name.parent().and_then(|parent| parent.canonicalize().ok()) == dir.parent().map(Path::to_owned)
+    };
+    let names = repository::tree_named_by(&remains.git_dir).into_iter().chain([worktree.path.as_path().to_owned()]);
+    let name = names.into_iter().find(beside).unwrap_or_else(|| worktree.path.as_path().to_owned());
+    match kind_of(&name)? {
+        None => Ok(fs::rename(dir, name)?),
+        Some(_) => {
+            let why = format!("{} is taken: the worktree is in {}", name.display(), dir.display());
+            Err(Error::Io(io::Error::new(io::ErrorKind::AlreadyExists, why)))
+        }
+    }
+}
+
+/// What the repository keeps about a worktree that was being made when the server ended; what its directory says of the
+/// repository may be git's word for the stand-in, or nothing yet.
+fn half_made(worktree: &Worktree, repository: Option<&Repository>) -> Result<Option<PathBuf>, Error> {
+    let path = worktree.path.as_path();
+    let Some(git_dir) = repository.and_then(|repository| repository.git_dir_of(path)) else { return Ok(None) };
+    if path.is_dir() && repository::git_dir_named_by(path).as_deref() != Some(&git_dir) {
+        repository::point(&path.join(".git"), &[b"gitdir: ", git_dir.as_os_str().as_bytes()].concat())?;
+    }
+    Ok(Some(git_dir))
+}
