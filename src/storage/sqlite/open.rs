@@ -131,6 +131,13 @@ impl Lock {
     }
 }
 
+impl Drop for Lock {
+    /// Closing the file would not do: a process that is being started has a copy of it until it has begun.
+    fn drop(&mut self) {
+        let _ = self.0.unlock();
+    }
+}
+
 /// A file beside a database.
 pub fn beside(path: &Path, ending: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
