@@ -1,5 +1,7 @@
 //! The command line, and the only wiring: the only place that names concrete types.
 
+mod cli;
+
 use std::{
     fmt::Display,
     io::{IsTerminal, Write},
@@ -102,6 +104,14 @@ enum Command {
         /// The address to listen on
         #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9563")]
         listen: String,
+    },
+    /// List the executors that are configured, and whether they start: a line each
+    Agents {
+        #[command(flatten)]
+        place: Place,
+        /// Also have each carry out one short prompt
+        #[arg(long)]
+        check: bool,
     },
     /// An agent to try things with, without a model: it speaks ACP, and does as it is told
     #[command(after_help = demo_agent::DIRECTIVES)]
@@ -207,6 +217,7 @@ async fn run(command: Command) -> Result<ExitCode, Failure> {
             findings.iter().for_each(|finding| println!("{finding}"));
             Ok(if findings.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
+        Command::Agents { place, check } => cli::agents::list(&place.settings(Server::default())?, check).await,
         Command::DemoModel { listen } => run_demo_model(&listen).await,
         Command::DemoAgent { manner } => match demo_agent::serve(manner).await {
             Ok(()) => Ok(ExitCode::SUCCESS),
@@ -301,11 +312,11 @@ async fn run_server(settings: Settings) -> Result<ExitCode, Failure> {
     }
 }
 
-/// What executors are made with. Agents are started by this very program, also when its file was replaced since.
+/// What executors are made with.
 fn surroundings(settings: &Settings, repository: &SessionRepository, tasks: &Tasks) -> Result<Surroundings, Failure> {
     let folder = std::path::absolute(sqlite::beside(&settings.db, ".agents"));
     let homes = folder.map_err(|error| Failure::new(6, error))?;
-    let launcher = vec!["/proc/self/exe".into(), "launch-agent".into()];
+    let launcher = cli::agents::launcher();
     let (attachments, rows) = (Arc::new(repository.clone()), Arc::new(repository.clone()));
     let launch = Launch { launcher, homes, tasks: tasks.clone() };
     Ok(Surroundings { attachments, rows, launch, limits: settings.limits })

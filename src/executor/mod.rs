@@ -8,6 +8,7 @@ pub mod config;
 pub mod openai;
 pub mod pool;
 pub mod process;
+pub mod trial;
 
 use async_trait::async_trait;
 use tokio::sync::{mpsc, oneshot};

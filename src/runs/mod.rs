@@ -389,13 +389,19 @@ impl Runs {
         Ok(session.is_some_and(|session| session.pending_question.is_some()))
     }
 
-    /// Stops all runs; what is pending stays queued. Returns when each has written its end, or the grace is over.
+    /// Stops all runs; what is pending stays queued. Then ends all that is warm. Returns when each run has written its
+    /// end, or the grace is over, and nothing is warm, or there was no time for it.
     pub async fn shut_down(&self) {
         self.0.stopping.cancel();
         let ending = self.registry().cancel_all();
         let ended = ending.into_iter().map(|mut ending| async move { drop(ending.wait_for(|ended| *ended).await) });
         let all = futures_util::future::join_all(ended);
         let _ = tokio::time::timeout(self.0.options.grace + BEYOND, all).await;
+        let ending = self.0.executors.values().map(|executor| executor.shut_down());
+        let ending = futures_util::future::join_all(ending);
+        if tokio::time::timeout(self.0.options.dispose, ending).await.is_err() {
+            tracing::warn!("not all that was warm was ended in time");
+        }
     }
 
     fn registry(&self) -> MutexGuard<'_, Registry> {

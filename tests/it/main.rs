@@ -22,4 +22,5 @@ mod scripted;
 mod storage;
 mod tidy;
 mod warm;
+mod warm_agents;
 mod worktree;

@@ -32,6 +32,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use self::acp::marked;
 use crate::support::client;
 
 struct NoAttachments;

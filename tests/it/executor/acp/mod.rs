@@ -141,7 +141,7 @@ fn pool(home: &Path, rows: &Arc<Rows>, tasks: &Tasks, manner: &[&str], more: &st
 }
 
 /// All processes that carry a backend's mark and have not ended.
-fn marked(backend: &BackendId) -> Vec<i32> {
+pub(crate) fn marked(backend: &BackendId) -> Vec<i32> {
     let mark = format!("CULM_BACKEND={backend}");
     let pids = std::fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
     let carries = |pid: &i32| {

@@ -1,0 +1,3 @@
+//! Commands that are more than a call of the library.
+
+pub(crate) mod agents;

@@ -1,0 +1,119 @@
+//! A server with agents, as a process: what is left of them when it is killed, when it ends, and when it comes back.
+
+use culm::model::BackendId;
+use serde_json::{Value, json};
+
+use crate::{
+    cli::{Serving, culm},
+    support::{number, shell},
+};
+
+const CULM: &str = env!("CARGO_BIN_EXE_culm");
+
+struct Place {
+    folder: tempfile::TempDir,
+}
+
+impl Place {
+    fn new(more: &str) -> Self {
+        let place = Self { folder: tempfile::tempdir().unwrap() };
+        let config =
+            format!("[executors.demo]\nkind = 'acp'\ncommand = ['{CULM}', 'demo-agent', '--stubborn']\n{more}");
+        std::fs::write(place.config(), config).unwrap();
+        place
+    }
+
+    fn db(&self) -> std::path::PathBuf {
+        self.folder.path().join("culm.db")
+    }
+
+    fn config(&self) -> std::path::PathBuf {
+        self.folder.path().join("culm.toml")
+    }
+
+    fn serve(&self) -> Serving {
+        let config = self.config();
+        Serving::start(&mut culm(&self.db(), &["--config", config.to_str().unwrap()]), &self.db())
+    }
+
+    /// The processes of all backends that the database knows.
+    async fn processes(&self) -> usize {
+        let mut shell = shell(&self.db()).await;
+        let ids: Vec<String> = sqlx::query_scalar("select id from agent_sessions").fetch_all(&mut shell).await.unwrap();
+        ids.iter().map(|id| crate::executor::marked(&id.parse::<BackendId>().unwrap()).len()).sum()
+    }
+
+    async fn warm(&self) -> i64 {
+        number(&mut shell(&self.db()).await, "select count(*) from agent_sessions where status = 'warm'").await
+    }
+}
+
+async fn run(server: &Serving, id: &str, message: &str) -> Value {
+    let (status, _) = server.post("/sessions/s/runs", json!({ "id": id, "message": message })).await;
+    assert_eq!(status, 202);
+    server.get(&format!("/runs/{id}?wait=20")).await.1["run"]["status"].clone()
+}
+
+async fn last(server: &Serving) -> String {
+    let (_, page) = server.get("/sessions/s/messages?order=desc&limit=1").await;
+    page["messages"][0]["content"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn a_killed_server_leaves_no_process_and_the_next_one_goes_on() {
+    let place = Place::new("");
+    let mut server = place.serve();
+    assert_eq!(server.post("/sessions", json!({ "id": "s" })).await.0, 201);
+    assert_eq!(run(&server, "one", "/spawn 1000").await, "completed");
+    assert_eq!((place.processes().await, place.warm().await), (3, 1));
+    server.signal("KILL");
+    // Whoever led the group ends it, though nobody is there to ask for that.
+    while place.processes().await > 0 {
+        tokio::task::yield_now().await;
+    }
+    let mut server = place.serve();
+    assert_eq!(place.warm().await, 0);
+    assert_eq!(run(&server, "two", "/memory").await, "completed");
+    assert_eq!(last(&server).await, r#"["/spawn 1000", "/memory"]"#);
+    assert_eq!(server.signal("TERM"), 0);
+    assert_eq!((place.processes().await, place.warm().await), (0, 0));
+}
+
+#[tokio::test]
+async fn a_permission_that_was_asked_for_before_a_kill_is_answered_after_it() {
+    let place = Place::new("");
+    let mut server = place.serve();
+    server.post("/sessions", json!({ "id": "s" })).await;
+    server.post("/sessions/s/runs", json!({ "id": "asks", "message": "/permit touch it" })).await;
+    while server.get("/sessions/s/question").await.1["has_pending_question"] == false {
+        tokio::task::yield_now().await;
+    }
+    server.signal("KILL");
+    let server = place.serve();
+    assert_eq!(server.get("/runs/asks").await.1["run"]["status"], "interrupted");
+    let (status, answered) = server.post("/sessions/s/question/answer", json!({ "response": "Allow" })).await;
+    assert_eq!(status, 200);
+    let next = answered["run"]["id"].as_str().unwrap();
+    assert_eq!(server.get(&format!("/runs/{next}?wait=20")).await.1["run"]["status"], "completed");
+    assert!(last(&server).await.contains("Allow"), "the agent is told the answer");
+}
+
+#[tokio::test]
+async fn agents_are_listed_and_tried() {
+    let place = Place::new("[executors.gone]\nkind = 'acp'\ncommand = ['no-such-agent']\n");
+    let (config, version) = (place.config(), env!("CARGO_PKG_VERSION"));
+    let agents = |more: &[&str]| {
+        let arguments = [&["agents", "--config", config.to_str().unwrap()], more].concat();
+        let output = culm(&place.db(), &arguments).output().unwrap();
+        (output.status.code().unwrap(), String::from_utf8(output.stdout).unwrap())
+    };
+    let (code, lines) = agents(&[]);
+    let lines: Vec<&str> = lines.lines().collect();
+    assert_eq!((code, lines.len()), (1, 2), "{lines:#?}");
+    assert_eq!(lines[0], format!("demo (acp, {CULM}): culm-demo-agent {version}, goes on after a restart"));
+    assert!(lines[1].starts_with("gone (acp, no-such-agent): FAILS: the agent is gone"), "{lines:#?}");
+    assert!(lines[1].contains("No such file or directory"));
+    let (_, lines) = agents(&["--check"]);
+    assert!(lines.contains("answers: Say hello in one short sentence"), "{lines}");
+    assert!(!place.db().exists(), "no database is made for it");
+}
