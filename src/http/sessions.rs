@@ -162,7 +162,7 @@ pub(super) struct DeleteQuery {
     force: bool,
     /// `true` also removes a worktree that holds work which would be lost.
     #[serde(default)]
-    #[expect(dead_code, reason = "no session has a worktree")]
+    #[expect(dead_code, reason = "a deletion leaves the worktree where it is")]
     discard_worktree: bool,
 }
 

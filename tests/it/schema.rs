@@ -67,7 +67,9 @@ async fn small_tree(database: &Database) {
         storage.append_usage(&id(name), Default::default()).await.unwrap();
     }
     let runs = "insert into runs (id, session_key, executor, status, created_at)
-                select 'run-' || id, session_key, 'fake', 'completed', 1 from sessions";
+                select 'run-' || id, session_key, 'fake', 'completed', 1 from sessions;
+                insert into worktrees (root_key, state, path, repository, git_dir, asked_for, created_at, updated_at)
+                values (1, 'attached', '/w', '/repo', '/g', '', 1, 1)";
     run(&mut database.shell().await, runs).await;
 }
 
@@ -193,6 +195,7 @@ async fn a_chain_1500_deep_is_deleted_whole_in_a_shell() {
 async fn each_rule_of_the_schema_refuses_what_breaks_it() {
     let database = sqlite().await;
     small_tree(&database).await;
+    create(database.storage(), "root of 5").await;
     database.storage().create_session(new("gone"), None).await.unwrap();
     database.storage().delete_session(&id("gone"), DeleteOptions::default()).await.unwrap();
     let mut shell = database.shell().await;
@@ -220,6 +223,12 @@ async fn each_rule_of_the_schema_refuses_what_breaks_it() {
              values ({session}, '{id}', 'x', {size}, {sha}, 1)"
         )
     };
+    let worktree = |root: &str, state: &str, path: &str, git_dir: &str, rescue: &str| {
+        format!(
+            "insert into worktrees (root_key, state, path, repository, git_dir, rescue_ref, asked_for, created_at, updated_at)
+             values ({root}, '{state}', '{path}', '/repo', {git_dir}, {rescue}, '', 1, 1)"
+        )
+    };
     let sha = "hex(zeroblob(32))";
     let set = |column: &str, value: &str| format!("update sessions set {column} = {value} where session_key = 2");
     let write =
@@ -230,6 +239,9 @@ async fn each_rule_of_the_schema_refuses_what_breaks_it() {
         message("2", "50", "ok", "user"),
         started("ok", "pending", "1"),
         attachment("2", "ok", "1", sha),
+        worktree("5", "creating", "/ok", "null", "null"),
+        worktree("5", "removing", "file:///%FF", "'/ok'", "'refs/rescue/ok'"),
+        worktree("1", "removed", "/w", "'/g'", "null"),
     ] {
         run(&mut shell, &format!("begin; {right}; rollback")).await;
     }
@@ -263,6 +275,26 @@ async fn each_rule_of_the_schema_refuses_what_breaks_it() {
         attachment("2", "x", "-1", sha),
         attachment("2", "x", "1", "'short'"),
         attachment("77", "x", "1", sha),
+        worktree("77", "creating", "/x", "null", "null"),
+        worktree("2", "creating", "/x", "null", "null"),
+        worktree("1", "creating", "/x", "null", "null"),
+        worktree("5", "creating", "/w", "null", "null"),
+        worktree("5", "attached", "/x", "'/g'", "null"),
+        worktree("5", "attached", "/x", "null", "null"),
+        worktree("5", "retained", "/x", "null", "null"),
+        worktree("5", "removing", "/x", "'/x'", "null"),
+        worktree("5", "removing", "/x", "'/x'", "'refs/heads/main'"),
+        worktree("5", "creating", "x", "null", "null"),
+        worktree("5", "creating", "file://x", "null", "null"),
+        worktree("5", "creating", "/x", "'x'", "null"),
+        worktree("5", "other", "/x", "'/x'", "null"),
+        "update worktrees set repository = 'x'".into(),
+        "update worktrees set branch_created = 2".into(),
+        "update worktrees set adopted = 2".into(),
+        "update worktrees set main = 2".into(),
+        "update worktrees set discard = 2".into(),
+        "update worktrees set created_at = 0".into(),
+        "update worktrees set updated_at = 0".into(),
         "insert into attachment_chunks (attachment_key, place, bytes) values (1, -1, x'00')".into(),
         "insert into usage_records (session_key, record, created_at) values (2, '[]', 1)".into(),
         "insert into usage_records (session_key, record, created_at) values (2, '{', 1)".into(),

@@ -49,6 +49,7 @@ pub(crate) struct Server {
     pub(crate) address: String,
     pub(crate) folder: TempDir,
     pub(crate) repository: SessionRepository,
+    pub(crate) worktrees: Worktrees,
     client: reqwest::Client,
     pub(crate) document: Value,
     validators: Mutex<HashMap<String, Arc<Validator>>>,
@@ -92,7 +93,8 @@ impl Server {
         let feed = Feed::start(repository.clone(), &tasks, stop.clone());
         let runs = Runs::start(repository.clone(), feed, executors, options).await.unwrap();
         let worktrees = Worktrees::new(Git::default(), folder.path().join("worktrees"));
-        let router = router(App::new(runs.clone(), worktrees, limits), Access::new(Some(TOKEN), [address.clone()]));
+        let router =
+            router(App::new(runs.clone(), worktrees.clone(), limits), Access::new(Some(TOKEN), [address.clone()]));
         let (serving, asked) = (tasks.clone(), stop.clone());
         tasks.spawn(async move { serve(listener, router, &serving, asked).await });
         let (ending, stopping) = (runs.clone(), stop.clone());
@@ -107,6 +109,7 @@ impl Server {
             address,
             folder,
             repository,
+            worktrees,
             client,
             document,
             validators: Mutex::default(),

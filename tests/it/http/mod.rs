@@ -15,5 +15,6 @@ mod questions;
 mod runs;
 mod search;
 mod sessions;
+mod worktrees;
 
 pub(crate) use client::{Answer, Server};
