@@ -19,5 +19,6 @@ mod search;
 mod sessions;
 mod teardown;
 mod worktree_ends;
+mod worktrees;
 
 pub(crate) use client::{Answer, Server};

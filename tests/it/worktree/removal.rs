@@ -32,7 +32,7 @@ async fn it_goes_on_after_a_crash_behind_each_step() {
             let later = Worktrees::new(Git::default(), yard.path("worktrees"));
             let removed = later.remove(&stored(&worktree), force).await.unwrap();
             assert!(removed.removed, "after {taken:?}");
-            assert_eq!(removed.branch_deleted, true, "after {taken:?}");
+            assert!(removed.branch_deleted, "after {taken:?}");
             yard.assert_gone(&worktree);
             let name = removed.rescue_ref.unwrap();
             assert_eq!(blob(&yard.repo(), &name, "file").as_deref(), Some("one\n"), "after {taken:?}");
@@ -69,6 +69,18 @@ async fn it_goes_on_after_a_crash_within_a_step() {
     let name = removed.rescue_ref.unwrap();
     assert_eq!(blob(&yard.repo(), &name, "file").as_deref(), Some("one\n"));
     assert_eq!(blob(&yard.repo(), &name, "new").as_deref(), Some("new\n"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_at_once_remove_it_once() {
+    let yard = Yard::new();
+    let worktree = yard.attach("s").await;
+    write(&worktree.path.as_path().join("new"), b"new\n");
+    let both = tokio::join!(yard.worktrees.remove(&worktree, true), yard.worktrees.remove(&worktree, true));
+    let (one, two) = (both.0.unwrap(), both.1.unwrap());
+    assert_eq!(one, two);
+    yard.assert_gone(&worktree);
+    assert_eq!(said(&yard.repo(), &["for-each-ref", "refs/rescue"]).lines().count(), 1);
 }
 
 /// The directory under its other name.
