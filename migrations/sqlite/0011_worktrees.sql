@@ -40,6 +40,13 @@ create index worktrees_unfinished on worktrees (worktree_key) where state in ('c
 -- All that a tree had, for the cascade.
 create index worktrees_by_root on worktrees (root_key);
 
+-- Also in a shell, where foreign keys are off.
+create trigger worktrees_refuse_orphan before insert on worktrees
+when not exists (select 1 from sessions where session_key = new.root_key and kind = 'root')
+begin
+  select raise(abort, 'no such root session');
+end;
+
 -- Goes with its root, in a shell too, where nothing cascades.
 create trigger sessions_delete_worktrees after delete on sessions
 begin

@@ -53,7 +53,7 @@ pub(super) enum Access {
 /// How files become objects, and objects files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Bytes {
-    /// As the attributes have it: line ends and encodings, but no filter.
+    /// As the attributes have it: line ends and encodings. A filter has no command here.
     Converted,
     /// As they are.
     Raw,
@@ -172,12 +172,10 @@ fn lay_out(common: &Path, access: Access, bytes: Bytes) -> io::Result<TempDir> {
     }
     fs::create_dir(own.join("info"))?;
     symlink(common.join("info/exclude"), own.join("info/exclude"))?;
-    // These go before what any file in a working tree says.
-    let attributes = match bytes {
-        Bytes::Converted => "* -filter\n",
-        Bytes::Raw => "* -filter -text -ident !eol !working-tree-encoding\n",
-    };
-    fs::write(own.join("info/attributes"), attributes)?;
+    if bytes == Bytes::Raw {
+        // Goes before what any file in a working tree says.
+        fs::write(own.join("info/attributes"), "* -text -ident !eol !working-tree-encoding\n")?;
+    }
     match access {
         Access::Write => link("objects")?,
         Access::Look => {

@@ -81,6 +81,12 @@ impl Serving {
         self.process.id()
     }
 
+    async fn put(&self, path: &str, body: Value) -> (u16, Value) {
+        let request = client().put(format!("{}/api/v1{path}", self.url)).bearer_auth(&self.token).json(&body);
+        let answer = request.send().await.unwrap();
+        (answer.status().as_u16(), answer.json().await.unwrap())
+    }
+
     pub(crate) fn signal(&mut self, name: &str) -> i32 {
         let id = self.process.id().to_string();
         assert!(Command::new("kill").args([&format!("-{name}"), &id]).status().unwrap().success());
@@ -321,4 +327,25 @@ async fn an_import_is_told_and_its_dry_run_leaves_nothing() {
     assert!(dry.ends_with(&done) && dry.contains("Dry run"), "{dry}{done}");
     let storage = SqliteStorage::open(&Options::new(&db)).await.unwrap();
     assert!(storage.session(&"root-7f3a".parse().unwrap()).await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn without_git_a_server_serves_and_says_so_where_it_is_needed() {
+    let (folder, db) = scratch();
+    crate::worktree::repository(&folder.path().join("repo"));
+    let (empty, worktrees) = (folder.path().join("empty"), folder.path().join("elsewhere"));
+    std::fs::create_dir(&empty).unwrap();
+    let ask = json!({ "repository": folder.path().join("repo") });
+    for (path, status) in [(Some(&empty), 503), (None, 201)] {
+        let mut command = culm(&db, &[]);
+        command.arg("--worktrees").arg(&worktrees).envs(path.map(|path| ("PATH", path)));
+        let server = Serving::start(&mut command, &db);
+        let _ = server.post("/sessions", json!({ "id": "s" })).await;
+        let (answered, body) = server.put("/sessions/s/worktree", ask.clone()).await;
+        assert_eq!(answered, status, "{body}");
+        match status {
+            503 => assert_eq!(body["code"], "git_unavailable"),
+            _ => assert!(worktrees.join("s/file").exists()),
+        }
+    }
 }

@@ -70,7 +70,9 @@ async fn small_tree(database: &Database) {
                 select 'run-' || id, session_key, 'fake', 'completed', 1 from sessions;
                 insert into agent_sessions (id, session_key, executor, backend, agent_session_id, pid, pid_started, status, seen_seq,
                   created_at, used_at)
-                select 'of-' || id, session_key, 'fake', 'acp', 'its-' || id, 4711, 17, 'warm', 2, 1, 1 from sessions";
+                select 'of-' || id, session_key, 'fake', 'acp', 'its-' || id, 4711, 17, 'warm', 2, 1, 1 from sessions;
+                insert into worktrees (root_key, state, path, repository, git_dir, asked_for, created_at, updated_at)
+                values (1, 'attached', '/w', '/repo', '/g', '', 1, 1)";
     run(&mut database.shell().await, runs).await;
 }
 
@@ -91,7 +93,9 @@ async fn deleting_in_a_shell_leaves_no_orphan_a_tombstone_and_a_raised_version()
                       and payload ->> 'agent_session_id' = 'its-' || (payload ->> 'session_id')
                       and payload ->> 'session_id' in (select id from tombstones)";
         assert_eq!(number(&mut shell, jobs).await, tombstones);
-        assert_eq!(number(&mut shell, "select count(*) from teardown_jobs").await, tombstones);
+        assert_eq!(number(&mut shell, "select count(*) from teardown_jobs where kind = 'backend'").await, tombstones);
+        let worktrees = "select count(*) from teardown_jobs where kind = 'worktree' and payload ->> 'path' = '/w'";
+        assert_eq!(number(&mut shell, worktrees).await, i64::from(deleted == "r"));
         if deleted == "a" {
             assert!(read(database.storage(), "r").await.version > before.version);
         }
@@ -207,6 +211,7 @@ async fn a_chain_1500_deep_is_deleted_whole_in_a_shell() {
 async fn each_rule_of_the_schema_refuses_what_breaks_it() {
     let database = sqlite().await;
     small_tree(&database).await;
+    create(database.storage(), "root of 5").await;
     database.storage().create_session(new("gone"), None).await.unwrap();
     database.storage().delete_session(&id("gone"), DeleteOptions::default()).await.unwrap();
     let mut shell = database.shell().await;
@@ -245,6 +250,12 @@ async fn each_rule_of_the_schema_refuses_what_breaks_it() {
             "insert into teardown_jobs (kind, payload, attempts, next_at, created_at) values ('{kind}', '{payload}', {attempts}, 1, 1)"
         )
     };
+    let worktree = |root: &str, state: &str, path: &str, git_dir: &str, rescue: &str| {
+        format!(
+            "insert into worktrees (root_key, state, path, repository, git_dir, rescue_ref, asked_for, created_at, updated_at)
+             values ({root}, '{state}', '{path}', '/repo', {git_dir}, {rescue}, '', 1, 1)"
+        )
+    };
     let sha = "hex(zeroblob(32))";
     let set = |column: &str, value: &str| format!("update sessions set {column} = {value} where session_key = 2");
     let write =
@@ -258,6 +269,9 @@ async fn each_rule_of_the_schema_refuses_what_breaks_it() {
         backend("2", "ok", "4711", "17", "warm", "0", "null"),
         backend("2", "ok", "null", "null", "closed", "3", "1"),
         job("backend", "{}", "0"),
+        worktree("5", "creating", "/ok", "null", "null"),
+        worktree("5", "removing", "file:///%FF", "'/ok'", "'refs/rescue/ok'"),
+        worktree("1", "removed", "/w", "'/g'", "null"),
     ] {
         run(&mut shell, &format!("begin; {right}; rollback")).await;
     }
@@ -312,6 +326,26 @@ async fn each_rule_of_the_schema_refuses_what_breaks_it() {
         job("backend", "[]", "0"),
         job("backend", "{", "0"),
         job("backend", "{}", "-1"),
+        worktree("77", "creating", "/x", "null", "null"),
+        worktree("2", "creating", "/x", "null", "null"),
+        worktree("1", "creating", "/x", "null", "null"),
+        worktree("5", "creating", "/w", "null", "null"),
+        worktree("5", "attached", "/x", "'/g'", "null"),
+        worktree("5", "attached", "/x", "null", "null"),
+        worktree("5", "retained", "/x", "null", "null"),
+        worktree("5", "removing", "/x", "'/x'", "null"),
+        worktree("5", "removing", "/x", "'/x'", "'refs/heads/main'"),
+        worktree("5", "creating", "x", "null", "null"),
+        worktree("5", "creating", "file://x", "null", "null"),
+        worktree("5", "creating", "/x", "'x'", "null"),
+        worktree("5", "other", "/x", "'/x'", "null"),
+        "update worktrees set repository = 'x'".into(),
+        "update worktrees set branch_created = 2".into(),
+        "update worktrees set adopted = 2".into(),
+        "update worktrees set main = 2".into(),
+        "update worktrees set discard = 2".into(),
+        "update worktrees set created_at = 0".into(),
+        "update worktrees set updated_at = 0".into(),
         "insert into attachment_chunks (attachment_key, place, bytes) values (1, -1, x'00')".into(),
         "insert into usage_records (session_key, record, created_at) values (2, '[]', 1)".into(),
         "insert into usage_records (session_key, record, created_at) values (2, '{', 1)".into(),

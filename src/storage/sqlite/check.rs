@@ -24,7 +24,7 @@ const ROWS: i64 = 500;
 const MANY: i64 = 100;
 
 /// What must select nothing, and what it means if it does.
-const RULES: [(&str, &str); 15] = [
+const RULES: [(&str, &str); 14] = [
     ("a row refers to one that is not there", "select \"table\" || ' ' || coalesce(rowid, '') from pragma_foreign_key_check"),
     ("the cached message count is wrong",
      "select id from sessions s where message_count <> (select count(*) from messages m where m.session_key = s.session_key)"),
@@ -55,8 +55,6 @@ const RULES: [(&str, &str); 15] = [
     ("what messages show of attachments is recorded wrongly",
      "select message_key from (select message_key, attachment_id from attachment_links except select message_key, attachment_id from attachment_uses)
       union select message_key from (select message_key, attachment_id from attachment_uses except select message_key, attachment_id from attachment_links)"),
-    ("a worktree belongs to a session that is no root",
-     "select w.path from worktrees w join sessions s on s.session_key = w.root_key where s.kind <> 'root'"),
     ("a session's text holds NUL", "select id from sessions where instr(title, char(0)) > 0 or instr(coalesce(workspace, ''), char(0)) > 0"),
     ("a message's text holds NUL",
      "select s.id || ' ' || m.seq from messages m join sessions s using (session_key)

@@ -135,6 +135,7 @@ async fn holder(conn: &mut SqliteConnection, root: i64, path: &str, git_dir: Opt
     Ok(Error::WorktreeExists { root: row.session_id, path: row.path.0 })
 }
 
+/// The worktree of the tree with this root.
 async fn active(conn: &mut SqliteConnection, root: i64, id: &SessionId) -> Result<Row> {
     let row = select_worktrees!(
         "where w.root_key = ?1 and w.state in ('creating', 'attached', 'removing', 'retained')",

@@ -1,7 +1,8 @@
 //! Runs, closes, deletes and restarts in any order and at the same time, over three trees: whenever all is quiet, what is
-//! warm has a row that says so, or a job that will end it, and nothing else says that something is warm.
+//! warm has a row that says so, or a job that will end it, and nothing else says that something is warm. No worktree is
+//! on disk that nobody knows of, but for work that would have been lost; and that is never removed.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, path::PathBuf, sync::Mutex};
 
 use culm::{model::NewSession, storage::Storage};
 use proptest::{prelude::*, strategy::ValueTree, test_runner::TestRunner};
@@ -14,6 +15,7 @@ use crate::{
     scripted::PATIENCE,
     support::{assert_sound, id, new, run, until},
     warm::Ending,
+    worktree::Yard,
 };
 
 /// Sequences that are tried, unless CULM_CASES says how many, and steps of each.
@@ -36,6 +38,8 @@ enum Op {
     Reopen,
     Delete,
     Cancel,
+    Attach,
+    Work,
 }
 
 #[derive(Debug, Clone)]
@@ -59,6 +63,8 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Op::Reopen),
         1 => Just(Op::Delete),
         1 => Just(Op::Cancel),
+        2 => Just(Op::Attach),
+        1 => Just(Op::Work),
     ];
     prop_oneof![
         8 => prop::collection::vec((op, 0usize..1000), 1..5).prop_map(Step::These),
@@ -71,7 +77,12 @@ fn step() -> impl Strategy<Value = Step> {
 struct Trees {
     names: Vec<String>,
     made: usize,
+    yard: Yard,
+    worked: Worked,
 }
+
+/// Files that git does not know of, left in worktrees.
+type Worked = Mutex<BTreeSet<PathBuf>>;
 
 impl Trees {
     async fn plant(&mut self, kept: &Kept) {
@@ -107,7 +118,7 @@ impl Trees {
 }
 
 /// What a client may be answered while others do as they please.
-async fn act(kept: &Kept, op: Op, session: &str, n: usize) {
+async fn act(kept: &Kept, yard: &Yard, worked: &Worked, op: Op, session: &str, n: usize) {
     let path = |rest: &str| format!("/sessions/{session}{rest}");
     let post = async |rest: &str, body| kept.server.post(&path(rest), body).await;
     let bare = async |method, rest: &str| kept.server.send(kept.server.request(method, &path(rest))).await;
@@ -126,8 +137,20 @@ async fn act(kept: &Kept, op: Op, session: &str, n: usize) {
         Op::Reopen => bare(Method::POST, "/reopen").await,
         Op::Delete => bare(Method::DELETE, "").await,
         Op::Cancel => bare(Method::POST, "/cancel").await,
+        Op::Attach => kept.server.put(&path("/worktree"), json!({ "repository": yard.repo() })).await,
+        Op::Work => {
+            let worktree = kept.server.get(&path("/worktree")).await;
+            if let Some(place) = worktree.body["worktree"]["path"].as_str() {
+                // It may be gone at this moment, or being made: who worked there knows.
+                let place = PathBuf::from(place).join(format!("work-{n}"));
+                if place.with_file_name("file").exists() && std::fs::write(&place, b"of hours").is_ok() {
+                    worked.lock().unwrap().insert(place);
+                }
+            }
+            return;
+        }
     };
-    assert!(matches!(answer.status.as_u16(), 200 | 201 | 202 | 404 | 409 | 410), "{op:?} {session}: {answer:?}");
+    assert!(matches!(answer.status.as_u16(), 200..=202 | 404 | 409 | 410), "{op:?} {session}: {answer:?}");
 }
 
 async fn ids(kept: &Kept, sql: &str) -> BTreeSet<String> {
@@ -170,6 +193,21 @@ async fn assert_known(kept: &Kept, step: &Step) {
     assert_eq!(ids(kept, closed).await, BTreeSet::new(), "closed, warm, and nobody is to end it: {step:?}");
 }
 
+/// Each worktree on disk is one that the database knows, or holds work; and all work is there.
+async fn assert_no_work_is_lost(kept: &Kept, trees: &Trees) {
+    let known = "select path from worktrees where state in ('creating', 'attached', 'removing', 'retained')";
+    let known = ids(kept, known).await;
+    let worked = trees.worked.lock().unwrap().clone();
+    for file in &worked {
+        assert!(file.exists(), "{file:?} is lost");
+    }
+    let Ok(folder) = std::fs::read_dir(kept.server.folder.path().join("worktrees")) else { return };
+    for place in folder.map(|entry| entry.unwrap().path().canonicalize().unwrap()) {
+        let holds_work = worked.iter().any(|file| file.starts_with(&place));
+        assert!(holds_work || known.contains(place.to_str().unwrap()), "{place:?} is nobody's");
+    }
+}
+
 async fn live(mut kept: Kept, trees: &mut Trees, steps: &[Step]) -> Kept {
     for step in steps {
         trees.tend(&kept).await;
@@ -181,7 +219,10 @@ async fn live(mut kept: Kept, trees: &mut Trees, steps: &[Step]) -> Kept {
                 until(&mut kept.server.shell().await, "select count(*) from teardown_jobs", 0).await;
             }
             Step::These(ops) => {
-                let each = ops.iter().map(|(op, n)| act(&kept, *op, &trees.names[n % trees.names.len()], *n));
+                let each = ops.iter().map(|(op, n)| {
+                    let name = &trees.names[n % trees.names.len()];
+                    act(&kept, &trees.yard, &trees.worked, *op, name, *n)
+                });
                 futures_util::future::join_all(each).await;
             }
         }
@@ -197,6 +238,7 @@ async fn live(mut kept: Kept, trees: &mut Trees, steps: &[Step]) -> Kept {
         kept.act(&root, "close").await;
     }
     assert!(kept.warm.warm().is_empty());
+    assert_no_work_is_lost(&kept, trees).await;
     assert_sound(&mut shell).await;
     kept
 }
@@ -205,7 +247,7 @@ async fn live(mut kept: Kept, trees: &mut Trees, steps: &[Step]) -> Kept {
 fn in_any_order_nothing_is_warm_that_nobody_knows_of() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let mut kept = Some(runtime.block_on(Kept::start()));
-    let mut trees = Trees { names: Vec::new(), made: 0 };
+    let mut trees = Trees { names: Vec::new(), made: 0, yard: Yard::new(), worked: Worked::default() };
     let mut runner = TestRunner::default();
     let cases = std::env::var("CULM_CASES").map_or(CASES, |cases| cases.parse().unwrap());
     for _ in 0..cases {

@@ -25,5 +25,6 @@ mod search;
 mod sessions;
 mod teardown;
 mod worktree_ends;
+mod worktrees;
 
 pub(crate) use client::{Answer, Server};

@@ -19,6 +19,7 @@ mod sessions;
 mod sqlite_only;
 mod usage;
 mod whole;
+mod worktrees;
 
 /// The behaviours of every backend. A function that is not listed here is reported as unused.
 macro_rules! on_each_backend {
@@ -187,6 +188,13 @@ on_each_backend! {
         an_answer_is_stored_once_and_goes_to_who_asked,
         a_question_goes_with_who_asked_or_when_another_run_is_asked_for,
         active_runs_are_those_below_where_asked,
+    }
+    worktrees {
+        a_worktree_is_its_whole_trees_and_comes_back_as_it_was,
+        a_tree_has_one_worktree_and_a_worktree_one_tree,
+        a_worktree_takes_only_steps_that_follow,
+        a_worktree_stays_while_a_run_of_its_tree_is_active,
+        a_worktree_goes_with_its_root_and_not_with_a_child,
     }
     events {
         each_write_tells_what_it_did_in_order,

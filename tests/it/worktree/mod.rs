@@ -14,6 +14,7 @@ use std::{
     os::unix::ffi::OsStringExt,
     path::{Path, PathBuf},
     process::{Command, Output},
+    sync::OnceLock,
 };
 
 use culm::{
@@ -33,7 +34,9 @@ pub(crate) struct Yard {
 /// Git as a person has it, but for that person's own configuration.
 pub(crate) fn git(dir: &Path, words: &[&str]) -> Output {
     let mut command = Command::new("git");
-    command.current_dir(dir).args(["-c", "commit.gpgSign=false", "-c", "protocol.file.allow=always"]).args(words);
+    let settings = ["commit.gpgSign=false", "protocol.file.allow=always", "gc.auto=0", "maintenance.auto=false"];
+    command.current_dir(dir).args(settings.iter().flat_map(|setting| ["-c", setting])).args(words);
+    command.env("GIT_TEMPLATE_DIR", "");
     command.env("GIT_CONFIG_GLOBAL", "/dev/null").env("GIT_CONFIG_NOSYSTEM", "1").env("GIT_TERMINAL_PROMPT", "0");
     for name in ["GIT_AUTHOR_NAME", "GIT_COMMITTER_NAME", "GIT_AUTHOR_EMAIL", "GIT_COMMITTER_EMAIL"] {
         command.env(name, "tester@localhost");
@@ -66,6 +69,32 @@ pub(crate) fn repository(dir: &Path) {
     said(dir, &["init", "-q", "-b", "main"]);
     write(&dir.join("file"), b"one\n");
     commit(dir, "one");
+}
+
+/// The repository that each test has a copy of: git takes its time to make one.
+fn template() -> &'static Path {
+    static TEMPLATE: OnceLock<TempDir> = OnceLock::new();
+    let make = || {
+        let dir = tempfile::tempdir().unwrap();
+        repository(dir.path());
+        write(&dir.path().join("dir/inner"), b"inner\n");
+        write(&dir.path().join(".gitignore"), b"target/\n*.env\n/kept/\n");
+        commit(dir.path(), "two");
+        dir
+    };
+    TEMPLATE.get_or_init(make).path()
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let to = to.join(entry.file_name());
+        match entry.file_type().unwrap().is_dir() {
+            true => copy(&entry.path(), &to),
+            false => drop(fs::copy(entry.path(), to).unwrap()),
+        }
+    }
 }
 
 /// All files of a commit with their bytes.
@@ -105,11 +134,7 @@ impl Yard {
 
     pub(crate) fn with(git: Git) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let repo = dir.path().join("repo");
-        repository(&repo);
-        write(&repo.join("dir/inner"), b"inner\n");
-        write(&repo.join(".gitignore"), b"target/\n*.env\n/kept/\n");
-        commit(&repo, "two");
+        copy(template(), &dir.path().join("repo"));
         let worktrees = Worktrees::new(git, dir.path().join("worktrees"));
         Self { dir, worktrees }
     }

@@ -71,6 +71,18 @@ async fn it_goes_on_after_a_crash_within_a_step() {
     assert_eq!(blob(&yard.repo(), &name, "new").as_deref(), Some("new\n"));
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_at_once_remove_it_once() {
+    let yard = Yard::new();
+    let worktree = yard.attach("s").await;
+    write(&worktree.path.as_path().join("new"), b"new\n");
+    let both = tokio::join!(yard.worktrees.remove(&worktree, true), yard.worktrees.remove(&worktree, true));
+    let (one, two) = (both.0.unwrap(), both.1.unwrap());
+    assert_eq!(one, two);
+    yard.assert_gone(&worktree);
+    assert_eq!(said(&yard.repo(), &["for-each-ref", "refs/rescue"]).lines().count(), 1);
+}
+
 /// The directory under its other name.
 fn renamed(yard: &Yard) -> PathBuf {
     let entries = fs::read_dir(yard.path("worktrees")).unwrap().map(|entry| entry.unwrap().path());
