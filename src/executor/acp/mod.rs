@@ -18,7 +18,7 @@ use std::{
 };
 
 use agent_client_protocol::{
-    Error as Refusal,
+    Error as Refusal, is_connection_terminated, is_incoming_transport_closed,
     schema::ProtocolVersion,
     v1::schema::{
         AgentCapabilities, ClientCapabilities, CloseSessionRequest, FileSystemCapabilities, Implementation,
@@ -97,7 +97,7 @@ impl Acp {
             Ok(Some((connection, Err(refusal)))) => {
                 Err(Error::Unavailable(broken(&mut process, &connection, &refusal).await))
             }
-            Ok(None) => Err(Error::Unavailable("the agent cannot be spoken to".into())),
+            Ok(None) => Err(Error::Unavailable(gone(&mut process).await)),
             Err(_) => Err(slow(self.settings.start, &process)),
         }
     }
@@ -220,10 +220,17 @@ fn slow(time: Duration, process: &AgentProcess) -> Error {
 }
 
 /// Why an agent that refused something did: it may be gone, and then its last words say more.
+///
+/// What was asked fails as soon as the line is cut, when neither the line's end nor the process's may have been seen yet.
 async fn broken(process: &mut AgentProcess, connection: &Connection, refusal: &Refusal) -> String {
-    if connection.is_open() && process.is_alive() {
-        return format!("the agent refuses: {}", words(refusal));
+    let cut = is_incoming_transport_closed(refusal) || is_connection_terminated(refusal);
+    match cut || !connection.is_open() || !process.is_alive() {
+        true => gone(process).await,
+        false => format!("the agent refuses: {}", words(refusal)),
     }
+}
+
+async fn gone(process: &mut AgentProcess) -> String {
     format!("the agent is gone{}", process.last_words().await)
 }
 
@@ -300,8 +307,9 @@ impl Warm for Agent {
                 talk::outcome(response.stop_reason)
             }
             End::Said(Err(refusal)) => {
+                let why = broken(&mut self.process, &self.connection, &refusal).await;
                 self.lost = !self.connection.is_open();
-                Err(Error::Failed(broken(&mut self.process, &self.connection, &refusal).await))
+                Err(Error::Failed(why))
             }
             End::Cancelled { politely } => {
                 self.lost = !politely;

@@ -33,6 +33,8 @@ use crate::{
 const POLITE: Duration = Duration::from_secs(1);
 /// How long it may take after SIGTERM.
 const TERM: Duration = Duration::from_secs(2);
+/// How long the last words of a process that ends are waited for.
+const LAST: Duration = Duration::from_secs(5);
 /// How long the system may take to remove a process that was killed.
 const KILL: Duration = Duration::from_secs(5);
 /// How often is looked whether it is gone.
@@ -152,8 +154,12 @@ impl AgentProcess {
 
     /// What a process that ends said last. Its end may not have been seen yet, nor its last line have been read.
     pub(super) async fn last_words(&mut self) -> String {
-        let _ = tokio::time::timeout(POLITE, self.child.wait()).await;
-        self.tail.read().await;
+        let ended = async {
+            let _ = self.child.wait().await;
+            self.tail.read.cancelled().await;
+        };
+        // It may live on without its output, and others may hold its line for complaints.
+        let _ = tokio::time::timeout(LAST, ended).await;
         let status = self.child.try_wait().ok().flatten();
         let status = status.map(|status| format!(" ({status})")).unwrap_or_default();
         format!("{status}{}", self.tail.said())
@@ -255,11 +261,6 @@ impl Tail {
             true => String::new(),
             false => format!("; it said last: {}", lines.iter().cloned().collect::<Vec<_>>().join("\n")),
         }
-    }
-
-    /// Waits until the process has closed its end, or may have left it to others.
-    async fn read(&self) {
-        let _ = tokio::time::timeout(POLITE, self.read.cancelled()).await;
     }
 
     /// Keeps the last lines, of a bounded length, until the process closes its end.
