@@ -8,7 +8,7 @@ use culm::{
     tasks::Tasks,
 };
 
-use crate::Failure;
+use super::Failure;
 
 /// Starts each executor, in homes that are not kept. Fails when one of them does not start, or does not answer.
 pub(crate) async fn list(settings: &Settings, check: bool) -> Result<ExitCode, Failure> {

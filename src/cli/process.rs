@@ -1,0 +1,92 @@
+//! The process that serves: its log, its limits, its signals, what it says when it is ready.
+
+use std::{
+    io::{IsTerminal, Write},
+    net::SocketAddr,
+};
+
+use culm::{config::Settings, storage::sqlite};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use super::Failure;
+
+pub(crate) fn log(filter: &str) -> Result<(), Failure> {
+    let filter =
+        tracing_subscriber::EnvFilter::try_new(filter).map_err(|error| Failure::new(2, format!("--log: {error}")))?;
+    let ansi = std::io::stderr().is_terminal();
+    // A log that cannot be written, on the disk that is full, must cost the line alone: told of it, the library panics.
+    let log = tracing_subscriber::fmt().log_internal_errors(false).with_env_filter(filter);
+    log.with_writer(std::io::stderr).with_ansi(ansi).init();
+    // A panic on a connection's own thread would look like a row that is not there.
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        usual(panic);
+        if std::thread::current().name().is_some_and(|name| name.starts_with(sqlite::THREADS)) {
+            std::process::abort();
+        }
+    }));
+    Ok(())
+}
+
+/// A subscriber is a connection, and a connection is a file: as many as the system allows.
+pub(crate) fn raise_file_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::debug!(%error, "the limit of open files stays as it is");
+    }
+}
+
+/// Cancelled by SIGINT or SIGTERM. A second SIGINT ends the process at once.
+pub(crate) fn stop_signal() -> std::io::Result<CancellationToken> {
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let stop = CancellationToken::new();
+    let asked = stop.clone();
+    culm::tasks::owned(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        asked.cancel();
+        interrupt.recv().await;
+        std::process::exit(130);
+    });
+    Ok(stop)
+}
+
+/// The names under which a server on this address is asked for.
+pub(crate) fn names(address: SocketAddr) -> Vec<String> {
+    let port = address.port();
+    let mut names = vec![address.to_string()];
+    if address.ip().is_loopback() || address.ip().is_unspecified() {
+        names.extend(["localhost", "127.0.0.1", "[::1]"].map(|name| format!("{name}:{port}")));
+    }
+    if port == 80 {
+        names.extend(names.clone().iter().filter_map(|name| name.strip_suffix(":80")).map(String::from));
+    }
+    names
+}
+
+pub(crate) fn greet(settings: &Settings, address: SocketAddr, executors: &[String]) {
+    let token = if settings.auth {
+        format!("-H \"Authorization: Bearer $(culm token --db '{}')\" ", settings.db.display())
+    } else {
+        String::new()
+    };
+    let executors = executors.iter().map(|name| {
+        let default = if settings.default_executor.as_ref() == Some(name) { ", the default" } else { "" };
+        let kind = settings.executors.get(name).map(ToString::to_string).unwrap_or_default();
+        format!("  executor  {name} ({kind}{default})\n")
+    });
+    let executors: String = executors.collect();
+    let greeting = format!(
+        "culm {version} is ready\n  database  {db}\n  address   http://{address}  (documentation: http://{address}/docs)\n\
+         \x20 try       curl {token}http://{address}/api/v1/sessions\n{executors}",
+        version = env!("CARGO_PKG_VERSION"),
+        db = settings.db.display(),
+    );
+    // It serves all the same when nobody reads this.
+    let _ = std::io::stdout().write_all(greeting.as_bytes());
+}
