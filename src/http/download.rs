@@ -17,14 +17,19 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
-use futures_util::{Stream, stream};
+use futures_util::{Stream, StreamExt, stream};
 
 use super::{App, disposition, error::Problem};
 use crate::{
-    model::Attachment,
+    model::{Attachment, AttachmentId, SessionId},
     repository::SessionRepository,
-    storage::{Error, Storage},
+    storage::{self, Error, Storage},
 };
+
+/// Bytes that storage reads at once.
+const PIECE: u64 = storage::PIECE as u64;
+/// Pieces that are read or wait for the client: what a download holds.
+const AHEAD: usize = 2;
 
 /// What a browser draws and never runs.
 const SHOWN: [&str; 4] = ["image/png", "image/jpeg", "image/gif", "image/webp"];
@@ -127,23 +132,35 @@ impl Download {
         headers
     }
 
-    /// A chunk at a time, each read when the client has taken the one before: no snapshot of the database is held.
+    /// Piece by piece, the next one read while the client takes one: no snapshot of the database is held.
     fn bytes(self) -> impl Stream<Item = Result<Bytes, Error>> {
-        stream::try_unfold(self, |mut rest| async move {
-            if rest.part.is_empty() {
-                return Ok(None);
-            }
-            let offset = i64::try_from(rest.part.start).unwrap_or(i64::MAX);
-            let Attachment { session_id, id, .. } = &rest.attachment;
-            let mut chunk = rest.repository.attachment_bytes(session_id, id, offset).await?;
-            if chunk.is_empty() {
-                // Deleted while it was sent: the connection breaks, and the client knows that the rest is missing.
-                return Err(Error::AttachmentNotFound(id.clone()));
-            }
-            chunk.truncate(usize::try_from(rest.part.end - rest.part.start).unwrap_or(usize::MAX));
-            rest.part.start += chunk.len() as u64;
-            Ok(Some((chunk, rest)))
-        })
+        let Self { part, attachment: Attachment { session_id, id, .. }, repository, .. } = self;
+        let read = move |piece| read(repository.clone(), session_id.clone(), id.clone(), piece);
+        stream::iter(pieces(part)).map(read).buffered(AHEAD)
+    }
+}
+
+/// A part as storage reads it.
+fn pieces(part: Range<u64>) -> impl Iterator<Item = Range<u64>> {
+    let end_of = move |start: u64| (start / PIECE * PIECE + PIECE).min(part.end);
+    let starts = std::iter::successors(Some(part.start), move |start| Some(end_of(*start)));
+    starts.take_while(move |start| *start < part.end).map(move |start| start..end_of(start))
+}
+
+async fn read(
+    repository: SessionRepository,
+    session: SessionId,
+    id: AttachmentId,
+    piece: Range<u64>,
+) -> Result<Bytes, Error> {
+    let offset = i64::try_from(piece.start).unwrap_or(i64::MAX);
+    let mut bytes = repository.attachment_bytes(&session, &id, offset).await?;
+    let wanted = usize::try_from(piece.end - piece.start).unwrap_or(usize::MAX);
+    bytes.truncate(wanted);
+    match bytes.len() == wanted {
+        true => Ok(bytes),
+        // Deleted while it was sent: the connection breaks, and the client knows that the rest is missing.
+        false => Err(Error::AttachmentNotFound(id)),
     }
 }
 

@@ -20,7 +20,7 @@ use super::{
 use crate::{
     lifecycle,
     model::{
-        Cleanup, CleanupMode, CleanupReceipt, DeleteOptions, DeleteReceipt, JsonObject, NewSession, Session,
+        Cleanup, CleanupMode, CleanupReceipt, DeleteOptions, DeleteReceipt, JsonObject, NewSession, Page, Session,
         SessionFilter, SessionId, SessionTree, SessionUpdate, Timestamp, UsageRecord,
     },
     storage::{Error, Storage},
@@ -85,8 +85,8 @@ pub(super) async fn list(
     if list.filter.q.as_ref().is_some_and(|q| q.trim().is_empty()) {
         return Err(Problem::invalid("q", "q holds at least one word"));
     }
-    let page = app.repository.sessions(&list.filter, list.after, list.limit).await?;
-    Ok(Answer::new(&SessionsBody { sessions: page.items, next_cursor: list.cursor(page.next) }))
+    let show = |page: Page<Session>| SessionsBody { sessions: page.items, next_cursor: list.cursor(page.next) };
+    Ok(Answer::raw(app.repository.sessions_json(&list.filter, list.after, list.limit, show).await?))
 }
 
 pub(super) async fn read(

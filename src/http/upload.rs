@@ -31,7 +31,7 @@ use crate::storage::{Source, SourceError};
 /// How long a body may be silent, and what it must bring on the average after that: slower ones are cut off.
 const PATIENCE: Duration = Duration::from_secs(30);
 const BYTES_PER_SECOND: u64 = 16 << 10;
-/// Uploads at one time, each of which holds some hundred KiB; further ones wait as long as a body may be silent.
+/// Uploads at one time, each of which holds some MiB; further ones wait as long as a body may be silent.
 pub(super) const UPLOADS: usize = 32;
 /// Bytes of a file's name at most: what file systems take.
 const NAME: usize = 255;

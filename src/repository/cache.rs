@@ -4,22 +4,25 @@
 //! after it happened and before it is acknowledged, and with it every ticket that was out: what was read before the
 //! commit finds its ticket void and is not kept. So an entry is never older than the last acknowledged change.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use lru::LruCache;
 
 use crate::model::SessionId;
 
-/// What is kept of a session.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Part {
-    /// Its row.
-    Row,
-    /// Its newest messages.
-    Recent,
+/// What is kept.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Key {
+    /// A session's row.
+    Row(SessionId),
+    /// A session's newest messages.
+    Recent(SessionId),
+    /// A page of a list of sessions, by all that was asked for. Whatever changes may show in it.
+    List(String),
 }
-
-type Key = (SessionId, Part);
 
 /// The right to keep what is about to be read, until its session changes.
 #[derive(Debug)]
@@ -45,6 +48,8 @@ struct Reading {
 #[derive(Debug)]
 pub struct Cache<V> {
     entries: LruCache<Key, Entry<V>>,
+    /// Which of the entries are lists: every change takes them out.
+    lists: HashSet<Key>,
     bytes: usize,
     budget: usize,
     /// Only what is being read right now: as large as there are readers.
@@ -54,17 +59,16 @@ pub struct Cache<V> {
 impl<V> Cache<V> {
     /// An empty cache that keeps at most this many bytes.
     pub fn new(budget: usize) -> Self {
-        Self { entries: LruCache::unbounded(), bytes: 0, budget, reading: HashMap::new() }
+        Self { entries: LruCache::unbounded(), lists: HashSet::new(), bytes: 0, budget, reading: HashMap::new() }
     }
 
     /// What is kept.
-    pub fn get(&mut self, id: &SessionId, part: Part) -> Option<Arc<V>> {
-        self.entries.get(&(id.clone(), part)).map(|entry| entry.value.clone())
+    pub fn get(&mut self, key: &Key) -> Option<Arc<V>> {
+        self.entries.get(key).map(|entry| entry.value.clone())
     }
 
     /// To be taken before storage is read; to be given back with [`Self::keep`] or [`Self::give_up`].
-    pub fn ticket(&mut self, id: &SessionId, part: Part) -> Ticket {
-        let key = (id.clone(), part);
+    pub fn ticket(&mut self, key: Key) -> Ticket {
         let reading = self.reading.entry(key.clone()).or_default();
         reading.tickets += 1;
         Ticket { key, epoch: reading.epoch }
@@ -79,12 +83,14 @@ impl<V> Cache<V> {
         }
         self.remove(&key);
         self.bytes += bytes;
+        if let Key::List(_) = key {
+            self.lists.insert(key.clone());
+        }
         self.entries.put(key, Entry { value, bytes });
-        while self.bytes > self.budget {
-            match self.entries.pop_lru() {
-                Some((_, oldest)) => self.bytes -= oldest.bytes,
-                None => self.bytes = 0,
-            }
+        while self.bytes > self.budget
+            && let Some(oldest) = self.entries.peek_lru().map(|(key, _)| key.clone())
+        {
+            self.remove(&oldest);
         }
         true
     }
@@ -100,20 +106,27 @@ impl<V> Cache<V> {
         valid
     }
 
-    /// Forgets a session: to be called after each commit that changed it, before that is acknowledged.
-    pub fn forget(&mut self, id: &SessionId) {
-        for part in [Part::Row, Part::Recent] {
-            let key = (id.clone(), part);
+    /// Forgets these sessions, and all lists: to be called after each commit that changed them, before that is
+    /// acknowledged.
+    pub fn forget(&mut self, ids: &[SessionId]) {
+        for key in ids.iter().flat_map(|id| [Key::Row(id.clone()), Key::Recent(id.clone())]) {
             self.remove(&key);
             if let Some(reading) = self.reading.get_mut(&key) {
                 reading.epoch += 1;
             }
+        }
+        for key in std::mem::take(&mut self.lists) {
+            self.remove(&key);
+        }
+        for (_, reading) in self.reading.iter_mut().filter(|(key, _)| matches!(key, Key::List(_))) {
+            reading.epoch += 1;
         }
     }
 
     /// Forgets everything: somebody else has changed the database.
     pub fn forget_all(&mut self) {
         self.entries.clear();
+        self.lists.clear();
         self.bytes = 0;
         for reading in self.reading.values_mut() {
             reading.epoch += 1;
@@ -129,6 +142,9 @@ impl<V> Cache<V> {
         if let Some(entry) = self.entries.pop(key) {
             self.bytes -= entry.bytes;
         }
+        if let Key::List(_) = key {
+            self.lists.remove(key);
+        }
     }
 }
 
@@ -140,16 +156,24 @@ mod tests {
         text.parse().unwrap()
     }
 
+    fn row(text: &str) -> Key {
+        Key::Row(id(text))
+    }
+
+    fn list(text: &str) -> Key {
+        Key::List(text.into())
+    }
+
     #[test]
     fn what_was_read_before_a_change_is_not_kept_after_it() {
         let mut cache = Cache::new(100);
-        let (early, other) = (cache.ticket(&id("a"), Part::Row), cache.ticket(&id("b"), Part::Row));
-        cache.forget(&id("a"));
-        let late = cache.ticket(&id("a"), Part::Row);
+        let (early, other) = (cache.ticket(row("a")), cache.ticket(row("b")));
+        cache.forget(&[id("a")]);
+        let late = cache.ticket(row("a"));
         assert!(!cache.keep(early, Arc::new(1), 1));
         assert!(cache.keep(late, Arc::new(2), 1) && cache.keep(other, Arc::new(3), 1));
-        assert_eq!(cache.get(&id("a"), Part::Row).as_deref(), Some(&2));
-        let ticket = cache.ticket(&id("a"), Part::Row);
+        assert_eq!(cache.get(&row("a")).as_deref(), Some(&2));
+        let ticket = cache.ticket(row("a"));
         cache.forget_all();
         assert!(!cache.keep(ticket, Arc::new(4), 1));
         assert_eq!((cache.bytes(), cache.reading.len()), (0, 0));
@@ -159,15 +183,39 @@ mod tests {
     fn the_least_recently_used_goes_when_the_bytes_are_used_up() {
         let mut cache = Cache::new(10);
         for (name, bytes) in [("a", 4), ("b", 4), ("huge", 11)] {
-            let ticket = cache.ticket(&id(name), Part::Row);
+            let ticket = cache.ticket(row(name));
             cache.keep(ticket, Arc::new(()), bytes);
         }
-        cache.get(&id("a"), Part::Row);
-        let ticket = cache.ticket(&id("c"), Part::Row);
+        cache.get(&row("a"));
+        let ticket = cache.ticket(row("c"));
         cache.keep(ticket, Arc::new(()), 4);
-        let kept = |cache: &mut Cache<()>, name| cache.get(&id(name), Part::Row).is_some();
+        let kept = |cache: &mut Cache<()>, name| cache.get(&row(name)).is_some();
         assert!(kept(&mut cache, "a") && kept(&mut cache, "c"));
         assert!(!kept(&mut cache, "b") && !kept(&mut cache, "huge"));
         assert_eq!(cache.bytes(), 8);
+    }
+
+    #[test]
+    fn a_change_of_any_session_ends_every_list() {
+        let mut cache = Cache::new(100);
+        for key in [list("old"), row("b")] {
+            let ticket = cache.ticket(key);
+            cache.keep(ticket, Arc::new(1), 1);
+        }
+        let early = cache.ticket(list("new"));
+        cache.forget(&[id("a")]);
+        assert!(!cache.keep(early, Arc::new(2), 1), "it was read before the change");
+        assert_eq!((cache.get(&list("old")), cache.get(&row("b")).as_deref()), (None, Some(&1)));
+        assert_eq!((cache.bytes(), cache.lists.len(), cache.reading.len()), (1, 0, 0));
+    }
+
+    #[test]
+    fn a_list_that_had_to_go_is_no_list_any_more() {
+        let mut cache = Cache::new(10);
+        for n in 0..100 {
+            let ticket = cache.ticket(list(&n.to_string()));
+            cache.keep(ticket, Arc::new(()), 4);
+        }
+        assert_eq!((cache.bytes(), cache.entries.len(), cache.lists.len()), (8, 2, 2));
     }
 }

@@ -17,14 +17,14 @@ use std::{
 use async_trait::async_trait;
 use bytes::{BufMut, Bytes, BytesMut};
 
-pub use cache::{Cache, Part, Ticket};
+pub use cache::{Cache, Key, Ticket};
 
 use crate::{
     agent_sessions::AgentSessions,
     attachments::AttachmentReader,
     model::{
-        AgentSession, AttachmentId, BackendId, BackendState, JsonObject, MessageFilter, NewSession, Session, SessionId,
-        WholeSession, Window,
+        AgentSession, AttachmentId, BackendId, BackendState, JsonObject, MessageFilter, NewSession, Page, Position,
+        Session, SessionFilter, SessionId, WholeSession, Window,
     },
     storage::{Result, Storage},
     tasks::Tasks,
@@ -34,12 +34,13 @@ use crate::{
 const RECENT: i64 = 200;
 const RECENT_BYTES: i64 = 1 << 20;
 
-/// What is kept of a session: ready to be sent. JSON alone, because its size is known: what it is parsed into can take
-/// many times as much.
+/// What is kept: ready to be sent. JSON alone, because its size is known: what it is parsed into can take many times as
+/// much.
 #[derive(Debug)]
 enum Kept {
     Row { version: i64, json: Bytes },
     Recent(Recent),
+    List(Bytes),
 }
 
 /// A session as its call answers it.
@@ -128,8 +129,27 @@ impl SessionRepository {
         let Some(kept) = self.row(id).await? else { return Ok(None) };
         match &*kept {
             Kept::Row { version, json } => Ok(Some((*version, json.clone()))),
-            Kept::Recent(_) => Ok(None),
+            _ => Ok(None),
         }
+    }
+
+    /// A page of a list of sessions as JSON, shown as `show` has it: always in the same way for the same page.
+    pub async fn sessions_json<T: serde::Serialize>(
+        &self,
+        filter: &SessionFilter,
+        after: Option<Position>,
+        limit: i64,
+        show: impl FnOnce(Page<Session>) -> T,
+    ) -> Result<Bytes> {
+        let asked = serde_json::to_string(&(filter, after, limit)).unwrap_or_default();
+        let (key, asked) = (Key::List(asked.clone()), asked.len());
+        if let Some(Kept::List(json)) = self.cache().get(&key).as_deref() {
+            return Ok(json.clone());
+        }
+        let ticket = Out::take(self, key);
+        let json = json(&show(self.storage.sessions(filter, after, limit).await?));
+        ticket.keep(&Arc::new(Kept::List(json.clone())), json.len() + 2 * asked + 256);
+        Ok(json)
     }
 
     /// A window of a session's messages as JSON, in ascending or descending order of `seq`.
@@ -153,10 +173,11 @@ impl SessionRepository {
     }
 
     async fn row(&self, id: &SessionId) -> Result<Option<Arc<Kept>>> {
-        if let Some(kept) = self.cache().get(id, Part::Row) {
+        let key = Key::Row(id.clone());
+        if let Some(kept) = self.cache().get(&key) {
             return Ok(Some(kept));
         }
-        let ticket = Out::take(self, id, Part::Row);
+        let ticket = Out::take(self, key);
         let Some(session) = self.storage.session(id).await? else { return Ok(None) };
         let json = json(&Wrapped { session: &session });
         let bytes = json.len() + 256;
@@ -166,10 +187,11 @@ impl SessionRepository {
     }
 
     async fn recent(&self, id: &SessionId) -> Result<Arc<Kept>> {
-        if let Some(kept) = self.cache().get(id, Part::Recent) {
+        let key = Key::Recent(id.clone());
+        if let Some(kept) = self.cache().get(&key) {
             return Ok(kept);
         }
-        let ticket = Out::take(self, id, Part::Recent);
+        let ticket = Out::take(self, key);
         let filter = MessageFilter { window: Window::Last, limit: RECENT, bytes: RECENT_BYTES, role: None };
         let page = self.storage.messages(id, filter).await?;
         let messages: Vec<(i64, Bytes)> = page.messages.iter().map(|m| (m.seq, json(m))).collect();
@@ -196,7 +218,7 @@ impl SessionRepository {
                 let outcome = work.await;
                 let mut cache = locked(&cache);
                 match touched {
-                    Touched::These(ids) => ids.iter().for_each(|id| cache.forget(id)),
+                    Touched::These(ids) => cache.forget(&ids),
                     Touched::Any => cache.forget_all(),
                 }
                 outcome
@@ -205,7 +227,7 @@ impl SessionRepository {
     }
 }
 
-/// What a write may have changed.
+/// What a write may have changed, besides lists.
 enum Touched {
     These(Vec<SessionId>),
     Any,
@@ -224,8 +246,8 @@ struct Out<'a> {
 }
 
 impl<'a> Out<'a> {
-    fn take(repository: &'a SessionRepository, id: &SessionId, part: Part) -> Self {
-        let ticket = Some(repository.cache().ticket(id, part));
+    fn take(repository: &'a SessionRepository, key: Key) -> Self {
+        let ticket = Some(repository.cache().ticket(key));
         Self { repository, ticket }
     }
 

@@ -172,8 +172,8 @@ impl Storage for SessionRepository {
         self.tasks
             .detached(async move {
                 let runs = storage.claim_runs(limit).await?;
-                let mut cache = locked(&cache);
-                runs.iter().for_each(|run| cache.forget(&run.session_id));
+                let sessions: Vec<_> = runs.iter().map(|run| run.session_id.clone()).collect();
+                locked(&cache).forget(&sessions);
                 Ok(runs)
             })
             .await

@@ -32,6 +32,9 @@ use crate::model::{
     TruncateReceipt, UpdatedChild, UsageRecord, WholeSession, Worktree, WorktreeStep,
 };
 
+/// Bytes of an attachment that are read at once.
+pub const PIECE: i64 = 256 << 10;
+
 /// What a storage method gives.
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -271,8 +274,8 @@ pub trait Storage: Send + Sync {
     /// What is said of an attachment.
     async fn attachment(&self, id: &SessionId, attachment: &AttachmentId) -> Result<Option<Attachment>>;
 
-    /// The bytes of an attachment from this offset on, as many as can be read at once: 256 KiB at most, none at its
-    /// end and when there is no such attachment.
+    /// The bytes of an attachment from this offset on, up to the next multiple of [`PIECE`]; none at its end and when
+    /// there is no such attachment.
     async fn attachment_bytes(&self, id: &SessionId, attachment: &AttachmentId, offset: i64) -> Result<Bytes>;
 
     /// A session's attachments, oldest first.

@@ -4,7 +4,7 @@
 
 use std::{panic::catch_unwind, sync::Arc};
 
-use culm::repository::{Cache, Part, Ticket};
+use culm::repository::{Cache, Key, Ticket};
 use shuttle::{
     Config, FailurePersistence, Runner,
     rand::{Rng, thread_rng},
@@ -62,15 +62,16 @@ impl World {
     }
 
     fn shown(&self) -> State {
-        if let Some(kept) = self.with_cache(|cache| cache.get(&id("a"), Part::Row)) {
+        let key = what_shows_it();
+        if let Some(kept) = self.with_cache(|cache| cache.get(&key)) {
             return Some(*kept);
         }
-        let early = self.with_cache(|cache| cache.ticket(&id("a"), Part::Row));
+        let early = self.with_cache(|cache| cache.ticket(key.clone()));
         let state = *self.committed.lock().unwrap().last().unwrap();
         self.with_cache(|cache| match self.flaw {
             Some(Flaw::TakesTicketsAfterReading) => {
                 cache.give_up(early);
-                keep(cache, state);
+                keep(cache, key, state);
             }
             _ => keep_with(cache, early, state),
         });
@@ -81,7 +82,7 @@ impl World {
     fn change(&self, state: State, forget: impl Fn(&mut Cache<u64>)) {
         match self.flaw {
             Some(Flaw::ForgetsBeforeTheCommitOnly) => self.with_cache(&forget),
-            Some(Flaw::KeepsWhatIsNotCommitted) => self.with_cache(|cache| keep(cache, state)),
+            Some(Flaw::KeepsWhatIsNotCommitted) => self.with_cache(|cache| keep(cache, what_shows_it(), state)),
             _ => {}
         }
         let Some(place) = self.commit(state) else { return };
@@ -112,7 +113,7 @@ impl World {
     }
 
     fn write(&self, value: u64) {
-        self.change(Some(value), |cache| cache.forget(&id("a")));
+        self.change(Some(value), |cache| cache.forget(&[id("a")]));
     }
 
     fn delete(&self) {
@@ -131,8 +132,16 @@ impl World {
     }
 }
 
-fn keep(cache: &mut Cache<u64>, state: State) {
-    let ticket = cache.ticket(&id("a"), Part::Row);
+/// A session shows by itself and in a list.
+fn what_shows_it() -> Key {
+    match thread_rng().gen_bool(0.5) {
+        true => Key::Row(id("a")),
+        false => Key::List("all".into()),
+    }
+}
+
+fn keep(cache: &mut Cache<u64>, key: Key, state: State) {
+    let ticket = cache.ticket(key);
     keep_with(cache, ticket, state);
 }
 
@@ -145,7 +154,7 @@ fn keep_with(cache: &mut Cache<u64>, ticket: Ticket, state: State) {
 
 /// Clears the entries and no ticket: one entry that takes all the room.
 fn crowd_out(cache: &mut Cache<u64>) {
-    let ticket = cache.ticket(&id("large"), Part::Row);
+    let ticket = cache.ticket(Key::Row(id("large")));
     assert!(cache.keep(ticket, Arc::new(0), BUDGET));
 }
 

@@ -1,13 +1,16 @@
 //! Appending: all appends that are committed together are checked by one query and written by one statement a table,
 //! whatever their number. With one writer nothing changes between the check and the write.
+//!
+//! Each call of the connection is a hand-over to its thread and back, as dear as a small statement. So the statements
+//! of a transaction that only appends go in two calls: what begins it also looks, what writes also commits.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use serde_json::json;
 use sqlx::SqliteConnection;
 
 use super::{
-    error, events, idempotency,
+    error, idempotency,
     messages::{self, MessageRow},
     types,
 };
@@ -31,13 +34,64 @@ pub(super) struct Place {
     pub(super) busy: bool,
 }
 
-/// Appends each, all or none of its messages. An error of the whole is the engine's; a refused append fails alone.
-pub(super) async fn append_all(conn: &mut SqliteConnection, appends: &[&Append]) -> Result<Vec<Result<Appended>>> {
-    if appends.is_empty() {
-        return Ok(Vec::new());
-    }
+/// The sessions that are written to; one that is not there stands as whether it was deleted.
+pub(super) type Places = HashMap<SessionId, std::result::Result<Place, bool>>;
+
+/// What a transaction sees as it begins.
+pub(super) struct Begun {
+    pub(super) data_version: i64,
+    pub(super) places: Places,
+}
+
+/// What appends come to: an outcome for each, and the rows to write.
+pub(super) struct Batch {
+    pub(super) outcomes: Vec<Result<Appended>>,
+    rows: Vec<(i64, Message)>,
+    now: Timestamp,
+}
+
+/// A row for each session that is asked for, and one with the version of the database in any case.
+macro_rules! look_at_places {
+    ($begin:literal, $ids:expr) => {
+        sqlx::query!(
+            $begin
+                + r#"select cast(v.data_version as integer) as "data_version!: i64", cast(j.value as text) as "id?: SessionId",
+                 s.session_key as "key?: i64", s.last_seq as "last_seq?: i64", t.id is not null as "deleted!: bool",
+                 exists (select 1 from runs r where r.session_key = s.session_key and r.status in ('pending', 'running')) as "busy!: bool"
+               from pragma_data_version v left join json_each(?1) j left join sessions s on s.id = j.value
+                 left join tombstones t on t.id = j.value"#,
+            $ids
+        )
+        .map(|row| {
+            let place = match (row.key, row.last_seq) {
+                (Some(key), Some(last_seq)) => Ok(Place { key, last_seq, busy: row.busy }),
+                _ => Err(row.deleted),
+            };
+            (row.data_version, row.id.map(|id| (id, place)))
+        })
+    };
+}
+
+/// Begins a transaction, and looks at the sessions that are appended to.
+pub(super) async fn begin(conn: &mut SqliteConnection, appends: &[&Append]) -> Result<Begun> {
+    let ids = types::object(&appends.iter().map(|append| &append.session).collect::<BTreeSet<_>>());
+    let rows = look_at_places!("begin immediate; ", ids).fetch_all(conn).await.map_err(error::of)?;
+    let data_version = rows.first().map(|(version, _)| *version).unwrap_or_default();
+    Ok(Begun { data_version, places: rows.into_iter().filter_map(|(_, place)| place).collect() })
+}
+
+/// One session that is written to.
+pub(super) async fn place(conn: &mut SqliteConnection, id: &SessionId) -> Result<Place> {
+    let ids = types::object(&[id]);
+    let rows = look_at_places!("", ids).fetch_all(conn).await.map_err(error::of)?;
+    let place = rows.into_iter().find_map(|(_, place)| place);
+    place.map_or(Err(false), |(_, place)| place).map_err(|deleted| gone(id, deleted))
+}
+
+/// Decides on each append: all or none of its messages. An error of the whole is the engine's; a refused append fails
+/// alone.
+pub(super) async fn decide(conn: &mut SqliteConnection, appends: &[&Append], mut places: Places) -> Result<Batch> {
     let now = Timestamp::now();
-    let mut places = places(conn, appends.iter().map(|append| &append.session)).await?;
     let mut known = brought_before(conn, appends).await?;
     let (mut rows, mut outcomes) = (Vec::new(), Vec::with_capacity(appends.len()));
     for append in appends {
@@ -45,38 +99,19 @@ pub(super) async fn append_all(conn: &mut SqliteConnection, appends: &[&Append])
         let outcome = take_in(append, place, &mut known, &mut rows, now);
         outcomes.push(outcome);
     }
-    insert(conn, &rows, now, Opens::Always).await?;
-    events::tell_appended(conn, &rows, now).await?;
-    for (append, outcome) in appends.iter().zip(&outcomes) {
+    Ok(Batch { outcomes, rows, now })
+}
+
+/// Writes what was decided, in a transaction that goes on.
+pub(super) async fn write(conn: &mut SqliteConnection, appends: &[&Append], batch: &Batch) -> Result<()> {
+    insert(conn, &batch.rows, batch.now, Opens::Always, Tells::Yes).await?;
+    for (append, outcome) in appends.iter().zip(&batch.outcomes) {
         if let (Some(claim), Ok(appended)) = (&append.options.claim, outcome) {
             let ids: Vec<_> = appended.messages.iter().map(|m| &m.id).collect();
             idempotency::keep(conn, claim, 201, &json!({ "session": append.session, "messages": ids })).await?;
         }
     }
-    Ok(outcomes)
-}
-
-/// The sessions that are written to; one that is not there stands as the error to give.
-pub(super) async fn places(
-    conn: &mut SqliteConnection,
-    ids: impl Iterator<Item = &SessionId>,
-) -> Result<HashMap<SessionId, std::result::Result<Place, bool>>> {
-    let ids = types::object(&ids.collect::<std::collections::BTreeSet<_>>());
-    let rows = sqlx::query!(
-        r#"select cast(j.value as text) as "id!: SessionId", s.session_key as "key?: i64", s.last_seq as "last_seq?: i64",
-             t.id is not null as "deleted!: bool",
-             exists (select 1 from runs r where r.session_key = s.session_key and r.status in ('pending', 'running')) as "busy!: bool"
-           from json_each(?1) j left join sessions s on s.id = j.value left join tombstones t on t.id = j.value"#,
-        ids
-    )
-    .fetch_all(conn)
-    .await
-    .map_err(error::of)?;
-    let place = |key: Option<i64>, last_seq: Option<i64>, busy, deleted| match (key, last_seq) {
-        (Some(key), Some(last_seq)) => Ok(Place { key, last_seq, busy }),
-        _ => Err(deleted),
-    };
-    Ok(rows.into_iter().map(|row| (row.id, place(row.key, row.last_seq, row.busy, row.deleted))).collect())
+    Ok(())
 }
 
 /// The error of a session that is not there.
@@ -166,52 +201,98 @@ pub(super) enum Opens {
     IfLater,
 }
 
-/// Writes the rows, and the counters of their sessions first: the trigger on messages counts only what these do not.
+/// Whether events tell of messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Tells {
+    Yes,
+    /// Of a session that is new with them there is nobody who could have missed them.
+    No,
+}
+
+/// Rows as the parameters of the statements that write them: one JSON array each.
+struct Parameters {
+    counters: String,
+    rows: String,
+    /// The places of those that events tell of.
+    told: String,
+}
+
+impl Parameters {
+    fn of(rows: &[(i64, Message)], now: Timestamp, opens: Opens, tells: Tells) -> Self {
+        let mut counters: HashMap<i64, (i64, i64)> = HashMap::new();
+        for (key, message) in rows {
+            let (count, last) = counters.entry(*key).or_default();
+            *count += 1;
+            *last = (*last).max(message.seq);
+        }
+        let counters =
+            counters.into_iter().map(|(key, (count, last))| (key, count, last, now.0, opens == Opens::Always));
+        let told_at = Timestamp::now().0;
+        let told = rows.iter().filter(|_| tells == Tells::Yes).map(|(key, message)| (key, message.seq, told_at));
+        Self {
+            counters: types::object(&counters.collect::<Vec<_>>()),
+            told: types::object(&told.collect::<Vec<_>>()),
+            rows: types::object(&rows.iter().map(|(key, message)| row_as_json(*key, message)).collect::<Vec<_>>()),
+        }
+    }
+}
+
+/// The counters of the sessions first: the trigger on messages counts only what these do not. Then the rows, and the
+/// events of them. (sqlx counts the parameters of each statement: the one of each has no number.)
+macro_rules! write_rows {
+    ($query:ident, $end:literal, $parameters:expr) => {{
+        let parameters: &Parameters = $parameters;
+        sqlx::$query!(
+            r#"update sessions set message_count = message_count + (j.value ->> 1), last_seq = j.value ->> 2,
+                 version = version + 1,
+                 updated_at = max(updated_at, j.value ->> 3), last_activity_at = max(last_activity_at, j.value ->> 3),
+                 closed_at = iif(not (j.value ->> 4) and closed_at >= j.value ->> 3, closed_at, null)
+               from json_each(?) j where session_key = j.value ->> 0;
+               insert into messages (session_key, seq, id, role, content, content_terms, reasoning, reasoning_terms, parts, tool_calls,
+                 tool_call_id, tool_success, phase, metadata, run_id, compressed, extra, created_at, updated_at)
+               select value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, value ->> 7,
+                 value ->> 8, value ->> 9, value ->> 10, value ->> 11, value ->> 12, value ->> 13, value ->> 14, value ->> 15,
+                 value ->> 16, value ->> 17, value ->> 18
+               from json_each(?);
+               insert into events (session_key, root_key, kind, message_key, data, created_at)
+               select m.session_key, s.root_key, 'message.appended', m.message_key,
+                 json_object('message_id', m.id, 'seq', m.seq, 'role', m.role), j.value ->> 2
+               from json_each(?) j join messages m on m.session_key = j.value ->> 0 and m.seq = j.value ->> 1
+                 join sessions s on s.session_key = m.session_key
+               order by j.key; "# + $end,
+            parameters.counters,
+            parameters.rows,
+            parameters.told
+        )
+    }};
+}
+
+/// Writes rows in a transaction that goes on.
 pub(super) async fn insert(
     conn: &mut SqliteConnection,
     rows: &[(i64, Message)],
     now: Timestamp,
     opens: Opens,
+    tells: Tells,
 ) -> Result<()> {
     if rows.is_empty() {
         return Ok(());
     }
-    let mut counters: HashMap<i64, (i64, i64)> = HashMap::new();
-    for (key, message) in rows {
-        let (count, last) = counters.entry(*key).or_default();
-        *count += 1;
-        *last = (*last).max(message.seq);
-    }
-    let counters: Vec<_> = counters.into_iter().map(|(key, (count, last))| json!([key, count, last])).collect();
-    let (counters, always) = (types::object(&counters), opens == Opens::Always);
-    sqlx::query!(
-        r#"update sessions set message_count = message_count + json_extract(j.value, '$[1]'),
-             last_seq = json_extract(j.value, '$[2]'), version = version + 1,
-             updated_at = max(updated_at, ?2), last_activity_at = max(last_activity_at, ?2),
-             closed_at = iif(not ?3 and closed_at >= ?2, closed_at, null)
-           from json_each(?1) j where session_key = json_extract(j.value, '$[0]')"#,
-        counters,
-        now.0,
-        always
-    )
-    .execute(&mut *conn)
-    .await
-    .map_err(error::of)?;
-    let batch: Vec<_> = rows.iter().map(|(key, message)| row_as_json(*key, message)).collect();
-    let batch = types::object(&batch);
-    sqlx::query!(
-        r#"insert into messages (session_key, seq, id, role, content, content_terms, reasoning, reasoning_terms, parts, tool_calls,
-             tool_call_id, tool_success, phase, metadata, run_id, compressed, extra, created_at, updated_at)
-           select value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, value ->> 7,
-             value ->> 8, value ->> 9, value ->> 10, value ->> 11, value ->> 12, value ->> 13, value ->> 14, value ->> 15,
-             value ->> 16, value ->> 17, value ->> 18
-           from json_each(?1)"#,
-        batch
-    )
-    .execute(conn)
-    .await
-    .map(drop)
-    .map_err(error::of)
+    let parameters = Parameters::of(rows, now, opens, tells);
+    write_rows!(query, "", &parameters).execute(conn).await.map(drop).map_err(error::of)
+}
+
+/// Writes what was decided, and commits. The number of the last event.
+pub(super) async fn write_and_commit(conn: &mut SqliteConnection, batch: &Batch) -> Result<i64> {
+    let parameters = Parameters::of(&batch.rows, batch.now, Opens::Always, Tells::Yes);
+    let write = write_rows!(
+        query_scalar,
+        r#"select coalesce((select seq from sqlite_sequence where name = 'events'), 0) as "last!: i64"; commit"#,
+        &parameters
+    );
+    // All rows, that is to say, to the end of the last statement: the one that commits.
+    let last = write.fetch_all(conn).await.map_err(error::of)?;
+    Ok(last.into_iter().next().unwrap_or_default())
 }
 
 /// Columns in the order of the statement. JSON columns are texts within the JSON, so that they are kept as they are.

@@ -4,7 +4,7 @@
 //! that finishes it; what is left of one that broke off is purged like the bytes of a deleted attachment.
 
 use bytes::{Bytes, BytesMut};
-use futures_util::TryStreamExt;
+use futures_util::{StreamExt, TryStreamExt, stream::Fuse};
 use sha2::{Digest, Sha256};
 use sqlx::{SqliteConnection, SqlitePool};
 
@@ -14,11 +14,13 @@ use crate::{
         Attachment, AttachmentId, AttachmentUrl, NewAttachment, Page, Position, SessionId, Timestamp,
         detected_mime_type, hex,
     },
-    storage::{Error, Result, Source},
+    storage::{Error, PIECE, Result, Source},
 };
 
 /// Bytes in one row; see the migration for why. It is part of the format: a place in a file is found by it.
-const CHUNK: usize = 256 << 10;
+const CHUNK: usize = PIECE as usize;
+/// Chunks that are written by one transaction: each waits for the disk, and no other write should wait long for it.
+const ROUND: usize = 8;
 /// Rows that one purge step removes: 4 MiB, so that no other write waits long for it.
 const STEP: i64 = 16;
 
@@ -28,11 +30,11 @@ struct Begin {
     id: AttachmentId,
 }
 
-/// A chunk that arrived.
-struct Chunk {
+/// Chunks that arrived, from this place on.
+struct Round {
     key: i64,
     place: i64,
-    bytes: Bytes,
+    chunks: Vec<Bytes>,
 }
 
 /// An upload whose chunks are all there.
@@ -41,7 +43,7 @@ struct Finish {
     attachment: Attachment,
 }
 
-/// Takes in bytes as they arrive: a chunk in memory, one on its way to the disk.
+/// Takes in bytes as they arrive: a round of chunks in memory, one on its way to the disk.
 pub(super) async fn upload(
     writer: &Writer,
     session: &SessionId,
@@ -70,28 +72,18 @@ async fn arrive(
     key: i64,
     session: &SessionId,
     new: NewAttachment,
-    mut source: Source,
+    source: Source,
 ) -> Result<Attachment> {
-    let (mut hasher, mut detected) = (Sha256::new(), None);
-    let (mut size, mut place, mut held) = (0, 0, BytesMut::new());
-    loop {
-        let piece = source.try_next().await.map_err(Error::Source)?;
-        let ended = piece.is_none();
-        held.extend_from_slice(&piece.unwrap_or_default());
-        while held.len() >= CHUNK || (ended && !held.is_empty()) {
-            let bytes = held.split_to(held.len().min(CHUNK)).freeze();
-            if place == 0 {
-                detected = detected_mime_type(&bytes);
-            }
-            hasher.update(&bytes);
-            size += i64::try_from(bytes.len()).unwrap_or(i64::MAX);
-            writer.call(Chunk { key, place, bytes }, |conn, chunk| Box::pin(store(conn, chunk))).await?;
-            place += 1;
-        }
-        if ended {
-            break;
-        }
+    let mut arriving = Arriving::new(source);
+    let mut chunks = arriving.round().await?;
+    let mut place = 0;
+    while !chunks.is_empty() {
+        let round = Round { key, place, chunks };
+        place += i64::try_from(round.chunks.len()).unwrap_or(i64::MAX);
+        let write = writer.call(round, |conn, round| Box::pin(store(conn, round)));
+        ((), chunks) = tokio::try_join!(write, arriving.round())?;
     }
+    let Arriving { hasher, detected, size, .. } = arriving;
     Ok(Attachment {
         url: AttachmentUrl { session: session.clone(), id: new.id.clone() }.to_string(),
         id: new.id,
@@ -103,6 +95,47 @@ async fn arrive(
         sha256: hex(&hasher.finalize()),
         created_at: new.created_at,
     })
+}
+
+/// Bytes that arrive, and what is known of them so far.
+struct Arriving {
+    source: Fuse<Source>,
+    held: BytesMut,
+    hasher: Sha256,
+    detected: Option<&'static str>,
+    size: i64,
+}
+
+impl Arriving {
+    fn new(source: Source) -> Self {
+        Self { source: source.fuse(), held: BytesMut::new(), hasher: Sha256::new(), detected: None, size: 0 }
+    }
+
+    /// The next chunks; none at the end.
+    async fn round(&mut self) -> Result<Vec<Bytes>> {
+        let mut chunks = Vec::with_capacity(ROUND);
+        while chunks.len() < ROUND
+            && let Some(chunk) = self.chunk().await?
+        {
+            chunks.push(chunk);
+        }
+        Ok(chunks)
+    }
+
+    async fn chunk(&mut self) -> Result<Option<Bytes>> {
+        while self.held.len() < CHUNK
+            && let Some(piece) = self.source.try_next().await.map_err(Error::Source)?
+        {
+            self.held.extend_from_slice(&piece);
+        }
+        let chunk = self.held.split_to(self.held.len().min(CHUNK)).freeze();
+        if self.size == 0 {
+            self.detected = detected_mime_type(&chunk);
+        }
+        self.hasher.update(&chunk);
+        self.size += i64::try_from(chunk.len()).unwrap_or(i64::MAX);
+        Ok(Some(chunk).filter(|chunk| !chunk.is_empty()))
+    }
 }
 
 /// A key for the chunks; none when the id is in use.
@@ -123,15 +156,18 @@ async fn is_there(conn: &mut SqliteConnection, session: i64, id: &AttachmentId) 
     there.fetch_optional(conn).await.map(|row| row.is_some()).map_err(error::of)
 }
 
-async fn store(conn: &mut SqliteConnection, chunk: &Chunk) -> Result<()> {
-    let bytes = &chunk.bytes[..];
-    let insert = sqlx::query!(
-        "insert into attachment_chunks (attachment_key, place, bytes) values (?1, ?2, ?3)",
-        chunk.key,
-        chunk.place,
-        bytes
-    );
-    insert.execute(conn).await.map(drop).map_err(error::of)
+async fn store(conn: &mut SqliteConnection, round: &Round) -> Result<()> {
+    for (place, chunk) in (round.place..).zip(&round.chunks) {
+        let bytes = &chunk[..];
+        let insert = sqlx::query!(
+            "insert into attachment_chunks (attachment_key, place, bytes) values (?1, ?2, ?3)",
+            round.key,
+            place,
+            bytes
+        );
+        insert.execute(&mut *conn).await.map_err(error::of)?;
+    }
+    Ok(())
 }
 
 /// The instant from which an attachment is seen. None when another with its id came first.
@@ -247,8 +283,8 @@ pub(super) async fn bytes(
     attachment: &AttachmentId,
     offset: i64,
 ) -> Result<Bytes> {
-    let (of, id, chunk) = (session.as_str(), attachment.as_str(), i64::try_from(CHUNK).unwrap_or(i64::MAX));
-    let (place, skip) = (offset / chunk, offset % chunk);
+    let (of, id) = (session.as_str(), attachment.as_str());
+    let (place, skip) = (offset / PIECE, offset % PIECE);
     let bytes = sqlx::query_scalar!(
         "select c.bytes from attachments a join sessions s using (session_key)
            join attachment_chunks c on c.attachment_key = a.attachment_key

@@ -10,7 +10,7 @@ use super::{
     types::{self, Json, Word},
 };
 use crate::{
-    model::{Event, EventKind, EventPage, EventScope, JsonObject, Message, SessionId, Timestamp},
+    model::{Event, EventKind, EventPage, EventScope, JsonObject, SessionId, Timestamp},
     storage::{Error, Result},
 };
 
@@ -78,26 +78,6 @@ pub(super) async fn tell(conn: &mut SqliteConnection, session: i64, kind: EventK
     record(conn, &[NewEvent::new(session, kind, data)]).await
 }
 
-/// Tells that messages were added: those of these sessions, from these places on, by their keys.
-pub(super) async fn tell_appended(conn: &mut SqliteConnection, rows: &[(i64, Message)], now: Timestamp) -> Result<()> {
-    let places: Vec<_> = rows.iter().map(|(key, message)| json!([key, message.seq])).collect();
-    let places = types::object(&places);
-    sqlx::query!(
-        "insert into events (session_key, root_key, kind, message_key, data, created_at)
-         select m.session_key, s.root_key, 'message.appended', m.message_key,
-           json_object('message_id', m.id, 'seq', m.seq, 'role', m.role), ?2
-         from json_each(?1) j join messages m on m.session_key = j.value ->> 0 and m.seq = j.value ->> 1
-           join sessions s on s.session_key = m.session_key
-         order by j.key",
-        places,
-        now.0
-    )
-    .execute(conn)
-    .await
-    .map(drop)
-    .map_err(error::of)
-}
-
 /// Tells that a message changed.
 pub(super) async fn tell_updated(conn: &mut SqliteConnection, session: i64, message: &str) -> Result<()> {
     let now = Timestamp::now().0;
@@ -122,6 +102,16 @@ pub(super) async fn last(conn: &mut SqliteConnection) -> Result<i64> {
         r#"select coalesce((select seq from sqlite_sequence where name = 'events'), 0) as "seq!: i64""#
     );
     last.fetch_one(conn).await.map_err(error::of)
+}
+
+/// Commits. The number of the last event.
+pub(super) async fn commit(conn: &mut SqliteConnection) -> Result<i64> {
+    let commit = sqlx::query_scalar!(
+        r#"select coalesce((select seq from sqlite_sequence where name = 'events'), 0) as "seq!: i64"; commit"#
+    );
+    // All rows, that is to say, to the end of the last statement.
+    let last = commit.fetch_all(conn).await.map_err(error::of)?;
+    Ok(last.into_iter().next().unwrap_or_default())
 }
 
 /// A row of the log.

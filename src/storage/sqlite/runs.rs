@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use sqlx::{SqliteConnection, SqlitePool};
 
 use super::{
-    append::{self, Opens},
+    append::{self, Opens, Tells},
     backends, error, events,
     events::NewEvent,
     idempotency, sessions,
@@ -183,8 +183,7 @@ pub(super) async fn add(
     let messages: Vec<Message> =
         placed.map(|(new, seq)| Message { run_id: run.cloned(), ..new.into_message(seq, now) }).collect();
     let rows: Vec<_> = messages.iter().map(|message| (session, message.clone())).collect();
-    append::insert(conn, &rows, now, Opens::Always).await?;
-    events::tell_appended(conn, &rows, now).await?;
+    append::insert(conn, &rows, now, Opens::Always, Tells::Yes).await?;
     Ok(messages)
 }
 

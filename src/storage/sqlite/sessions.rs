@@ -7,7 +7,8 @@ use sha2::{Digest, Sha256};
 use sqlx::{SqliteConnection, SqlitePool};
 
 use super::{
-    append, error, events, idempotency,
+    append::{self, Opens, Tells},
+    error, events, idempotency,
     types::{self, Json, Text, Word},
 };
 use crate::{
@@ -278,8 +279,7 @@ pub(super) async fn create(conn: &mut SqliteConnection, input: &Create) -> Resul
     if let Some(prompt) = &input.prompt {
         let message = prompt.clone().into_message(1, session.created_at);
         let rows = [(key, message)];
-        append::insert(conn, &rows, session.created_at, append::Opens::Always).await?;
-        events::tell_appended(conn, &rows, session.created_at).await?;
+        append::insert(conn, &rows, session.created_at, Opens::Always, Tells::Yes).await?;
     }
     keep_claim(conn, input).await?;
     Ok(row_to_write(conn, &input.id).await?.into_session())

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use sqlx::{SqliteConnection, SqlitePool};
 
 use super::{
-    append::{self, gone},
+    append::{self, Opens, Tells},
     error, events, messages,
     sessions::{self, SessionRow, select_sessions},
     types::{self, Json, Text, Word},
@@ -127,11 +127,7 @@ async fn add(
     }
     // One that comes twice in the save is met as one that is stored.
     let mut there = stored(conn, key, added).await?;
-    let places = append::places(conn, std::iter::once(id)).await?;
-    let mut seq = match places.get(id) {
-        Some(Ok(place)) => place.last_seq,
-        _ => return Err(gone(id, false)),
-    };
+    let mut seq = append::place(conn, id).await?.last_seq;
     let (mut rows, mut given) = (Vec::new(), Vec::new());
     for message in added {
         match there.get(&message.id) {
@@ -147,11 +143,8 @@ async fn add(
         }
     }
     let last = rows.iter().map(|(_, m)| m.created_at).max().unwrap_or(Timestamp(1));
-    append::insert(conn, &rows, last, append::Opens::IfLater).await?;
-    // Of a session that is new there is nobody who could have missed them.
-    if save.base.is_some() {
-        events::tell_appended(conn, &rows, Timestamp::now()).await?;
-    }
+    let tells = if save.base.is_some() { Tells::Yes } else { Tells::No };
+    append::insert(conn, &rows, last, Opens::IfLater, tells).await?;
     Ok(given)
 }
 

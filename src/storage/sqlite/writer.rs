@@ -220,11 +220,11 @@ impl Working {
         self.announce(last);
         if self.purging {
             let conn = self.connection().await?;
-            begin(conn, Instant::now()).await?;
+            run(conn, "begin immediate").await?;
             let purged = or_panic(attachments::purge(conn)).await;
             match purged {
                 Ok(more) => {
-                    end(conn, "commit").await?;
+                    run(conn, "commit").await?;
                     self.purging = more;
                 }
                 Err(_) => self.discard().await,
@@ -242,10 +242,10 @@ impl Working {
         }
         let log = self.log;
         let conn = self.connection().await?;
-        begin(conn, Instant::now()).await?;
+        run(conn, "begin immediate").await?;
         match events::cut(conn, &log).await {
             Ok(more) => {
-                end(conn, "commit").await?;
+                run(conn, "commit").await?;
                 self.cut_at = Some((last, Instant::now())).filter(|_| !more);
             }
             Err(_) => self.discard().await,
@@ -328,15 +328,16 @@ impl Working {
         until: Instant,
     ) -> Result<Outcomes> {
         let conn = self.connection().await?;
-        let outcome = match begin(conn, until).await {
-            Ok(()) => or_panic(fill(conn, appends, calls)).await,
+        let appends: Vec<&append::Append> = appends.iter().map(|append| &append.input).collect();
+        let outcome = match begin(conn, &appends, until).await {
+            Ok(begun) => or_panic(fill(conn, begun, &appends, calls)).await,
             Err(Error::Busy(reason)) => return Err(Error::Busy(reason)),
             Err(error) => Err(error),
         };
         match outcome {
-            Ok((seen, outcomes)) => {
-                self.notice(seen.data_version);
-                self.announce(seen.last_event);
+            Ok(outcomes) => {
+                self.notice(outcomes.data_version);
+                self.announce(outcomes.last_event);
                 Ok(outcomes)
             }
             Err(error) => {
@@ -368,30 +369,36 @@ impl Working {
     }
 }
 
-/// What a transaction sees of the rest.
-struct Seen {
-    data_version: i64,
-    last_event: i64,
-}
-
 /// Work whose panic is an error of the engine: what it left on the connection goes with the connection.
 async fn or_panic<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     let done = AssertUnwindSafe(work).catch_unwind().await;
     done.unwrap_or_else(|_| Err(Error::Failed("a write panicked; the log says where".into())))
 }
 
+/// What came of each, and what the transaction saw of the rest.
 struct Outcomes {
     appends: Vec<Result<Appended>>,
     calls: Vec<Result<()>>,
+    data_version: i64,
+    last_event: i64,
 }
 
-async fn fill(conn: &mut SqliteConnection, appends: &[Append], calls: &mut [Box<dyn Job>]) -> Result<(Seen, Outcomes)> {
-    let data_version = data_version(conn).await?;
-    let inputs: Vec<&append::Append> = appends.iter().map(|append| &append.input).collect();
-    let appended = append::append_all(conn, &inputs).await?;
+async fn fill(
+    conn: &mut SqliteConnection,
+    begun: append::Begun,
+    appends: &[&append::Append],
+    calls: &mut [Box<dyn Job>],
+) -> Result<Outcomes> {
+    let data_version = begun.data_version;
+    let batch = append::decide(conn, appends, begun.places).await?;
+    if calls.is_empty() && appends.iter().all(|append| append.options.claim.is_none()) {
+        let last_event = append::write_and_commit(conn, &batch).await?;
+        return Ok(Outcomes { appends: batch.outcomes, calls: Vec::new(), data_version, last_event });
+    }
+    append::write(conn, appends, &batch).await?;
     let mut called = Vec::with_capacity(calls.len());
     for call in calls {
-        savepoint(conn, "savepoint job").await?;
+        run(conn, "savepoint job").await?;
         let outcome = call.run(conn).await;
         keep_or_undo(conn, &outcome).await?;
         called.push(match outcome {
@@ -399,38 +406,32 @@ async fn fill(conn: &mut SqliteConnection, appends: &[Append], calls: &mut [Box<
             outcome => outcome,
         });
     }
-    let last_event = events::last(conn).await?;
-    end(conn, "commit").await?;
-    Ok((Seen { data_version, last_event }, Outcomes { appends: appended, calls: called }))
+    let last_event = events::commit(conn).await?;
+    Ok(Outcomes { appends: batch.outcomes, calls: called, data_version, last_event })
 }
 
 async fn keep_or_undo(conn: &mut SqliteConnection, outcome: &Result<()>) -> Result<()> {
     match outcome {
-        Ok(_) => savepoint(conn, "release job").await,
+        Ok(_) => run(conn, "release job").await,
         Err(error) if error::is_engine(error) => Ok(()),
         Err(_) => {
-            savepoint(conn, "rollback to job").await?;
-            savepoint(conn, "release job").await
+            run(conn, "rollback to job").await?;
+            run(conn, "release job").await
         }
     }
-}
-
-async fn savepoint(conn: &mut SqliteConnection, statement: &'static str) -> Result<()> {
-    conn.execute(sqlx::query(statement)).await.map(drop).map_err(error::of)
 }
 
 /// Begins, and tries again in small steps while another process holds the lock.
-async fn begin(conn: &mut SqliteConnection, until: Instant) -> Result<()> {
+async fn begin(conn: &mut SqliteConnection, appends: &[&append::Append], until: Instant) -> Result<append::Begun> {
     loop {
-        match conn.execute(sqlx::query("begin immediate")).await.map_err(error::of) {
-            Ok(_) => return Ok(()),
+        match append::begin(conn, appends).await {
             Err(Error::Busy(_)) if Instant::now() < until => {}
-            Err(error) => return Err(error),
+            begun => return begun,
         }
     }
 }
 
-async fn end(conn: &mut SqliteConnection, statement: &'static str) -> Result<()> {
+async fn run(conn: &mut SqliteConnection, statement: &'static str) -> Result<()> {
     conn.execute(sqlx::query(statement)).await.map(drop).map_err(error::of)
 }
 

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use culm::model::{CleanupMode, DeleteOptions, MessageFilter, NewSession, Role, Session, Truncate, Window};
+use culm::model::{
+    CleanupMode, DeleteOptions, MessageFilter, NewSession, Role, Session, SessionFilter, Truncate, Window,
+};
 
 use super::*;
 
@@ -67,12 +69,15 @@ async fn write(storage: &dyn Storage, how: &str, [_, child, grandchild]: &Family
     }
 }
 
-async fn both_shown(repository: &SessionRepository, [parent, child, _]: &Family) -> [[Value; 2]; 2] {
-    tokio::join!(shown(repository, parent), shown(repository, child)).into()
+/// What the cache shows of a family, all asked for at once: the parent, the child, and the list that they are in.
+async fn all_shown(repository: &SessionRepository, [parent, child, _]: &Family) -> ([[Value; 2]; 2], Value) {
+    let (parent, child, list) =
+        tokio::join!(shown(repository, parent), shown(repository, child), shown_list(repository));
+    ([parent, child], list)
 }
 
-async fn both_stored(database: &Database, [parent, child, _]: &Family) -> [[Value; 2]; 2] {
-    [stored(database, parent).await, stored(database, child).await]
+async fn all_stored(database: &Database, [parent, child, _]: &Family) -> ([[Value; 2]; 2], Value) {
+    ([stored(database, parent).await, stored(database, child).await], stored_list(database).await)
 }
 
 #[tokio::test]
@@ -80,11 +85,11 @@ async fn every_write_is_seen_as_soon_as_it_is_acknowledged() {
     let Opened { database, repository, .. } = open().await;
     for how in WRITES {
         let family = family(&repository, how).await;
-        let before = both_shown(&repository, &family).await;
+        let before = all_shown(&repository, &family).await;
         write(&repository, how, &family).await;
-        let after = both_stored(&database, &family).await;
-        assert_ne!(after, before, "{how} changes nothing");
-        assert_eq!(both_shown(&repository, &family).await, after, "{how}");
+        let after = all_stored(&database, &family).await;
+        assert!(after.0 != before.0 && after.1 != before.1, "{how} changes nothing");
+        assert_eq!(all_shown(&repository, &family).await, after, "{how}");
     }
 }
 
@@ -93,7 +98,8 @@ async fn a_read_that_began_before_a_write_never_outlives_it() {
     let Opened { database, steered, repository } = open().await;
     for how in WRITES {
         let family = family(&repository, how).await;
-        let mut reads = ["session", "messages", "session", "messages"].map(|read| steered.stop(read, Place::After));
+        let mut reads =
+            ["session", "messages", "session", "messages", "sessions"].map(|read| steered.stop(read, Place::After));
         let writing = async {
             for read in &mut reads {
                 read.reached().await;
@@ -101,8 +107,8 @@ async fn a_read_that_began_before_a_write_never_outlives_it() {
             write(&repository, how, &family).await;
             reads.into_iter().for_each(Stopped::go);
         };
-        tokio::join!(both_shown(&repository, &family), writing);
-        assert_eq!(both_shown(&repository, &family).await, both_stored(&database, &family).await, "{how}");
+        tokio::join!(all_shown(&repository, &family), writing);
+        assert_eq!(all_shown(&repository, &family).await, all_stored(&database, &family).await, "{how}");
     }
 }
 
@@ -134,9 +140,12 @@ async fn an_edit_in_a_shell_is_seen_within_a_second_with_a_new_version() {
         "delete from sessions where id = 'a-child'",
     ] {
         let before = shown(&repository, "a-child").await;
+        let listed = shown_list(&repository).await;
         run(&mut shell, edit).await;
         let after = stored(&database, "a-child").await;
         soon(Duration::from_secs(1), async || shown(&repository, "a-child").await == after).await;
+        assert_ne!(shown_list(&repository).await, listed, "{edit}");
+        assert_eq!(shown_list(&repository).await, stored_list(&database).await, "{edit}");
         let version = |shown: &[Value; 2]| shown[0]["session"]["version"].as_i64();
         assert_ne!(version(&after), version(&before), "{edit}");
     }
@@ -166,6 +175,32 @@ async fn what_was_read_is_not_asked_for_again() {
     let first = shown(&repository, "a-child").await;
     assert_eq!(shown(&repository, "a-child").await, first);
     assert_eq!((steered.calls("session"), steered.calls("messages")), (1, 1));
+    let list = shown_list(&repository).await;
+    assert_eq!(shown_list(&repository).await, list);
+    assert_eq!(steered.calls("sessions"), 1);
+}
+
+#[tokio::test]
+async fn lists_that_differ_in_what_was_asked_for_are_kept_apart() {
+    let Opened { steered, repository, .. } = open().await;
+    family(&repository, "a").await;
+    let pages = async || {
+        let (roots, all) = (SessionFilter::default(), SessionFilter { root: Some(id("a-parent")), ..all_kinds() });
+        let first = repository.sessions(&all, None, 1).await.unwrap();
+        let mut pages = Vec::new();
+        for (filter, after, limit) in [(&roots, None, 1), (&all, None, 1), (&all, None, 2), (&all, first.next, 1)] {
+            let json = repository.sessions_json(filter, after, limit, |page| page.items).await.unwrap();
+            let page: Vec<Value> = serde_json::from_slice(&json).unwrap();
+            pages.push(page.iter().map(|session| session["id"].as_str().unwrap().to_owned()).collect::<Vec<_>>());
+        }
+        pages
+    };
+    let asked = pages().await;
+    let wanted: [&[&str]; 4] = [&["a-parent"], &["a-child"], &["a-child", "a-grandchild"], &["a-grandchild"]];
+    assert_eq!(asked, wanted);
+    let calls = steered.calls("sessions");
+    assert_eq!(pages().await, asked);
+    assert_eq!(steered.calls("sessions"), calls + 1, "only what goes by the cache");
 }
 
 /// A session that takes about four thousand bytes.

@@ -10,7 +10,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use culm::{
-    model::{MessagePage, WholeSession, Window},
+    model::{KindFilter, MessagePage, SessionFilter, WholeSession, Window},
     repository::SessionRepository,
     storage::{Error, Result, Storage},
     tasks::Tasks,
@@ -52,6 +52,21 @@ async fn stored(database: &Database, session: &str) -> [Value; 2] {
     let row = database.storage().session(&id(session)).await.unwrap();
     let messages = found(database.storage().messages(&id(session), window(Window::Last, 50)).await);
     [row.map_or(Value::Null, |session| json!({ "session": session })), messages.map_or(Value::Null, page_json)]
+}
+
+fn all_kinds() -> SessionFilter {
+    SessionFilter { kind: Some(KindFilter::All), ..SessionFilter::default() }
+}
+
+/// Every session, as the cache lists them.
+async fn shown_list(repository: &SessionRepository) -> Value {
+    let json = repository.sessions_json(&all_kinds(), None, 200, |page| page.items).await.unwrap();
+    serde_json::from_slice(&json).unwrap()
+}
+
+/// The same, from storage itself.
+async fn stored_list(database: &Database) -> Value {
+    json!(database.storage().sessions(&all_kinds(), None, 200).await.unwrap().items)
 }
 
 fn found<T>(page: Result<T>) -> Option<T> {
