@@ -19,8 +19,9 @@ use agent_client_protocol::{
             ContentChunk, Implementation, InitializeRequest, InitializeResponse, LoadSessionRequest,
             LoadSessionResponse, NewSessionRequest, NewSessionResponse, PromptCapabilities, PromptRequest,
             PromptResponse, ResumeSessionRequest, ResumeSessionResponse, SessionCapabilities, SessionCloseCapabilities,
-            SessionId, SessionNotification, SessionResumeCapabilities, SessionUpdate, SetSessionModeRequest,
-            SetSessionModeResponse, StopReason, TextContent,
+            SessionConfigOption, SessionConfigOptionCategory, SessionConfigSelectOption, SessionId,
+            SessionNotification, SessionResumeCapabilities, SessionUpdate, SetSessionConfigOptionRequest,
+            SetSessionConfigOptionResponse, SetSessionModeRequest, SetSessionModeResponse, StopReason, TextContent,
         },
     },
 };
@@ -52,15 +53,26 @@ pub struct Manner {
     /// Offer `session/load`, not `session/resume`
     #[arg(long)]
     no_resume: bool,
+    /// Offer these models; the first one is its own choice
+    #[arg(long, value_delimiter = ',', value_name = "NAME,…")]
+    models: Vec<String>,
     /// Stay when the input ends and when asked to end by SIGTERM
     #[arg(long)]
     stubborn: bool,
 }
 
-/// A session of the agent: what it was told, and how to stop what it does.
+/// A session of the agent: what it was told, the model it was set to, and how to stop what it does.
 #[derive(Default)]
 struct Memory {
     prompts: Vec<String>,
+    model: Option<String>,
+    cancel: CancellationToken,
+}
+
+/// What a session was told, its last prompt included.
+struct Told {
+    prompts: Vec<String>,
+    model: Option<String>,
     cancel: CancellationToken,
 }
 
@@ -100,12 +112,32 @@ impl DemoAgent {
     fn remember(&self, id: &SessionId) -> Result<Vec<String>, Error> {
         let kept = std::fs::read(file(id)).ok().and_then(|kept| serde_json::from_slice::<Vec<String>>(&kept).ok());
         let prompts = kept.ok_or_else(|| Error::invalid_params().data("there is no such session"))?;
-        self.sessions().insert(id.clone(), Memory { prompts: prompts.clone(), cancel: CancellationToken::new() });
+        self.sessions().insert(id.clone(), Memory { prompts: prompts.clone(), ..Memory::default() });
         Ok(prompts)
     }
 
-    /// Takes a prompt. Everything that the session was told, this included, and how it is stopped.
-    fn told(&self, asked: &PromptRequest) -> Result<(Vec<String>, CancellationToken), Error> {
+    /// What a client may choose.
+    fn options(&self, id: &SessionId) -> Option<Vec<SessionConfigOption>> {
+        let own = self.manner.models.first()?;
+        let chosen = self.sessions().get(id).and_then(|memory| memory.model.clone());
+        let models = self.manner.models.iter().map(|name| SessionConfigSelectOption::new(name.clone(), name.clone()));
+        let models = models.collect::<Vec<_>>();
+        let option = SessionConfigOption::select("model", "Model", chosen.unwrap_or_else(|| own.clone()), models);
+        Some(vec![option.category(SessionConfigOptionCategory::Model)])
+    }
+
+    fn choose(&self, asked: &SetSessionConfigOptionRequest) -> Result<SetSessionConfigOptionResponse, Error> {
+        let unknown = || Error::invalid_params().data("there is no such option");
+        let value = asked.value.as_value_id().ok_or_else(unknown)?.0.to_string();
+        if !self.manner.models.contains(&value) {
+            return Err(unknown());
+        }
+        self.sessions().get_mut(&asked.session_id).ok_or_else(unknown)?.model = Some(value);
+        Ok(SetSessionConfigOptionResponse::new(self.options(&asked.session_id).unwrap_or_default()))
+    }
+
+    /// Takes a prompt.
+    fn told(&self, asked: &PromptRequest) -> Result<Told, Error> {
         let texts = asked.prompt.iter().map(|block| match block {
             ContentBlock::Text(text) => text.text.clone(),
             ContentBlock::Image(image) => format!("[image {} {}]", image.mime_type, image.data.len()),
@@ -117,9 +149,11 @@ impl DemoAgent {
         let memory = sessions.get_mut(&asked.session_id).ok_or_else(unknown)?;
         memory.prompts.push(prompt);
         memory.cancel = CancellationToken::new();
-        let told = (memory.prompts.clone(), memory.cancel.clone());
+        let (model, own) = (memory.model.clone(), self.manner.models.first());
+        let (prompts, cancel) = (memory.prompts.clone(), memory.cancel.clone());
+        let told = Told { prompts, model: model.or_else(|| own.cloned()), cancel };
         drop(sessions);
-        keep(&asked.session_id, &told.0).map_err(Error::into_internal_error)?;
+        keep(&asked.session_id, &told.prompts).map_err(Error::into_internal_error)?;
         Ok(told)
     }
 }
@@ -158,7 +192,7 @@ pub async fn serve(manner: Manner) -> Result<(), Error> {
 }
 
 async fn answer(agent: DemoAgent, lines: impl agent_client_protocol::ConnectTo<Agent> + 'static) -> Result<(), Error> {
-    let [hello, begin, load, resume, close, prompt, cancel] = std::array::from_fn(|_| agent.clone());
+    let [hello, begin, load, resume, choose, close, prompt, cancel] = std::array::from_fn(|_| agent.clone());
     Agent
         .v1()
         .name("culm-demo-agent")
@@ -167,7 +201,10 @@ async fn answer(agent: DemoAgent, lines: impl agent_client_protocol::ConnectTo<A
             on_receive_request!(),
         )
         .on_receive_request(
-            async move |_: NewSessionRequest, answer, _| answer.respond(NewSessionResponse::new(begin.begin())),
+            async move |_: NewSessionRequest, answer, _| {
+                let id = begin.begin();
+                answer.respond(NewSessionResponse::new(id.clone()).config_options(begin.options(&id)))
+            },
             on_receive_request!(),
         )
         .on_receive_request(
@@ -179,14 +216,14 @@ async fn answer(agent: DemoAgent, lines: impl agent_client_protocol::ConnectTo<A
                     let replayed = SessionUpdate::UserMessageChunk(chunk);
                     client.send_notification(SessionNotification::new(asked.session_id.clone(), replayed))?;
                 }
-                answer.respond(LoadSessionResponse::new())
+                answer.respond(LoadSessionResponse::new().config_options(load.options(&asked.session_id)))
             },
             on_receive_request!(),
         )
         .on_receive_request(
             async move |asked: ResumeSessionRequest, answer: Responder<ResumeSessionResponse>, _| {
                 resume.remember(&asked.session_id)?;
-                answer.respond(ResumeSessionResponse::new())
+                answer.respond(ResumeSessionResponse::new().config_options(resume.options(&asked.session_id)))
             },
             on_receive_request!(),
         )
@@ -194,6 +231,10 @@ async fn answer(agent: DemoAgent, lines: impl agent_client_protocol::ConnectTo<A
             async move |_: SetSessionModeRequest, answer: Responder<SetSessionModeResponse>, _| {
                 answer.respond(SetSessionModeResponse::new())
             },
+            on_receive_request!(),
+        )
+        .on_receive_request(
+            async move |asked: SetSessionConfigOptionRequest, answer, _| answer.respond(choose.choose(&asked)?),
             on_receive_request!(),
         )
         .on_receive_request(
@@ -205,7 +246,8 @@ async fn answer(agent: DemoAgent, lines: impl agent_client_protocol::ConnectTo<A
         )
         .on_receive_request(
             async move |asked: PromptRequest, answer: Responder<PromptResponse>, client: ConnectionTo<Client>| {
-                let (told, cancel) = prompt.told(&asked)?;
+                let told = prompt.told(&asked)?;
+                let cancel = told.cancel.clone();
                 let playing = Playing::new(asked.session_id, client.clone(), told);
                 client.spawn(async move {
                     let played = playing.play(&cancel).await;

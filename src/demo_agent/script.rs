@@ -20,6 +20,8 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+use super::Told;
+
 /// What the agent can be told to do, for people.
 pub const DIRECTIVES: &str = "\
 The demo agent repeats the user's last message, word by word. A line that begins with a directive is carried out instead:
@@ -36,6 +38,7 @@ The demo agent repeats the user's last message, word by word. A line that begins
   /ext METHOD             ask the client for what it may not know, and say what it answers
   /usage USED SIZE        say how full the context is
   /memory                 say what this session was told so far
+  /model                  say the model that it is set to
   /where                  say the working directory and the home
   /spawn TIME             start a process that stays that long, in the background
   /refuse                 end the turn as a refusal
@@ -52,19 +55,19 @@ The demo agent repeats the user's last message, word by word. A line that begins
 pub(super) struct Playing {
     session: SessionId,
     client: ConnectionTo<Client>,
-    told: Vec<String>,
+    told: Told,
     slow: Duration,
     deaf: bool,
 }
 
 impl Playing {
-    pub(super) fn new(session: SessionId, client: ConnectionTo<Client>, told: Vec<String>) -> Self {
+    pub(super) fn new(session: SessionId, client: ConnectionTo<Client>, told: Told) -> Self {
         Self { session, client, told, slow: Duration::from_millis(20), deaf: false }
     }
 
     /// Plays until it comes to its end or is cancelled.
     pub(super) async fn play(mut self, cancel: &CancellationToken) -> Result<PromptResponse, Error> {
-        let last = self.told.last().cloned().unwrap_or_default();
+        let last = self.told.prompts.last().cloned().unwrap_or_default();
         // What comes before the last blank line is context.
         let script = last.rsplit("\n\n").next().unwrap_or_default().to_owned();
         for line in script.lines() {
@@ -105,7 +108,8 @@ impl Playing {
                 let (used, size) = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
                 self.update(SessionUpdate::UsageUpdate(UsageUpdate::new(used, size)))?;
             }
-            "/memory" => self.say(&format!("{:?}", self.told)).await?,
+            "/memory" => self.say(&format!("{:?}", self.told.prompts)).await?,
+            "/model" => self.say(self.told.model.as_deref().unwrap_or("none")).await?,
             "/where" => {
                 let (work, home) = (std::env::current_dir().unwrap_or_default(), std::env::var("HOME"));
                 self.say(&format!("{} {}", work.display(), home.unwrap_or_default())).await?;

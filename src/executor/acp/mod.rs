@@ -5,6 +5,7 @@
 
 mod connection;
 mod files;
+mod models;
 mod permission;
 mod prompt;
 mod settings;
@@ -32,6 +33,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::{
     connection::Connection,
+    models::{Models, Unset},
     talk::{End, Talk},
     told::Told,
 };
@@ -102,29 +104,29 @@ impl Acp {
         }
     }
 
-    /// The agent's session: the one that it had, where it can go on with it; else a new one.
+    /// The agent's session: the one that it had, where it can go on with it; else a new one. And what it offers there.
     async fn session(
         &self,
         connection: &Connection,
         can: &AgentCapabilities,
         row: &AgentSession,
         directory: PathBuf,
-    ) -> Result<SessionId, Refusal> {
+    ) -> Result<(SessionId, Option<Models>), Refusal> {
         if let Some(id) = &row.agent_session_id {
             let id = SessionId::from(id.clone());
             let agent = connection.agent();
             let resumed = if can.session_capabilities.resume.is_some() {
                 let resume = ResumeSessionRequest::new(id.clone(), directory.clone());
-                agent.send_request(resume).block_task().await.map(drop)
+                agent.send_request(resume).block_task().await.map(|resumed| resumed.config_options)
             } else if can.load_session {
                 // It replays what was said, and nobody listens.
                 let load = LoadSessionRequest::new(id.clone(), directory.clone());
-                agent.send_request(load).block_task().await.map(drop)
+                agent.send_request(load).block_task().await.map(|loaded| loaded.config_options)
             } else {
                 Err(Refusal::method_not_found())
             };
             match resumed {
-                Ok(()) => return Ok(id),
+                Ok(options) => return Ok((id, Models::among(options))),
                 Err(error) => {
                     tracing::debug!(%error, session = %row.session_id, "an agent does not go on with its session")
                 }
@@ -135,7 +137,7 @@ impl Acp {
             let mode = SetSessionModeRequest::new(new.session_id.clone(), mode.clone());
             connection.agent().send_request(mode).block_task().await?;
         }
-        Ok(new.session_id)
+        Ok((new.session_id, Models::among(new.config_options)))
     }
 }
 
@@ -151,7 +153,7 @@ impl Backend for Acp {
         let directory = directory.unwrap_or_else(|| self.launch.directory(&row.id));
         let (can, begun) = (said.agent_capabilities, self.settings.start);
         let session = self.session(&connection, &can, row, directory.clone());
-        let session = match tokio::time::timeout(begun, session).await {
+        let (session, models) = match tokio::time::timeout(begun, session).await {
             Ok(Ok(session)) => session,
             Ok(Err(refusal)) => return Err(Error::Unavailable(broken(&mut process, &connection, &refusal).await)),
             Err(_) => return Err(slow(begun, &process)),
@@ -163,6 +165,7 @@ impl Backend for Acp {
             connection,
             can,
             session,
+            models,
             directory,
             attachments,
             limits: self.limits,
@@ -246,11 +249,31 @@ pub struct Agent {
     connection: Connection,
     can: AgentCapabilities,
     session: SessionId,
+    models: Option<Models>,
     directory: PathBuf,
     attachments: Arc<dyn AttachmentReader>,
     limits: Limits,
     /// It does what it was told to stop, or cannot be spoken to: it is of no more use.
     lost: bool,
+}
+
+impl Agent {
+    /// Sets the model that the turn names, where the agent lets it be chosen.
+    async fn set_model(&mut self, model: Option<&str>) -> Result<(), Error> {
+        let Some(models) = &mut self.models else { return Ok(()) };
+        let setting = models.set(self.connection.agent(), &self.session, model);
+        match tokio::time::timeout(self.settings.start, setting).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(Unset::Unknown(why))) => Err(Error::Failed(why)),
+            Ok(Err(Unset::Refused(refusal))) => {
+                Err(Error::Failed(broken(&mut self.process, &self.connection, &refusal).await))
+            }
+            Err(_) => {
+                self.lost = true;
+                Err(Error::Timeout(format!("the agent did not take its model{}", self.process.tail().said())))
+            }
+        }
+    }
 }
 
 #[async_trait]
@@ -278,6 +301,11 @@ impl Warm for Agent {
         let Some(prompt) = prompt::prompt(turn, seen, images, &*self.attachments).await? else {
             return Ok(Outcome::Skipped);
         };
+        // Nothing was prompted yet: what is set is not to be stopped.
+        match cancel.run_until_cancelled(self.set_model(turn.model.as_deref())).await {
+            Some(set) => set?,
+            None => return Ok(Outcome::Cancelled),
+        }
         let mut talk = Talk {
             settings: &self.settings,
             session: &self.session,

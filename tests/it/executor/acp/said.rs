@@ -147,3 +147,30 @@ async fn it_works_where_it_is_told_to_and_at_home_in_a_home_of_its_own() {
     let foreign: Vec<&str> = names.filter(|name| !known.contains(name) && !name.starts_with("XDG_")).collect();
     assert!(foreign.is_empty(), "it inherits {foreign:?}");
 }
+
+#[tokio::test]
+async fn the_model_that_is_named_is_set_where_the_agent_offers_it() {
+    let mut agent = Talking::to(&["--models", "small,large"], "");
+    let mut with = async |model: Option<&str>| {
+        let turn = Turn { model: model.map(String::from), ..agent.turn("/model") };
+        let (outcome, told) = finish(&*agent.pool, turn).await;
+        (
+            outcome.map_err(|error| error.to_string()),
+            told.iter().find_map(|line| line.strip_prefix("text ").map(String::from)),
+        )
+    };
+    for (named, set) in [(None, "small"), (Some("large"), "large"), (None, "small"), (Some("small"), "small")] {
+        assert_eq!(with(named).await, (Ok(Outcome::Completed), Some(set.into())), "{named:?}");
+    }
+    let unknown = "the agent has no model 'huge'; it offers small, large";
+    assert_eq!(with(Some("huge")).await, (Err(unknown.into()), None));
+    assert_eq!(
+        with(Some("large")).await,
+        (Ok(Outcome::Completed), Some("large".into())),
+        "it is none the worse for it"
+    );
+    // One that offers none goes its own way.
+    let mut agent = Talking::to(&[], "");
+    let turn = Turn { model: Some("large".into()), ..agent.turn("/model") };
+    assert_eq!(finish(&*agent.pool, turn).await.0.unwrap(), Outcome::Completed);
+}
