@@ -1,15 +1,12 @@
 //! What a run found: as tables for people, and as JSON.
 
-use std::{
-    collections::BTreeSet,
-    fmt::{self, Write},
-};
+use std::fmt::{self, Write};
 
 use serde::Serialize;
 
 use crate::{
     budgets::{Budget, Verdict},
-    figures::{Figure, Unit},
+    figures::Figure,
 };
 
 /// Whether each of these budgets was met.
@@ -72,22 +69,18 @@ fn write_budgets(out: &mut String, figures: &[Figure], budgets: &[&Budget]) -> f
 }
 
 fn write_growth(out: &mut String, figures: &[Figure]) -> fmt::Result {
-    let sizes: BTreeSet<usize> = figures.iter().filter_map(|figure| figure.size).collect();
-    let names = first_names(figures.iter().filter(|figure| figure.size.is_some()));
-    if names.is_empty() {
-        return Ok(());
-    }
-    write!(out, "\n| how costs grow |")?;
-    sizes.iter().try_for_each(|size| write!(out, " {size} |"))?;
-    writeln!(out, "\n| --- |{}", " --- |".repeat(sizes.len()))?;
-    for name in names {
-        let of_name = |size| figures.iter().find(move |figure| figure.name == name && figure.size == size);
-        let unit = figures.iter().find(|figure| figure.name == name && figure.size.is_some()).map(|figure| figure.unit);
-        write!(out, "| {name}, {} |", unit.map_or("", Unit::short))?;
-        for size in &sizes {
-            write!(out, " {} |", of_name(Some(*size)).map_or(String::new(), |figure| short(figure.median)))?;
-        }
-        writeln!(out)?;
+    let sized = |figure: &&Figure| figure.size.is_some();
+    writeln!(out, "\n| how costs grow | with the size |\n| --- | --- |")?;
+    for name in first_names(figures.iter().filter(sized)) {
+        let of_name: Vec<&Figure> = figures.iter().filter(sized).filter(|figure| figure.name == name).collect();
+        let steps = of_name.iter().map(|figure| (figure.size.unwrap_or(0), short(figure.median)));
+        let steps: Vec<String> = steps.map(|(size, value)| format!("{size}: **{value}**")).collect();
+        writeln!(
+            out,
+            "| {name}, {} | {} |",
+            of_name.first().map_or("", |figure| figure.unit.short()),
+            steps.join(", ")
+        )?;
     }
     Ok(())
 }
@@ -130,6 +123,7 @@ fn short(value: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::figures::Unit;
 
     fn budget(figure: &str, most: f64) -> Budget {
         Budget { work: figure.into(), figure: figure.into(), at_most: Some(most), at_least: None, peer: None }
@@ -154,7 +148,6 @@ mod tests {
         let table = table(&figures, &[&budget("a.b", 2.0), &budget("a.d", 2.0)]);
         assert!(table.contains("| a.b | ≤ 2 | 2.50 | 1.00 – 3.00 | **missed** |"), "{table}");
         assert!(table.contains("| a.d | ≤ 2 |  |  | not measured |"), "{table}");
-        assert!(table.contains("| how costs grow | 10 | 100 |"), "{table}");
-        assert!(table.contains("| a.one, µs | 1234 | 5.00 |"), "{table}");
+        assert!(table.contains("| a.one, µs | 10: **1234**, 100: **5.00** |"), "{table}");
     }
 }

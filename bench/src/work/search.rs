@@ -19,7 +19,11 @@ const SHORT: &str = "short";
 
 /// The largest database of a run.
 pub(super) fn large(bench: &Bench) -> (&'static str, Plan) {
-    ("messages", messages(bench.sized(1_000_000, 20_000)))
+    ("messages", messages(size(bench)))
+}
+
+fn size(bench: &Bench) -> usize {
+    bench.sized(1_000_000, 20_000)
 }
 
 /// This many messages in sessions of 50.
@@ -64,7 +68,7 @@ pub(crate) fn measure(bench: &mut Bench) -> Outcome<()> {
     }
     let (data, plan) = large(bench);
     let server = bench.serve(data, &plan)?;
-    let took = take(bench, &server.address, plan.messages())?;
+    let took = take(bench, &server.address, size(bench))?;
     let slowest = |group, what: fn(&[f64]) -> f64| {
         let of_group = took.iter().filter(|(search, _)| search.group == group).map(|(_, times)| what(times));
         [of_group.fold(0.0, f64::max)]
