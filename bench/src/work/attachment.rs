@@ -1,0 +1,70 @@
+//! An attachment in and out over HTTP, against a plain file through a server of the same kind.
+
+use bench_protocol::Plan;
+
+use crate::{
+    Outcome,
+    bench::Bench,
+    figures::{Unit, median, ratios},
+    http::{self, Address},
+    server::Server,
+};
+
+const MIB: usize = 1 << 20;
+/// The size that has a budget.
+const USUAL: usize = 10;
+
+pub(crate) fn measure(bench: &mut Bench) -> Outcome<()> {
+    let plan = Plan { roots: 10, ..Plan::default() };
+    let server = bench.serve("attachments", &plan)?;
+    let fixed = Server::fixed(&bench.programs.fixed, &bench.place(""), &[])?;
+    for size in bench.sized(&[1, 10, 50][..], &[1, 10]) {
+        of_size(bench, *size, &server.address, &fixed.address)?;
+    }
+    Ok(())
+}
+
+fn of_size(bench: &mut Bench, size: usize, server: &Address, fixed: &Address) -> Outcome<()> {
+    let bytes = noise(size * MIB);
+    let kind = [("content-type", "application/octet-stream")];
+    let store = server.request("POST", "/api/v1/sessions/root-1/attachments", &kind, &bytes);
+    let store_file = fixed.request("PUT", "/file", &kind, &bytes);
+    let read_file = fixed.get("/file");
+    // Each once before; what the last upload brought is read.
+    let read = server.get(&download(&http::once(server, &store)?)?);
+    http::once(fixed, &store_file)?;
+    let (mut times, names) = (vec![Vec::new(); 4], ["in", "file_in", "out", "file_out"]);
+    for _ in 0..bench.repeats {
+        for (place, (address, request)) in
+            [(server, &store), (fixed, &store_file), (server, &read), (fixed, &read_file)].into_iter().enumerate()
+        {
+            times[place].push(median(&http::load_same(address, 1, 3, request)?.micros) / 1e3);
+        }
+    }
+    for (name, values) in names.iter().zip(&times) {
+        bench.add_sized(&format!("attachment.{name}_mib"), size, Unit::Milliseconds, values);
+    }
+    if size == USUAL {
+        bench.add_values("attachment.in_share_of_file", Unit::Times, &ratios(&times[1], &times[0]));
+        bench.add_values("attachment.out_share_of_file", Unit::Times, &ratios(&times[3], &times[2]));
+    }
+    Ok(())
+}
+
+/// Where the attachment is that this answer tells of.
+fn download(answer: &[u8]) -> Outcome<String> {
+    let answer: serde_json::Value = serde_json::from_slice(answer)?;
+    let url = answer["attachment"]["url"].as_str().ok_or("no url")?;
+    let (session, id) = url.trim_start_matches("attachment://").split_once('/').ok_or("an url of another form")?;
+    Ok(format!("/api/v1/sessions/{session}/attachments/{id}"))
+}
+
+/// Bytes that nothing can be known of.
+fn noise(size: usize) -> Vec<u8> {
+    let mut state = 1u64;
+    let next = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 56) as u8
+    };
+    std::iter::repeat_with(next).take(size).collect()
+}
