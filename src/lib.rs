@@ -17,6 +17,7 @@ pub mod children;
 pub mod config;
 pub mod demo_agent;
 pub mod demo_model;
+pub mod demo_opencode;
 pub mod executor;
 pub mod feed;
 pub mod http;
