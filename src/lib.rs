@@ -7,7 +7,7 @@
 //! nouns that all of them speak of; [`tasks`] is the only place that spawns; [`config`] reads what a server is told;
 //! [`children`] is what a parent can do with the sessions below it;
 //! an [`executor`] carries runs out, reads images through [`attachments`], and has written down what it keeps warm
-//! through [`agent_sessions`]; the [`demo_model`] is one to try it with.
+//! through [`agent_sessions`]; [`demo_model`], [`demo_agent`] and [`demo_opencode`] are there to try them with.
 //!
 //! `ARCHITECTURE.md` says which invariants hold, and where each is kept.
 
@@ -17,6 +17,7 @@ pub mod children;
 pub mod config;
 pub mod demo_agent;
 pub mod demo_model;
+pub mod demo_opencode;
 pub mod executor;
 pub mod feed;
 pub mod http;

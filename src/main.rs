@@ -12,7 +12,7 @@ use cli::{
 };
 use culm::{
     config::{Place, Server, Settings},
-    demo_agent, demo_model,
+    demo_agent, demo_model, demo_opencode,
     executor::{
         config::{Executors, Surroundings},
         process::{self, Launch},
@@ -100,6 +100,12 @@ enum Command {
         #[command(flatten)]
         manner: demo_agent::Manner,
     },
+    /// A server to try things with, without a model: it speaks as `opencode serve` does, and does as it is told
+    #[command(name = "demo-opencode", after_help = demo_opencode::DIRECTIVES)]
+    DemoOpenCode {
+        #[command(flatten)]
+        manner: demo_opencode::Manner,
+    },
     /// Start an agent, and end it with the server that asked for it
     #[command(hide = true)]
     LaunchAgent {
@@ -172,6 +178,10 @@ async fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Agents { place, check } => cli::agents::list(&place.settings(Server::default())?, check).await,
         Command::DemoModel { listen } => cli::demo_model::serve(&listen).await,
         Command::DemoAgent { manner } => match demo_agent::serve(manner).await {
+            Ok(()) => Ok(ExitCode::SUCCESS),
+            Err(error) => Err(Failure::new(1, error)),
+        },
+        Command::DemoOpenCode { manner } => match demo_opencode::serve(manner).await {
             Ok(()) => Ok(ExitCode::SUCCESS),
             Err(error) => Err(Failure::new(1, error)),
         },

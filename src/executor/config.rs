@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Deserializer};
 
-use super::{Executor, acp, openai, pool::Pool, process::Launch};
+use super::{Executor, acp, openai, opencode, pool::Pool, process::Launch};
 use crate::{
     agent_sessions::AgentSessions,
     attachments::AttachmentReader,
@@ -19,6 +19,8 @@ pub enum ExecutorConfig {
     OpenAi(openai::Config),
     /// An agent in a process of its own, that speaks the Agent Client Protocol.
     Acp(acp::Config),
+    /// `opencode serve`: one server for the sessions of all.
+    OpenCode(opencode::Config),
 }
 
 impl fmt::Display for ExecutorConfig {
@@ -26,6 +28,7 @@ impl fmt::Display for ExecutorConfig {
         match self {
             Self::OpenAi(config) => config.fmt(f),
             Self::Acp(config) => config.fmt(f),
+            Self::OpenCode(config) => config.fmt(f),
         }
     }
 }
@@ -35,6 +38,7 @@ impl fmt::Display for ExecutorConfig {
 enum Checked {
     OpenAi(openai::Settings),
     Acp(acp::Settings),
+    OpenCode(opencode::Settings),
 }
 
 /// Executors that can be made: their settings hold, their keys were read.
@@ -62,6 +66,7 @@ impl Executors {
             let checked = match config {
                 ExecutorConfig::OpenAi(config) => config.settings().map(Checked::OpenAi),
                 ExecutorConfig::Acp(config) => config.settings().map(Checked::Acp),
+                ExecutorConfig::OpenCode(config) => config.settings().map(Checked::OpenCode),
             };
             Ok((name.clone(), checked.map_err(|invalid| invalid.within(&format!("executors.{name}")))?))
         };
@@ -83,6 +88,11 @@ fn make(name: String, checked: Checked, with: Surroundings) -> Arc<dyn Executor>
             let acp = acp::Acp::new(settings, launch, attachments, limits);
             Arc::new(Pool::start(name, acp, rows, warmth, tasks))
         }
+        Checked::OpenCode(settings) => {
+            let (warmth, tasks) = (settings.warmth, launch.tasks.clone());
+            let opencode = opencode::OpenCode::new(&name, settings, launch, attachments, limits);
+            Arc::new(Pool::start(name, opencode, rows, warmth, tasks))
+        }
     }
 }
 
@@ -92,6 +102,35 @@ pub(super) fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Opt
     humantime::parse_duration(&text).map(Some).map_err(|_| {
         serde::de::Error::invalid_value(serde::de::Unexpected::Str(&text), &"a time such as \"90s\" or \"2m\"")
     })
+}
+
+/// A program and its arguments.
+pub(super) fn program(command: &[String]) -> Result<Vec<String>, Invalid> {
+    match command.first().is_none_or(String::is_empty) {
+        true => Err(Invalid::new("command", "the agent's program, and its arguments")),
+        false => Ok(command.to_vec()),
+    }
+}
+
+/// Variables that are written down, and some of the server's own.
+pub(super) fn environment(
+    given: &BTreeMap<String, String>,
+    passed: &[String],
+) -> Result<BTreeMap<String, String>, Invalid> {
+    let mut environment = given.clone();
+    for name in passed {
+        let value = std::env::var(name).map_err(|error| Invalid::new("pass_env", format!("{name}: {error}")))?;
+        environment.entry(name.clone()).or_insert(value);
+    }
+    Ok(environment)
+}
+
+/// A time that was given, or the usual one, in seconds.
+pub(super) fn longer_than_nothing(name: &str, given: Option<Duration>, usual: u64) -> Result<Duration, Invalid> {
+    match given.unwrap_or(Duration::from_secs(usual)) {
+        Duration::ZERO => Err(Invalid::new(name, "longer than nothing")),
+        time => Ok(time),
+    }
 }
 
 /// Names are written in requests and in queries.

@@ -6,9 +6,14 @@
 pub mod acp;
 pub mod config;
 pub mod openai;
+pub mod opencode;
+pub mod permission;
 pub mod pool;
 pub mod process;
+mod prompt;
+mod told;
 pub mod trial;
+mod web;
 
 use async_trait::async_trait;
 use tokio::sync::{mpsc, oneshot};

@@ -54,8 +54,8 @@ fn sql_is_written_in_storage_only() {
 
 #[test]
 fn the_wire_is_known_to_http_only() {
-    // The demo model is another server: it speaks another wire, and knows nothing of Culm's.
-    only_in(&["src/http/", "src/main.rs", "src/demo_model.rs"], &["axum"]);
+    // The demo model and the demo server are other servers: they speak other wires, and know nothing of Culm's.
+    only_in(&["src/http/", "src/main.rs", "src/demo_model.rs", "src/demo_opencode/"], &["axum"]);
 }
 
 #[test]

@@ -7,7 +7,6 @@ mod connection;
 mod files;
 mod models;
 mod permission;
-mod prompt;
 mod settings;
 mod talk;
 mod told;
@@ -22,9 +21,9 @@ use agent_client_protocol::{
     Error as Refusal, is_connection_terminated, is_incoming_transport_closed,
     schema::ProtocolVersion,
     v1::schema::{
-        AgentCapabilities, ClientCapabilities, CloseSessionRequest, FileSystemCapabilities, Implementation,
-        InitializeRequest, InitializeResponse, LoadSessionRequest, NewSessionRequest, ResumeSessionRequest, SessionId,
-        SetSessionModeRequest, StopReason,
+        AgentCapabilities, ClientCapabilities, CloseSessionRequest, ContentBlock, FileSystemCapabilities, ImageContent,
+        Implementation, InitializeRequest, InitializeResponse, LoadSessionRequest, NewSessionRequest,
+        ResumeSessionRequest, SessionId, SetSessionModeRequest, StopReason, TextContent,
     },
 };
 use async_trait::async_trait;
@@ -38,16 +37,17 @@ use self::{
     told::Told,
 };
 use super::{
-    Error, Event, Outcome, Turn,
+    Error, Event, Outcome, Turn, permission as permissions,
     pool::{Backend, Warm},
     process::{self, AgentProcess, Launch, Program, Started},
+    prompt::{self, Piece},
 };
 use crate::{
     attachments::AttachmentReader,
     model::{AgentSession, BackendId, Limits, Process},
 };
 
-pub use self::settings::{Config, Files, Permissions, Settings};
+pub use self::settings::{Config, Files, Settings};
 
 /// How long an agent may take to close a session before its process is ended.
 const CLOSE: Duration = Duration::from_secs(2);
@@ -237,6 +237,13 @@ async fn gone(process: &mut AgentProcess) -> String {
     format!("the agent is gone{}", process.last_words().await)
 }
 
+fn block(piece: Piece) -> ContentBlock {
+    match piece {
+        Piece::Text(text) => ContentBlock::Text(TextContent::new(text)),
+        Piece::Image { mime_type, data } => ContentBlock::Image(ImageContent::new(data, mime_type)),
+    }
+}
+
 fn words(refusal: &Refusal) -> String {
     let more = refusal.data.as_ref().map(|data| format!(" ({data})")).unwrap_or_default();
     format!("{}{more}", refusal.message)
@@ -314,11 +321,11 @@ impl Warm for Agent {
             cancel,
             told: Told::new(self.limits),
             directory: &self.directory,
-            given: permission::given(&turn.messages),
+            given: permissions::given(&turn.messages),
         };
         // Until it has come to its end, it is in the midst of something.
         self.lost = true;
-        let end = talk.hold(prompt).await;
+        let end = talk.hold(prompt.into_iter().map(block).collect()).await;
         let mut told = talk.told;
         match end {
             End::Said(Ok(response)) => {

@@ -5,7 +5,11 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 use serde::Deserialize;
 
 use crate::{
-    executor::{config::duration, pool::Warmth},
+    executor::{
+        config::{duration, environment, longer_than_nothing as time, program},
+        permission::Permissions,
+        pool::Warmth,
+    },
     model::Invalid,
 };
 
@@ -43,19 +47,6 @@ pub struct Config {
     /// How long it may say nothing during a turn; ten minutes when not given.
     #[serde(default, deserialize_with = "duration")]
     pub silence_timeout: Option<Duration>,
-}
-
-/// Who answers when an agent asks for permission.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Permissions {
-    /// The user.
-    #[default]
-    Ask,
-    /// It may, each time.
-    Allow,
-    /// It may not.
-    Deny,
 }
 
 /// What an agent may ask the server to do with files of its working directory.
@@ -96,21 +87,9 @@ impl fmt::Display for Config {
 impl Config {
     /// Checks the settings.
     pub fn settings(&self) -> Result<Settings, Invalid> {
-        if self.command.first().is_none_or(String::is_empty) {
-            return Err(Invalid::new("command", "the agent's program, and its arguments"));
-        }
-        let mut environment = self.env.clone();
-        for name in &self.pass_env {
-            let value = std::env::var(name).map_err(|error| Invalid::new("pass_env", format!("{name}: {error}")))?;
-            environment.entry(name.clone()).or_insert(value);
-        }
-        let time = |name, given: Option<Duration>, usual| match given.unwrap_or(Duration::from_secs(usual)) {
-            Duration::ZERO => Err(Invalid::new(name, "longer than nothing")),
-            time => Ok(time),
-        };
         Ok(Settings {
-            command: self.command.clone(),
-            environment,
+            command: program(&self.command)?,
+            environment: environment(&self.env, &self.pass_env)?,
             permissions: self.permissions,
             files: self.files,
             mode: self.mode.clone(),

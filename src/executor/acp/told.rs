@@ -3,14 +3,17 @@
 use std::collections::HashMap;
 
 use agent_client_protocol::v1::schema::{
-    ContentBlock, Plan, SessionUpdate, ToolCall, ToolCallContent, ToolCallId, ToolCallStatus, ToolCallUpdate,
-    UsageUpdate,
+    ContentBlock, Plan, PlanEntry, SessionUpdate, ToolCall, ToolCallContent, ToolCallId, ToolCallStatus,
+    ToolCallUpdate, UsageUpdate,
 };
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::{
-    executor::Event,
-    model::{JsonObject, Limits, NewMessage, Role, ToolFunction},
+    executor::{
+        Event,
+        told::{self, Words},
+    },
+    model::{JsonObject, Limits, NewMessage},
 };
 
 /// Calls of one turn that have not ended, at most; an agent that has more forgets its oldest.
@@ -18,8 +21,7 @@ const CALLS: usize = 256;
 
 /// What was told so far, and is not yet a message.
 pub(super) struct Told {
-    text: String,
-    reasoning: String,
+    words: Words,
     calls: HashMap<ToolCallId, Call>,
     usage: JsonObject,
     limits: Limits,
@@ -33,25 +35,17 @@ struct Call {
 
 impl Told {
     pub(super) fn new(limits: Limits) -> Self {
-        Self { text: String::new(), reasoning: String::new(), calls: HashMap::new(), usage: JsonObject::new(), limits }
+        Self { words: Words::default(), calls: HashMap::new(), usage: JsonObject::new(), limits }
     }
 
     /// What an update says to whoever listens.
     pub(super) fn hear(&mut self, update: SessionUpdate) -> Vec<Event> {
         match update {
-            SessionUpdate::AgentMessageChunk(chunk) => {
-                let text = shown(&chunk.content);
-                self.text.push_str(&text);
-                vec![Event::TextDelta(text)]
-            }
-            SessionUpdate::AgentThoughtChunk(chunk) => {
-                let text = shown(&chunk.content);
-                self.reasoning.push_str(&text);
-                vec![Event::ReasoningDelta(text)]
-            }
+            SessionUpdate::AgentMessageChunk(chunk) => vec![self.words.text(&shown(&chunk.content))],
+            SessionUpdate::AgentThoughtChunk(chunk) => vec![self.words.reasoning(&shown(&chunk.content))],
             SessionUpdate::ToolCall(call) => self.call(call),
             SessionUpdate::ToolCallUpdate(update) => self.update(update),
-            SessionUpdate::Plan(plan) => vec![Event::Tasks(tasks(&plan))],
+            SessionUpdate::Plan(plan) => vec![tasks(&plan)],
             SessionUpdate::UsageUpdate(usage) => vec![self.count(&usage)],
             other => {
                 tracing::trace!(?other, "an agent says what is not kept");
@@ -135,30 +129,19 @@ impl Told {
 
     /// The text so far as a message, if there is any.
     pub(super) fn said(&mut self, phase: &str) -> Option<Event> {
-        let (text, reasoning) = (std::mem::take(&mut self.text), std::mem::take(&mut self.reasoning));
-        if text.is_empty() && reasoning.is_empty() {
-            return None;
-        }
-        Some(Event::Message(NewMessage {
-            reasoning: Some(reasoning).filter(|reasoning| !reasoning.is_empty()),
-            phase: Some(phase.into()),
-            ..NewMessage::text(Role::Assistant, text)
-        }))
+        self.words.said(phase)
     }
 }
 
-/// A plan as the session's list of tasks.
-fn tasks(plan: &Plan) -> JsonObject {
-    let items = plan.entries.iter().enumerate().map(|(at, entry)| {
-        json!({ "id": format!("task_{}", at + 1), "description": entry.content, "status": entry.status, "priority": entry.priority })
-    });
-    JsonObject::from_iter([("items".into(), items.collect())])
+fn tasks(plan: &Plan) -> Event {
+    let point = |entry: &PlanEntry| (entry.content.clone(), json!(entry.status), json!(entry.priority));
+    told::tasks(plan.entries.iter().map(point))
 }
 
 /// Content in words.
 fn shown(content: &ContentBlock) -> String {
     match content {
-        ContentBlock::Text(text) => text.text.replace('\0', "\u{fffd}"),
+        ContentBlock::Text(text) => text.text.clone(),
         ContentBlock::ResourceLink(link) => format!("[{}]({})", link.name, link.uri),
         ContentBlock::Image(image) => format!("[an image, {}]", image.mime_type),
         ContentBlock::Audio(audio) => format!("[a sound, {}]", audio.mime_type),
@@ -175,15 +158,8 @@ fn name(call: &ToolCall) -> String {
 
 /// A call as a message.
 fn called(call: &ToolCall) -> NewMessage {
-    let arguments = call.raw_input.as_ref().map_or_else(|| "{}".into(), Value::to_string);
-    let function = ToolFunction { name: name(call), arguments };
-    let call_id = call.tool_call_id.0.to_string();
-    NewMessage {
-        tool_calls: Some(vec![crate::model::ToolCall { id: call_id, kind: "function".into(), function }]),
-        phase: Some("commentary".into()),
-        metadata: Some(json!({ "title": call.title, "kind": call.kind, "locations": call.locations })),
-        ..NewMessage::text(Role::Assistant, String::new())
-    }
+    let metadata = json!({ "title": call.title, "kind": call.kind, "locations": call.locations });
+    told::called(&call.tool_call_id.0, name(call), call.raw_input.as_ref(), metadata)
 }
 
 /// What came of a call.
@@ -202,19 +178,5 @@ fn result(call: &ToolCall, limits: &Limits) -> NewMessage {
             .map(|output| output.as_str().map_or_else(|| output.to_string(), String::from))
             .unwrap_or_default();
     }
-    NewMessage {
-        tool_call_id: Some(call.tool_call_id.0.to_string()),
-        tool_success: Some(call.status == ToolCallStatus::Completed),
-        ..NewMessage::text(Role::Tool, cut(text.replace('\0', "\u{fffd}"), limits.message / 2))
-    }
-}
-
-/// A text of a bounded length, that says what is missing.
-fn cut(mut text: String, most: usize) -> String {
-    if text.len() > most {
-        let whole = text.len();
-        text.truncate(text.floor_char_boundary(most));
-        text.push_str(&format!("\n\n[cut off: {} of {whole} bytes are shown]", text.len()));
-    }
-    text
+    told::result(&call.tool_call_id.0, call.status == ToolCallStatus::Completed, &text, limits)
 }

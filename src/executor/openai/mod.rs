@@ -21,7 +21,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use self::{images::Images, reply::Reply, transcript::transcript};
-use super::{Error, Event, Executor, Outcome, Turn};
+use super::{Error, Event, Executor, Outcome, Turn, web::cause};
 use crate::{
     attachments::AttachmentReader,
     model::{AgentSession, JsonObject, Limits, Message, NewMessage, ReasoningEffort, Role, Timestamp, ToolCall},
@@ -163,9 +163,4 @@ fn effort_word(effort: ReasoningEffort, model: &str) -> &'static str {
         ReasoningEffort::Xhigh | ReasoningEffort::Max if !google => "xhigh",
         ReasoningEffort::High | ReasoningEffort::Xhigh | ReasoningEffort::Max => "high",
     }
-}
-
-/// The innermost reason: the outer ones only say that something failed.
-fn cause(error: &dyn std::error::Error) -> String {
-    std::iter::successors(Some(error), |error| error.source()).last().map(ToString::to_string).unwrap_or_default()
 }

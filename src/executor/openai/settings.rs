@@ -4,16 +4,19 @@ use std::{collections::BTreeMap, fmt, net::IpAddr, path::PathBuf, time::Duration
 
 use reqwest::{
     Client, Url,
-    header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue},
-    redirect,
+    header::{AUTHORIZATION, HeaderMap, HeaderName},
 };
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
 use super::request::Provider;
-use crate::{executor::config::duration, model::Invalid};
-
-const CONNECT: Duration = Duration::from_secs(10);
+use crate::{
+    executor::{
+        config::duration,
+        web::{self, secret},
+    },
+    model::Invalid,
+};
 
 /// `[executors.NAME]` with `kind = "openai"`.
 #[derive(Debug, Clone, Deserialize)]
@@ -142,26 +145,10 @@ impl Config {
     }
 }
 
-/// A header's value that no debug output shows.
-fn secret(text: &str) -> Option<HeaderValue> {
-    let mut value = HeaderValue::from_str(text).ok()?;
-    value.set_sensitive(true);
-    Some(value)
-}
-
 fn client(url: &Url, headers: HeaderMap, silence: Duration) -> reqwest::Result<Client> {
-    // The one that is there already is just as good.
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    let client = Client::builder()
-        .default_headers(headers)
-        .user_agent(concat!("culm/", env!("CARGO_PKG_VERSION")))
-        // The key is for the host that was configured, and for no other that this one names.
-        .redirect(redirect::Policy::none())
-        .connect_timeout(CONNECT)
-        .read_timeout(silence);
+    let client = web::client().default_headers(headers).read_timeout(silence);
     match url.scheme() {
-        // A proxy would see the key and the transcript. A machine that serves its own models may have no certificates.
-        "http" => client.no_proxy().tls_certs_only([]).build(),
+        "http" => web::plain(client).build(),
         _ => client.build(),
     }
 }

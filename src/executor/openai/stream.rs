@@ -1,18 +1,12 @@
 //! A reply as it comes in: server-sent events of one JSON object each, until `[DONE]`.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
-};
-
 use futures_util::{Stream, StreamExt};
 use reqwest::{Response, header::CONTENT_TYPE};
-use sse_stream::SseByteStream;
 use tokio::sync::mpsc;
 
 use super::{refusal::Broken, reply::Reply, request::Provider, tell, wire::Chunk};
 use crate::{
-    executor::{Error, Event},
+    executor::{Error, Event, web},
     model::Limits,
 };
 
@@ -92,31 +86,16 @@ async fn take(
     Ok(())
 }
 
-/// The data of the events. None of them is longer than [`EVENT`].
+/// The data of the events.
 fn data(provider: &Provider, response: Response) -> impl Stream<Item = Result<String, Broken>> {
-    // Bytes that came since the last event: what the decoder can be holding.
-    let held = Arc::new(AtomicUsize::new(0));
-    let holding = held.clone();
-    let bytes = response.bytes_stream().map(move |piece| {
-        let piece = piece.map_err(|error| provider.lost(&error))?;
-        match holding.fetch_add(piece.len(), Ordering::Relaxed) + piece.len() > EVENT {
-            true => Err(too_long()),
-            false => Ok(piece),
-        }
-    });
-    SseByteStream::new(bytes).map(move |event| {
-        held.store(0, Ordering::Relaxed);
-        event.map(|event| event.data.unwrap_or_default()).map_err(undecodable)
-    })
+    web::events(response, EVENT).map(|event| event.map_err(|broken| broken_off(provider, broken)))
 }
 
-fn undecodable(error: sse_stream::Error) -> Broken {
-    match error {
-        sse_stream::Error::Body(error) => match error.downcast() {
-            Ok(broken) => *broken,
-            Err(error) => failed(&error.to_string()),
-        },
-        error => failed(&format!("the provider sent what is no event stream: {error}")),
+fn broken_off(provider: &Provider, broken: web::Broken) -> Broken {
+    match broken {
+        web::Broken::Lost(error) => provider.lost(&error),
+        web::Broken::TooLong(_) => too_long(),
+        web::Broken::Malformed(why) => failed(&format!("the provider sent what is no event stream: {why}")),
     }
 }
 

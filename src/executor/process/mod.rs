@@ -16,7 +16,7 @@ use std::{
 
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use tokio::{
-    io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader},
+    io::{AsyncBufRead, AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader},
     process::{Child, ChildStdin, ChildStdout, Command},
 };
 
@@ -69,6 +69,26 @@ impl Launch {
         self.homes.join(backend.as_str())
     }
 
+    /// Makes the home of a backend whose program another one shares, and gives where it works in it.
+    pub(super) fn make_home(&self, backend: &BackendId) -> Result<PathBuf, Error> {
+        let work = self.directory(backend);
+        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&work);
+        made.map_err(|error| Error::Unavailable(format!("the agent's home cannot be made: {error}")))?;
+        Ok(work)
+    }
+
+    /// The id of what all sessions of an executor share, as long as the homes are there.
+    pub(super) fn shared_id(&self, executor: &str) -> io::Result<BackendId> {
+        let file = self.homes.join(format!("{executor}.id"));
+        if let Some(id) = fs::read_to_string(&file).ok().and_then(|id| id.parse().ok()) {
+            return Ok(id);
+        }
+        let id = BackendId::mint();
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.homes)?;
+        fs::write(file, id.as_str())?;
+        Ok(id)
+    }
+
     /// Where a program works that no directory is named for.
     pub(super) fn directory(&self, backend: &BackendId) -> PathBuf {
         self.home(backend).join("work")
@@ -84,9 +104,7 @@ impl Launch {
 
     /// Starts a backend's program as the leader of a group of its own, with a home of its own.
     pub(super) fn start(&self, backend: &BackendId, program: &Program<'_>) -> Result<Started, Error> {
-        let (home, work) = (self.home(backend), self.directory(backend));
-        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&work);
-        made.map_err(|error| Error::Unavailable(format!("the agent's home cannot be made: {error}")))?;
+        let (home, work) = (self.home(backend), self.make_home(backend)?);
         let [launcher, arguments @ ..] = self.launcher.as_slice() else {
             return Err(Error::Unavailable("no launcher is configured".into()));
         };
@@ -215,7 +233,7 @@ pub async fn reap(backend: &AgentSession) -> Result<(), Error> {
 }
 
 /// Kills all processes of a backend, and waits until there are none.
-async fn sweep(backend: &BackendId) -> Result<(), Error> {
+pub(super) async fn sweep(backend: &BackendId) -> Result<(), Error> {
     let swept = until_gone(|| {
         let left = found::marked(backend.as_str());
         for pid in &left {
@@ -263,20 +281,24 @@ impl Tail {
         }
     }
 
-    /// Keeps the last lines, of a bounded length, until the process closes its end.
+    /// Keeps the last lines that a process complains with, until it closes its end.
     async fn follow(self, complaints: impl AsyncRead + Unpin) {
         let _end = self.read.clone().drop_guard();
         let mut complaints = BufReader::new(complaints);
+        while let Some(line) = self.hear(&mut complaints).await {
+            tracing::debug!(agent = line, "an agent complains");
+        }
+    }
+
+    /// The next line, of a bounded length, which is kept.
+    pub(super) async fn hear(&self, from: &mut (impl AsyncBufRead + Unpin)) -> Option<String> {
         let mut line = Vec::new();
-        loop {
-            line.clear();
-            match (&mut complaints).take(TAIL.1).read_until(b'\n', &mut line).await {
-                Ok(0) | Err(_) => return,
-                Ok(_) => {
-                    let line = String::from_utf8_lossy(&line);
-                    tracing::debug!(agent = line.trim_end(), "an agent complains");
-                    self.push(line.trim_end());
-                }
+        match from.take(TAIL.1).read_until(b'\n', &mut line).await {
+            Ok(0) | Err(_) => None,
+            Ok(_) => {
+                let line = String::from_utf8_lossy(&line).trim_end().to_owned();
+                self.push(&line);
+                Some(line)
             }
         }
     }

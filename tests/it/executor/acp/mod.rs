@@ -20,11 +20,11 @@ use tempfile::TempDir;
 
 use super::*;
 
-const CULM: &str = env!("CARGO_BIN_EXE_culm");
+pub(super) const CULM: &str = env!("CARGO_BIN_EXE_culm");
 
 /// The rows of backends, without a database.
 #[derive(Default)]
-struct Rows(Mutex<HashMap<SessionId, AgentSession>>);
+pub(super) struct Rows(pub(super) Mutex<HashMap<SessionId, AgentSession>>);
 
 #[async_trait]
 impl AgentSessions for Rows {
@@ -56,51 +56,59 @@ impl AgentSessions for Rows {
     }
 }
 
-/// A session that talks to the demo agent.
-struct Talking {
-    home: TempDir,
-    rows: Arc<Rows>,
+/// How an executor is made: with homes in a folder, what is written down, an agent's manner, and further settings.
+type Make = fn(&Path, &Arc<Rows>, &Tasks, &[&str], &str) -> Arc<dyn Executor>;
+
+/// A session that talks to a demo agent.
+pub(super) struct Talking {
+    pub(super) home: TempDir,
+    pub(super) rows: Arc<Rows>,
     tasks: Tasks,
-    pool: Arc<dyn Executor>,
-    history: Vec<NewMessage>,
+    pub(super) pool: Arc<dyn Executor>,
+    pub(super) history: Vec<NewMessage>,
+    make: Make,
 }
 
 impl Talking {
     /// With an agent of this manner, configured with more than its command.
     fn to(manner: &[&str], more: &str) -> Self {
+        Self::with(pool, manner, more)
+    }
+
+    pub(super) fn with(make: Make, manner: &[&str], more: &str) -> Self {
         let (home, rows, tasks) = (tempfile::tempdir().unwrap(), Arc::default(), Tasks::default());
-        let pool = pool(home.path(), &rows, &tasks, manner, more);
-        Self { home, rows, tasks, pool, history: Vec::new() }
+        let pool = make(home.path(), &rows, &tasks, manner, more);
+        Self { home, rows, tasks, pool, history: Vec::new(), make }
     }
 
     /// Another server, which finds what this one wrote down.
-    async fn restarted(self, manner: &[&str]) -> Self {
+    pub(super) async fn restarted(self, manner: &[&str]) -> Self {
         self.pool.shut_down().await;
-        let pool = pool(self.home.path(), &self.rows, &self.tasks, manner, "");
+        let pool = (self.make)(self.home.path(), &self.rows, &self.tasks, manner, "");
         Self { pool, ..self }
     }
 
-    fn row(&self) -> AgentSession {
+    pub(super) fn row(&self) -> AgentSession {
         self.rows.0.lock().unwrap()[&"s".parse().unwrap()].clone()
     }
 
-    fn change(&self, change: impl FnOnce(&mut AgentSession)) {
+    pub(super) fn change(&self, change: impl FnOnce(&mut AgentSession)) {
         change(self.rows.0.lock().unwrap().get_mut(&"s".parse().unwrap()).unwrap());
     }
 
     /// What the user says next, after all that was said.
-    fn turn(&mut self, text: &str) -> Turn {
+    pub(super) fn turn(&mut self, text: &str) -> Turn {
         self.history.push(NewMessage::text(Role::User, text));
         turn(self.history.clone())
     }
 
-    fn running(&mut self, text: &str) -> Running {
+    pub(super) fn running(&mut self, text: &str) -> Running {
         let turn = self.turn(text);
         Running::of(self.pool.clone(), turn)
     }
 
     /// Says something, and hears the answer out. The agent has seen all of it then.
-    async fn say(&mut self, text: &str) -> (Result<Outcome, Error>, Vec<String>) {
+    pub(super) async fn say(&mut self, text: &str) -> (Result<Outcome, Error>, Vec<String>) {
         let turn = self.turn(text);
         let (outcome, told) = finish(&*self.pool, turn).await;
         let spoken = told.iter().filter_map(|line| line.strip_prefix("text ")).collect::<String>();
@@ -111,7 +119,7 @@ impl Talking {
     }
 
     /// What the agent says to something.
-    async fn hears(&mut self, text: &str) -> String {
+    pub(super) async fn hears(&mut self, text: &str) -> String {
         let (outcome, told) = self.say(text).await;
         assert_eq!(outcome.unwrap(), Outcome::Completed);
         told.iter().filter_map(|line| line.strip_prefix("text ")).collect()

@@ -1,17 +1,28 @@
 //! What an agent is told when a turn begins: what was said since it listened last, or all of it when it is new.
 
-use agent_client_protocol::v1::schema::{ContentBlock, ImageContent, TextContent};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::Value;
 
 use crate::{
     attachments::AttachmentReader,
-    executor::{Error, Turn},
     model::{Message, Role, detected_mime_type},
 };
 
+use super::{Error, Turn};
+
 /// Bytes of one image at most.
 const IMAGE: usize = 20 << 20;
+
+/// A piece of a prompt.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Piece {
+    Text(String),
+    /// An image, in base64.
+    Image {
+        mime_type: String,
+        data: String,
+    },
+}
 
 /// A prompt. None when the last message asks for nothing.
 ///
@@ -22,7 +33,7 @@ pub(super) async fn prompt(
     seen: i64,
     images: bool,
     attachments: &dyn AttachmentReader,
-) -> Result<Option<Vec<ContentBlock>>, Error> {
+) -> Result<Option<Vec<Piece>>, Error> {
     let unseen = turn.messages.iter().filter(|message| message.seq > seen && !message.compressed);
     let unseen: Vec<&Message> = unseen.collect();
     let asked = unseen.iter().rev().take_while(|message| matches!(message.role, Role::User | Role::Tool)).count();
@@ -30,21 +41,21 @@ pub(super) async fn prompt(
         return Ok(None);
     }
     let (before, asked) = unseen.split_at(unseen.len() - asked);
-    let mut blocks = Vec::new();
+    let mut pieces = Vec::new();
     if let Some(told) = told(turn, seen, before) {
-        blocks.push(text(told));
+        pieces.push(text(told));
     }
     for message in asked {
         match message.role {
-            Role::Tool => blocks.push(text(said(message))),
-            _ => blocks.extend(parts(message, images, attachments).await?),
+            Role::Tool => pieces.push(text(said(message))),
+            _ => pieces.extend(parts(message, images, attachments).await?),
         }
     }
-    Ok(Some(blocks))
+    Ok(Some(pieces))
 }
 
-fn text(text: impl Into<String>) -> ContentBlock {
-    ContentBlock::Text(TextContent::new(text))
+fn text(text: impl Into<String>) -> Piece {
+    Piece::Text(text.into())
 }
 
 /// What was said before, in words.
@@ -73,28 +84,24 @@ fn said(message: &Message) -> String {
 }
 
 /// A user's message: its parts where it has some.
-async fn parts(
-    message: &Message,
-    images: bool,
-    attachments: &dyn AttachmentReader,
-) -> Result<Vec<ContentBlock>, Error> {
-    let mut blocks = Vec::new();
+async fn parts(message: &Message, images: bool, attachments: &dyn AttachmentReader) -> Result<Vec<Piece>, Error> {
+    let mut pieces = Vec::new();
     let parts: Vec<&Value> = message.parts.as_ref().and_then(Value::as_array).into_iter().flatten().collect();
     if !parts.iter().any(|part| part["text"].is_string()) && !message.content.is_empty() {
-        blocks.push(text(&message.content));
+        pieces.push(text(message.content.clone()));
     }
     for part in parts {
         if let Some(words) = part["text"].as_str() {
-            blocks.push(text(words));
+            pieces.push(text(words));
         } else if let Some(url) = part["image_url"]["url"].as_str() {
-            blocks.push(image(url, images, attachments).await?);
+            pieces.push(image(url, images, attachments).await?);
         }
     }
-    Ok(blocks)
+    Ok(pieces)
 }
 
 /// An image, or why it cannot be shown.
-async fn image(url: &str, takes_images: bool, attachments: &dyn AttachmentReader) -> Result<ContentBlock, Error> {
+async fn image(url: &str, takes_images: bool, attachments: &dyn AttachmentReader) -> Result<Piece, Error> {
     let missing = |why: &str| {
         Ok(text(format!("[The image {} cannot be shown: {why}.]", url.chars().take(100).collect::<String>())))
     };
@@ -104,14 +111,14 @@ async fn image(url: &str, takes_images: bool, attachments: &dyn AttachmentReader
     if let Ok(data) = data_url::DataUrl::process(url) {
         let mime_type = data.mime_type().to_string();
         return match data.decode_to_vec() {
-            Ok((bytes, _)) => Ok(ContentBlock::Image(ImageContent::new(STANDARD.encode(bytes), mime_type))),
+            Ok((bytes, _)) => Ok(Piece::Image { mime_type, data: STANDARD.encode(bytes) }),
             Err(_) => missing("it is damaged"),
         };
     }
     match attachments.resolve(url, IMAGE).await {
         Ok(Some((bytes, declared))) => {
-            let mime_type = detected_mime_type(&bytes).unwrap_or(&declared);
-            Ok(ContentBlock::Image(ImageContent::new(STANDARD.encode(&bytes), mime_type)))
+            let mime_type = detected_mime_type(&bytes).unwrap_or(&declared).to_owned();
+            Ok(Piece::Image { mime_type, data: STANDARD.encode(&bytes) })
         }
         Ok(None) => missing("it is not there any more"),
         Err(error) if error.kind() == std::io::ErrorKind::FileTooLarge => missing("it is too large"),

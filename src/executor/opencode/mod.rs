@@ -1,0 +1,258 @@
+//! `opencode serve`: one server for the sessions of all, which is asked over HTTP and tells events.
+//!
+//! Its protocol is known here and to the demo server alone. It removes a session that works without stopping it
+//! (measured): whatever is to end is told to stop first, with the sessions that its agent made below it.
+
+mod api;
+mod asked;
+mod server;
+mod session;
+mod settings;
+mod talk;
+mod told;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use reqwest::Method;
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use self::{
+    server::Shared,
+    session::Session,
+    talk::{Ending, Talk},
+    told::{Told, marked},
+};
+use super::{
+    Error, Event, Outcome, Turn, permission,
+    pool::{Backend, Warm},
+    process::Launch,
+    prompt::{self, Piece},
+};
+use crate::{
+    attachments::AttachmentReader,
+    model::{AgentSession, BackendId, Limits, Process},
+};
+
+pub use self::settings::{Config, Settings};
+
+/// Sessions of one `opencode serve`.
+pub struct OpenCode {
+    shared: Arc<Shared>,
+    attachments: Arc<dyn AttachmentReader>,
+    limits: Limits,
+}
+
+impl OpenCode {
+    /// The server of the executor with this name, that is started as configured when it is needed.
+    pub fn new(
+        executor: &str,
+        settings: Settings,
+        launch: Launch,
+        attachments: Arc<dyn AttachmentReader>,
+        limits: Limits,
+    ) -> Self {
+        Self { shared: Shared::new(executor.into(), settings, launch), attachments, limits }
+    }
+
+    /// Where a session works, as the server names it.
+    fn directory(&self, workspace: Option<&str>, row: &BackendId) -> Result<String, Error> {
+        let directory = match workspace {
+            Some(workspace) => workspace.into(),
+            None => self.shared.launch.make_home(row)?,
+        };
+        let missing = || Error::Unavailable(format!("the working directory {} is not there", directory.display()));
+        let real = std::fs::canonicalize(&directory).ok().filter(|real| real.is_dir()).ok_or_else(missing)?;
+        real.to_str().map(String::from).ok_or_else(missing)
+    }
+}
+
+#[async_trait]
+impl Backend for OpenCode {
+    type Warm = Talking;
+
+    const KIND: &'static str = "opencode";
+
+    async fn start(&self, turn: &Turn, row: &AgentSession) -> Result<Talking, Error> {
+        let directory = self.directory(turn.workspace.as_deref(), &row.id)?;
+        let server = self.shared.obtain().await?;
+        let title = row.session_id.as_str();
+        let session = match &row.agent_session_id {
+            Some(id) => match Session::find(server, id, directory.clone()).await? {
+                Ok(session) => session,
+                Err(server) => Session::make(server, directory, title).await?,
+            },
+            None => Session::make(server, directory, title).await?,
+        };
+        let (shared, attachments) = (self.shared.clone(), self.attachments.clone());
+        Ok(Talking { shared, session, attachments, limits: self.limits, doing: Doing::Nothing })
+    }
+
+    /// A server that ended took all that worked with it: only what it keeps is left.
+    async fn remove(&self, row: &AgentSession, purge: bool) -> Result<(), Error> {
+        let server = match &row.agent_session_id {
+            Some(_) if purge => Some(self.shared.obtain().await?),
+            _ => self.shared.running().await,
+        };
+        if let (Some(id), Some(server)) = (&row.agent_session_id, server)
+            && let Some(session) = Session::anywhere(server, id).await?
+        {
+            match purge {
+                true => session.remove().await?,
+                false => session.stop(false).await?,
+            }
+        }
+        match purge {
+            true => self.shared.launch.remove_home(&row.id).map_err(|e| Error::Failed(format!("its home stays: {e}"))),
+            false => Ok(()),
+        }
+    }
+
+    async fn probe(&self) -> Result<String, Error> {
+        let server = self.shared.obtain().await?;
+        let health = server.api.call(Method::GET, &["global", "health"], &server.home, None).await?;
+        let version = health.as_ref().and_then(|health| health["version"].as_str()).unwrap_or("of an unknown version");
+        Ok(format!("opencode {version}, one server for all sessions"))
+    }
+
+    async fn shut_down(&self) {
+        self.shared.shut_down().await;
+    }
+}
+
+/// A session of the server that is warm.
+pub struct Talking {
+    shared: Arc<Shared>,
+    session: Session,
+    attachments: Arc<dyn AttachmentReader>,
+    limits: Limits,
+    doing: Doing,
+}
+
+/// What the session may be at.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Doing {
+    Nothing,
+    /// A prompt was sent: it works, or is about to.
+    Prompted,
+    /// It works, though it was told to stop.
+    Stubborn,
+}
+
+impl Talking {
+    fn settings(&self) -> &Settings {
+        &self.shared.settings
+    }
+
+    /// Has what was prompted stop. Whether it did.
+    async fn stop(&mut self, begun: bool) {
+        let stopped = self.session.stop(!begun).await;
+        self.doing = if stopped.is_ok() { Doing::Nothing } else { Doing::Stubborn };
+    }
+
+    async fn prompt(&self, turn: &Turn, seen: i64) -> Result<Option<Value>, Error> {
+        let Some(pieces) = prompt::prompt(turn, seen, true, &*self.attachments).await? else { return Ok(None) };
+        let mut prompt = json!({ "parts": parts(pieces, turn.run_id.as_str()) });
+        if let Some(model) = &turn.model {
+            let unclear =
+                || Error::Failed(format!("the model {model:?} is no provider/model, such as \"openai/gpt-5\""));
+            let (provider, model) = model.split_once('/').ok_or_else(unclear)?;
+            prompt["model"] = json!({ "providerID": provider, "modelID": model });
+        }
+        Ok(Some(prompt))
+    }
+}
+
+/// A prompt as the server takes it. The first text carries the mark.
+fn parts(pieces: Vec<Piece>, mark: &str) -> Vec<Value> {
+    let mut marking = Some(mark);
+    let mut parts: Vec<Value> = Vec::new();
+    for piece in pieces {
+        parts.push(match piece {
+            Piece::Text(text) => match marking.take() {
+                Some(mark) => marked(&text, mark),
+                None => json!({ "type": "text", "text": text }),
+            },
+            Piece::Image { mime_type, data } => {
+                json!({ "type": "file", "mime": mime_type, "url": format!("data:{mime_type};base64,{data}") })
+            }
+        });
+    }
+    parts.extend(marking.map(|mark| marked("What is above is all.", mark)));
+    parts
+}
+
+#[async_trait]
+impl Warm for Talking {
+    /// All sessions share it.
+    fn process(&self) -> Option<Process> {
+        None
+    }
+
+    fn agent_session_id(&self) -> Option<String> {
+        Some(self.session.id.clone())
+    }
+
+    fn is_alive(&mut self) -> bool {
+        self.doing == Doing::Nothing && self.session.server.is_alive()
+    }
+
+    async fn turn(
+        &mut self,
+        turn: &Turn,
+        seen: i64,
+        events: &mpsc::Sender<Event>,
+        cancel: &CancellationToken,
+    ) -> Result<Outcome, Error> {
+        let Some(prompt) = self.prompt(turn, seen).await? else { return Ok(Outcome::Skipped) };
+        // Until it has come to its end, it is in the midst of something.
+        self.doing = Doing::Prompted;
+        let told = Told::new(turn.run_id.to_string(), self.limits);
+        let given = permission::given(&turn.messages);
+        let mut talk = Talk { settings: self.settings(), session: &self.session, events, cancel, told, given };
+        let ending = talk.hold(&prompt).await;
+        let begun = talk.told.has_begun();
+        match ending {
+            Ending::Over(Ok(outcome)) => {
+                self.doing = Doing::Nothing;
+                Ok(outcome)
+            }
+            Ending::Over(Err(error)) => {
+                // It may be that only its line is cut.
+                self.stop(begun).await;
+                Err(error)
+            }
+            Ending::Cancelled => {
+                self.stop(begun).await;
+                Ok(Outcome::Cancelled)
+            }
+            Ending::Late(why) => {
+                self.stop(begun).await;
+                Err(Error::Timeout(why))
+            }
+        }
+    }
+
+    async fn end(self) -> Result<(), Error> {
+        match self.session.server.is_alive() {
+            true => self.session.stop(self.doing == Doing::Prompted).await,
+            // It took all that worked with it.
+            false => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prompt_of_images_alone_carries_its_mark_too() {
+        let image = Piece::Image { mime_type: "image/png".into(), data: "AA==".into() };
+        let parts = parts(vec![image], "run");
+        assert_eq!(parts[0]["url"], "data:image/png;base64,AA==");
+        assert_eq!(parts[1]["metadata"]["culm"], "run");
+    }
+}

@@ -1,0 +1,87 @@
+//! What this kind of executor can be told.
+
+use std::{collections::BTreeMap, fmt, time::Duration};
+
+use serde::Deserialize;
+
+use crate::{
+    executor::{
+        config::{duration, environment, longer_than_nothing as time, program},
+        permission::Permissions,
+        pool::Warmth,
+    },
+    model::Invalid,
+};
+
+/// How long the server stays without any session that is warm, at most.
+const LINGER: Duration = Duration::from_secs(10);
+
+/// `[executors.NAME]` with `kind = "opencode"`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// The server, and its arguments; where it is to listen is added to them.
+    pub command: Vec<String>,
+    /// Its environment, besides `PATH`, the language and a home of its own.
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
+    /// Variables of Culm's own environment that it gets, too.
+    #[serde(default)]
+    pub pass_env: Vec<String>,
+    /// Who answers when it asks for permission.
+    #[serde(default)]
+    pub permissions: Permissions,
+    /// How long a session stays warm without work; ten minutes when not given.
+    #[serde(default, deserialize_with = "duration")]
+    pub idle_timeout: Option<Duration>,
+    /// How many sessions stay warm; sixteen when not given: the server is one for all.
+    pub max_warm: Option<usize>,
+    /// How long it may take to start; a minute when not given.
+    #[serde(default, deserialize_with = "duration")]
+    pub start_timeout: Option<Duration>,
+    /// How long one turn may take; an hour when not given.
+    #[serde(default, deserialize_with = "duration")]
+    pub turn_timeout: Option<Duration>,
+    /// How long it may say nothing during a turn; ten minutes when not given.
+    #[serde(default, deserialize_with = "duration")]
+    pub silence_timeout: Option<Duration>,
+}
+
+/// Settings that were checked.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    pub(super) command: Vec<String>,
+    pub(super) environment: BTreeMap<String, String>,
+    pub(super) permissions: Permissions,
+    pub(super) start: Duration,
+    pub(super) turn: Duration,
+    pub(super) silence: Duration,
+    /// How long the server stays when nobody uses it.
+    pub(super) linger: Duration,
+    /// How many sessions stay warm, and how long.
+    pub warmth: Warmth,
+}
+
+impl fmt::Display for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Its arguments may hold a key.
+        write!(f, "opencode, {}", self.command.first().map(String::as_str).unwrap_or_default())
+    }
+}
+
+impl Config {
+    /// Checks the settings.
+    pub fn settings(&self) -> Result<Settings, Invalid> {
+        let idle = time("idle_timeout", self.idle_timeout, 600)?;
+        Ok(Settings {
+            command: program(&self.command)?,
+            environment: environment(&self.env, &self.pass_env)?,
+            permissions: self.permissions,
+            start: time("start_timeout", self.start_timeout, 60)?,
+            turn: time("turn_timeout", self.turn_timeout, 3600)?,
+            silence: time("silence_timeout", self.silence_timeout, 600)?,
+            linger: idle.min(LINGER),
+            warmth: Warmth { idle, most: self.max_warm.unwrap_or(16) },
+        })
+    }
+}
