@@ -16,6 +16,9 @@ pub(crate) struct Budget {
     pub(crate) at_least: Option<f64>,
     /// The peer without which there is no such figure.
     pub(crate) peer: Option<String>,
+    /// It holds for the sizes of a whole run alone.
+    #[serde(default)]
+    pub(crate) whole: bool,
 }
 
 #[derive(Deserialize)]

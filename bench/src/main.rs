@@ -64,7 +64,8 @@ impl Args {
 
     /// Whether the run is to have this budget's figure.
     fn asks(&self, budget: &Budget) -> bool {
-        self.wants(budget.of_work()) && !budget.peer.as_ref().is_some_and(|peer| self.without(peer))
+        let peer_is_there = budget.peer.as_ref().is_none_or(|peer| !self.without(peer));
+        self.wants(budget.of_work()) && peer_is_there && !(self.quick && budget.whole)
     }
 }
 

@@ -126,7 +126,14 @@ mod tests {
     use crate::figures::Unit;
 
     fn budget(figure: &str, most: f64) -> Budget {
-        Budget { work: figure.into(), figure: figure.into(), at_most: Some(most), at_least: None, peer: None }
+        Budget {
+            work: figure.into(),
+            figure: figure.into(),
+            at_most: Some(most),
+            at_least: None,
+            peer: None,
+            whole: false,
+        }
     }
 
     #[test]
