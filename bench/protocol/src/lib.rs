@@ -6,7 +6,7 @@ use std::io::{BufRead, Write};
 
 use serde::{Deserialize, Serialize};
 
-pub use text::Texts;
+pub use text::{Random, Texts};
 
 /// Something for a peer to do. Each peer does what it can, and refuses the rest.
 #[derive(Debug, Clone, Serialize, Deserialize)]

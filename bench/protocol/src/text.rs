@@ -69,20 +69,32 @@ fn word(number: usize) -> String {
     letters.into_iter().map(char::from).collect()
 }
 
-/// SplitMix64.
-struct Random(u64);
+/// Numbers without an order, always the same for a seed: SplitMix64.
+pub struct Random(u64);
 
 impl Random {
-    fn new(seed: u64) -> Self {
+    /// Begins with a seed.
+    pub fn new(seed: u64) -> Self {
         Self(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ 0x5DEE_CE66)
     }
 
-    fn share(&mut self) -> f64 {
+    /// The next number.
+    pub fn number(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        ((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 53) as f64
+        z ^ (z >> 31)
+    }
+
+    /// The next number, below this one.
+    pub fn below(&mut self, bound: usize) -> usize {
+        (self.share() * bound as f64) as usize
+    }
+
+    /// The next number, from 0 to 1.
+    fn share(&mut self) -> f64 {
+        (self.number() >> 11) as f64 / (1u64 << 53) as f64
     }
 }
 

@@ -1,6 +1,6 @@
 //! An attachment in and out over HTTP, against a plain file through a server of the same kind.
 
-use bench_protocol::Plan;
+use bench_protocol::{Plan, Random};
 
 use crate::{
     Outcome,
@@ -61,10 +61,6 @@ fn download(answer: &[u8]) -> Outcome<String> {
 
 /// Bytes that nothing can be known of.
 fn noise(size: usize) -> Vec<u8> {
-    let mut state = 1u64;
-    let next = || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (state >> 56) as u8
-    };
-    std::iter::repeat_with(next).take(size).collect()
+    let mut random = Random::new(1);
+    std::iter::repeat_with(|| random.number().to_le_bytes()).flatten().take(size).collect()
 }

@@ -1,15 +1,15 @@
 //! Searches over HTTP among many messages: usual ones, those for what nearly every message holds, those within a short
 //! session, and for strings that mean nothing.
 
-use std::rc::Rc;
+use std::{rc::Rc, time::Instant};
 
-use bench_protocol::Plan;
+use bench_protocol::{Plan, Random, Texts};
 
 use crate::{
     Outcome,
     bench::Bench,
     figures::{Figure, Unit, median, percentile},
-    http::{self, Address},
+    http::{self, Address, Client},
 };
 
 /// Words of a message.
@@ -108,23 +108,18 @@ fn take(bench: &mut Bench, server: &Address, number: usize) -> Outcome<Vec<(Sear
 
 /// Strings that mean nothing: the longest time that one takes. One that is refused is an answer too.
 fn random(bench: &mut Bench, server: &Address) -> Outcome<()> {
-    let count = bench.sized(3000, 300);
-    let mut random = 7u64;
-    let mut next = |below: usize| {
-        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (random >> 33) as usize % below
-    };
+    let (count, mut random) = (bench.sized(3000, 300), Random::new(7));
     let longest = http::runtime()?.block_on(async {
-        let (mut client, mut longest) = (http::Client::connect(server).await?, 0f64);
+        let (mut client, mut longest) = (Client::connect(server).await?, 0f64);
         for _ in 0..count {
-            let length = 1 + next(20);
-            let query: String = (0..length).map(|_| piece(next(PIECES.len() + 95), next(50_000), bench)).collect();
-            let begun = std::time::Instant::now();
-            let (status, _) = client.ask(&server.get(&format!("/api/v1/search?q={}", encoded(&query)))).await?;
+            let query: String = (0..=random.below(20)).map(|_| piece(&mut random, &bench.texts)).collect();
+            let request = server.get(&format!("/api/v1/search?q={}", encoded(&query)));
+            let begun = Instant::now();
+            let (status, _) = client.ask(&request).await?;
+            longest = longest.max(begun.elapsed().as_secs_f64() * 1e3);
             if status >= 500 {
                 return Err(format!("{status} for {query:?}").into());
             }
-            longest = longest.max(begun.elapsed().as_secs_f64() * 1e3);
         }
         Outcome::Ok(longest)
     })?;
@@ -132,15 +127,15 @@ fn random(bench: &mut Bench, server: &Address) -> Outcome<()> {
     Ok(())
 }
 
-/// What is no letter, and what other scripts write.
+/// What is no letter, what looks like syntax, and what other scripts write.
 const PIECES: [&str; 12] = ["\"", " ", " -", "* ", " AND ", " OR ", "NEAR(", "数据", "か", "한글", "🎋", "é"];
 
-fn piece(kind: usize, rank: usize, bench: &Bench) -> String {
-    match PIECES.get(kind) {
-        Some(piece) => (*piece).into(),
-        // One of the printable characters, or a word.
-        None if kind % 3 == 0 => format!(" {} ", bench.texts.word(rank % 50_000 + 1)),
-        None => char::from(32 + (kind - PIECES.len()) as u8).into(),
+/// One of these, a word, or any printable character.
+fn piece(random: &mut Random, texts: &Texts) -> String {
+    match random.below(4) {
+        0 => PIECES[random.below(PIECES.len())].into(),
+        1 => format!(" {} ", texts.word(1 + random.below(50_000))),
+        _ => char::from(b' ' + random.below(95) as u8).into(),
     }
 }
 
