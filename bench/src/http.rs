@@ -13,6 +13,11 @@ use tokio::{
 
 use crate::Outcome;
 
+/// Bytes of an answer's body that are kept at most: of a longer one, none.
+const KEPT: usize = 4 << 20;
+/// Bytes that are read at once of one that is not kept.
+const PASSED_OVER: usize = 256 << 10;
+
 /// Where to ask, and what to show.
 #[derive(Debug, Clone)]
 pub(crate) struct Address {
@@ -71,13 +76,29 @@ impl Client {
                 break found;
             }
         };
-        self.buffer.reserve((head + length).saturating_sub(self.buffer.len()));
+        if length > KEPT {
+            self.pass_over(head + length - self.buffer.len()).await?;
+            return Ok((status, &[]));
+        }
         while self.buffer.len() < head + length {
             if self.stream.read_buf(&mut self.buffer).await? == 0 {
                 return Err("the server closed the connection within an answer".into());
             }
         }
         Ok((status, &self.buffer[head..head + length]))
+    }
+
+    /// Reads bytes that nobody looks at, always into the same memory.
+    async fn pass_over(&mut self, mut bytes: usize) -> Outcome<()> {
+        self.buffer.resize(PASSED_OVER, 0);
+        while bytes > 0 {
+            let most = bytes.min(PASSED_OVER);
+            bytes -= match self.stream.read(&mut self.buffer[..most]).await? {
+                0 => return Err("the server closed the connection within an answer".into()),
+                read => read,
+            };
+        }
+        Ok(())
     }
 
     /// Sends a request that must succeed, and gives the answer's body.

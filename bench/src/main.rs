@@ -12,7 +12,7 @@ mod report;
 mod server;
 mod work;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{path::PathBuf, process::ExitCode, time::Instant};
 
 use clap::Parser;
 
@@ -89,8 +89,10 @@ fn run(args: &Args) -> Outcome<bool> {
     let folder = folder.join("run");
     let mut bench = Bench::new(programs, args.quick, folder.clone())?;
     let measured = work::WORKS.iter().filter(|(name, _)| args.wants(name)).try_for_each(|(name, work)| {
-        eprintln!("{name}");
-        work(&mut bench).map_err(|error| format!("{name}: {error}").into())
+        let begun = Instant::now();
+        work(&mut bench).map_err(|error| format!("{name}: {error}"))?;
+        eprintln!("{name}: {} s", begun.elapsed().as_secs());
+        Ok(())
     });
     let figures = std::mem::take(&mut bench.figures);
     drop(bench);
