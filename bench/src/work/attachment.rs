@@ -18,7 +18,7 @@ pub(crate) fn measure(bench: &mut Bench) -> Outcome<()> {
     let plan = Plan { roots: 10, ..Plan::default() };
     let server = bench.serve("attachments", &plan)?;
     let fixed = Server::fixed(&bench.programs.fixed, &bench.place(""), &[])?;
-    for size in bench.sized(&[1, 10, 50][..], &[1, 10]) {
+    for size in bench.sized(&[1, 4, 10][..], &[1, 10]) {
         of_size(bench, *size, &server.address, &fixed.address)?;
     }
     Ok(())
