@@ -18,7 +18,7 @@ use culm::{
         process::{self, Launch},
     },
     feed::Feed,
-    http::{Access, App, router, serve},
+    http::{Access, App, api, serve},
     lifecycle,
     repository::SessionRepository,
     runs::{self, Runs},
@@ -227,7 +227,7 @@ async fn run_server(settings: Settings) -> Result<ExitCode, Failure> {
     let runs = runs.map_err(|error| Failure::new(1, error))?;
     let worktrees = Worktrees::new(Git::default(), settings.worktrees.clone());
     lifecycle::start(&runs, &worktrees);
-    let routes = router(App::new(runs.clone(), worktrees, settings.limits), access, settings.dev);
+    let routes = api(App::new(runs.clone(), worktrees, settings.limits), access, settings.dev);
     let writer = stop_with_writer(&repository, &stop);
     greet(&settings, address, &names);
     let stopped = async {

@@ -4,12 +4,7 @@
 //! agent's own browser. So the Host must be one of the server's names, an Origin its own, and the token is asked for
 //! on loopback too.
 
-use axum::{
-    extract::{Request, State},
-    http::{HeaderMap, StatusCode, header},
-    middleware::Next,
-    response::{IntoResponse, Response},
-};
+use axum::http::{HeaderMap, StatusCode, header};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
@@ -34,7 +29,7 @@ impl Access {
         Self { token: token.map(|token| Sha256::digest(token).into()), hosts }
     }
 
-    fn check(&self, path: &str, headers: &HeaderMap) -> Result<(), Problem> {
+    pub(super) fn check(&self, path: &str, headers: &HeaderMap) -> Result<(), Problem> {
         let forbidden = |detail| Err(Problem::new(StatusCode::FORBIDDEN, "forbidden", "Forbidden", detail));
         let mut hosts = headers.get_all(header::HOST).iter();
         let host = hosts.next().and_then(|host| host.to_str().ok()).unwrap_or_default().to_ascii_lowercase();
@@ -62,13 +57,5 @@ impl Access {
         let given = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let token = given.split_once(' ').filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
         token.is_some_and(|(_, token)| bool::from(Sha256::digest(token.trim())[..].ct_eq(&expected[..])))
-    }
-}
-
-/// Lets a request through, or answers it.
-pub(super) async fn guard(State(access): State<std::sync::Arc<Access>>, request: Request, next: Next) -> Response {
-    match access.check(request.uri().path(), request.headers()) {
-        Ok(()) => next.run(request).await,
-        Err(problem) => problem.into_response(),
     }
 }

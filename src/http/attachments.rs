@@ -68,7 +68,7 @@ pub(super) async fn read(
     wanted: Wanted,
 ) -> Result<Download, Problem> {
     match app.repository.attachment(&at.id, &at.attachment_id).await? {
-        Some(attachment) => wanted.of(attachment, app.repository),
+        Some(attachment) => wanted.of(attachment, app.repository.clone()),
         None if app.repository.session(&at.id).await?.is_none() => Err(Error::SessionNotFound(at.id).into()),
         None => Err(Error::AttachmentNotFound(at.attachment_id).into()),
     }

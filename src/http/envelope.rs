@@ -1,31 +1,72 @@
-//! What every answer has: the request's id, and one shape for what went wrong, also where the framework said it.
+//! What every request passes and every answer has: who may call, the request's id, and one shape for what went wrong,
+//! also where the framework said it.
+//!
+//! This is one function around the routes and not a router's layers: those clone and box one another for each request,
+//! which cost as much as a handler that answers from the cache.
 
-use std::time::Instant;
+use std::{
+    panic::AssertUnwindSafe,
+    sync::{
+        Arc, LazyLock,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Instant,
+};
 
 use axum::{
+    Router,
     extract::Request,
-    http::{HeaderMap, HeaderName, HeaderValue, header},
-    middleware::Next,
-    response::Response,
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
 };
+use futures_util::FutureExt;
+use tower::ServiceExt;
 use tracing::Instrument;
 
-use super::error::Problem;
+use super::{access::Access, error::Problem};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// Gives the request an id, logs it, and finishes its answer.
-pub(super) async fn finish(request: Request, next: Next) -> Response {
-    let id = request_id(request.headers());
-    let span = tracing::info_span!("request", method = %request.method(), path = request.uri().path(), id);
-    let start = Instant::now();
-    let response = next.run(request).instrument(span.clone()).await;
-    let mut response = shaped(response, &id);
-    span.in_scope(|| tracing::info!(status = response.status().as_u16(), elapsed = ?start.elapsed(), "answered"));
-    if let Ok(id) = HeaderValue::from_str(&id) {
-        response.headers_mut().insert(REQUEST_ID, id);
+/// The whole API, as connections call it. Cheap to clone.
+#[derive(Clone)]
+pub struct Api {
+    routes: Router,
+    access: Arc<Access>,
+}
+
+impl Api {
+    pub(super) fn new(routes: Router, access: Access) -> Self {
+        Self { routes, access: Arc::new(access) }
     }
-    response
+
+    /// Gives the request an id, logs it, and finishes its answer.
+    pub(super) async fn answer(self, request: Request) -> Response {
+        let id = request_id(request.headers());
+        let span = tracing::info_span!("request", method = %request.method(), path = request.uri().path(), id);
+        let start = Instant::now();
+        let response = self.let_through(request).instrument(span.clone()).await;
+        let mut response = shaped(response, &id);
+        span.in_scope(|| tracing::info!(status = response.status().as_u16(), elapsed = ?start.elapsed(), "answered"));
+        if let Ok(id) = HeaderValue::from_str(&id) {
+            response.headers_mut().insert(REQUEST_ID, id);
+        }
+        response
+    }
+
+    /// What panics fails alone.
+    async fn let_through(self, request: Request) -> Response {
+        if let Err(problem) = self.access.check(request.uri().path(), request.headers()) {
+            return problem.into_response();
+        }
+        match AssertUnwindSafe(self.routes.oneshot(request)).catch_unwind().await {
+            Ok(Ok(response)) => response,
+            Ok(Err(never)) => match never {},
+            Err(_) => {
+                tracing::error!("a handler panicked");
+                StatusCode::INTERNAL_SERVER_ERROR.into_response()
+            }
+        }
+    }
 }
 
 /// The client's id where it is one: 1 to 128 visible ASCII characters.
@@ -33,8 +74,15 @@ fn request_id(headers: &HeaderMap) -> String {
     let brought = headers.get(REQUEST_ID).and_then(|id| id.to_str().ok()).unwrap_or_default();
     match (1..=128).contains(&brought.len()) && brought.bytes().all(|byte| byte.is_ascii_graphic()) {
         true => brought.to_owned(),
-        false => uuid::Uuid::now_v7().to_string(),
+        false => made_id(),
     }
+}
+
+/// The server's own id and a number: random bytes for each request would be a call of the system.
+fn made_id() -> String {
+    static SERVER: LazyLock<String> = LazyLock::new(|| uuid::Uuid::now_v7().simple().to_string());
+    static REQUESTS: AtomicU64 = AtomicU64::new(0);
+    format!("{}-{}", *SERVER, REQUESTS.fetch_add(1, Ordering::Relaxed))
 }
 
 fn shaped(mut response: Response, id: &str) -> Response {
@@ -49,4 +97,35 @@ fn shaped(mut response: Response, id: &str) -> Response {
         shaped.headers_mut().insert(header::ALLOW, allow);
     }
     shaped
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::{body::Body, routing::get};
+    use http_body_util::BodyExt;
+
+    use super::*;
+
+    async fn answer(api: &Api, path: &str) -> (StatusCode, HeaderValue, serde_json::Value) {
+        let request = Request::get(path).header(header::HOST, "here").body(Body::empty()).unwrap();
+        let response = api.clone().answer(request).await;
+        let (status, id) = (response.status(), response.headers()[REQUEST_ID].clone());
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        (status, id, serde_json::from_slice(&body).unwrap_or_default())
+    }
+
+    #[tokio::test]
+    async fn a_handler_that_panics_is_answered_for_and_harms_no_other() {
+        async fn panics() {
+            panic!("as the test has it");
+        }
+        let routes = Router::new().route("/panics", get(panics)).route("/well", get(async || "\"well\""));
+        let api = Api::new(routes, Access::new(None, ["here".to_owned()]));
+        let (status, id, problem) = answer(&api, "/panics").await;
+        assert_eq!((status, &problem["code"]), (StatusCode::INTERNAL_SERVER_ERROR, &"internal".into()));
+        assert_eq!(problem["request_id"], id.to_str().unwrap());
+        let (status, other, body) = answer(&api, "/well").await;
+        assert_eq!((status, body), (StatusCode::OK, "well".into()));
+        assert_ne!(id, other, "each request has an id of its own");
+    }
 }

@@ -4,14 +4,14 @@
 //! connections are served here, with a deadline for each head, a bound on heads and on their number. Nor does it ever
 //! give up a client that takes no more of its answer, which would hold the answer, and a server that wants to stop.
 
-use std::{sync::Arc, time::Duration};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
-use axum::Router;
-use hyper::server::conn::http1;
+use axum::body::Body;
+use futures_util::FutureExt;
+use hyper::{Request, body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     server::graceful::GracefulShutdown,
-    service::TowerToHyperService,
 };
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -20,6 +20,7 @@ use tokio::{
 use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::CancellationToken;
 
+use super::Api;
 use crate::tasks::Tasks;
 
 /// How long a head may take, on a new connection and on one that is kept alive.
@@ -36,7 +37,7 @@ const STALL: Duration = Duration::from_secs(30);
 const DRAIN: Duration = Duration::from_secs(30);
 
 /// Serves until `stop`, then lets what is under way end.
-pub async fn serve(listener: TcpListener, router: Router, tasks: &Tasks, stop: CancellationToken) {
+pub async fn serve(listener: TcpListener, api: Api, tasks: &Tasks, stop: CancellationToken) {
     let graceful = GracefulShutdown::new();
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     let give_up = CancellationToken::new();
@@ -46,7 +47,10 @@ pub async fn serve(listener: TcpListener, router: Router, tasks: &Tasks, stop: C
             accepted = accept(&listener, &places) => accepted,
         };
         let Some((stream, place)) = accepted else { continue };
-        let service = TowerToHyperService::new(router.clone());
+        let api = api.clone();
+        let service = service_fn(move |request: Request<Incoming>| {
+            api.clone().answer(request.map(Body::new)).map(Ok::<_, Infallible>)
+        });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(HEAD)

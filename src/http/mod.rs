@@ -33,11 +33,10 @@ use aide::{
     openapi::{OpenApi, SecurityScheme},
     transform::{TransformOpenApi, TransformOperation},
 };
-use axum::{Router, middleware};
 use tokio::sync::Semaphore;
-use tower_http::catch_panic::CatchPanicLayer;
 
 pub use access::Access;
+pub use envelope::Api;
 pub use listener::serve;
 
 use crate::{model::Limits, repository::SessionRepository, runs::Runs, worktree::Worktrees};
@@ -49,9 +48,12 @@ struct UnderWay {
     uploads: Arc<Semaphore>,
 }
 
-/// What handlers share.
+/// What handlers share: every request takes a copy or two.
 #[derive(Clone)]
-pub struct App {
+pub struct App(Arc<Shared>);
+
+/// The application's parts.
+pub struct Shared {
     repository: SessionRepository,
     runs: Runs,
     worktrees: Worktrees,
@@ -66,7 +68,16 @@ impl App {
         let uploads = Arc::new(Semaphore::new(upload::UPLOADS));
         let under_way = UnderWay { keys: idempotency::Keys::default(), uploads };
         let document = server::Document::default();
-        Self { repository: runs.repository().clone(), runs, worktrees, limits, under_way, document }
+        let repository = runs.repository().clone();
+        Self(Arc::new(Shared { repository, runs, worktrees, limits, under_way, document }))
+    }
+}
+
+impl std::ops::Deref for App {
+    type Target = Shared;
+
+    fn deref(&self) -> &Shared {
+        &self.0
     }
 }
 
@@ -203,17 +214,14 @@ fn open(summary: &'static str) -> impl FnOnce(TransformOperation<'_>) -> Transfo
 }
 
 /// The whole API, guarded; with `dev`, also what is for development alone.
-pub fn router(app: App, access: Access, dev: bool) -> Router {
+pub fn api(app: App, access: Access, dev: bool) -> Api {
     let mut document = OpenApi::default();
     let limits = app.limits;
     let routes = routes().merge(original_routes(dev));
     let routes = routes.finish_api_with(&mut document, |api| described(api, &limits)).with_state(app.clone());
     // Made once a server: it is the routes' own description.
     app.document.set(&document);
-    routes
-        .layer(CatchPanicLayer::new())
-        .layer(middleware::from_fn_with_state(Arc::new(access), access::guard))
-        .layer(middleware::from_fn(envelope::finish))
+    Api::new(routes, access)
 }
 
 fn described<'a>(api: TransformOpenApi<'a>, limits: &Limits) -> TransformOpenApi<'a> {

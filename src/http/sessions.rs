@@ -15,7 +15,7 @@ use super::{
     extract::{Answer, Json, NoQuery, Path, Query},
     idempotency::{Key, once},
     listing::{Listing, NoFilter},
-    version::{IfMatch, etag, is_known},
+    version::{IfMatch, IfNoneMatch, etag},
 };
 use crate::{
     lifecycle,
@@ -93,11 +93,11 @@ pub(super) async fn read(
     State(app): State<App>,
     Path(at): Path<InSession>,
     _: NoQuery,
-    headers: HeaderMap,
+    known: IfNoneMatch,
 ) -> Result<Answer<200, SessionBody>, NotModified> {
     let found = app.repository.session_json(&at.id).await.map_err(Problem::from)?;
     let (version, json) = found.ok_or_else(|| Problem::from(Error::SessionNotFound(at.id)))?;
-    match is_known(&headers, version) {
+    match known.names(version) {
         true => Err(NotModified::Still(version)),
         false => Ok(Answer::raw(json).with(etag(version))),
     }

@@ -1,9 +1,11 @@
 //! Versions on the wire: the `ETag` of a session, and the preconditions that name it.
 
+use std::convert::Infallible;
+
 use aide::{OperationInput, generate::GenContext, openapi};
 use axum::{
     extract::FromRequestParts,
-    http::{HeaderMap, HeaderValue, header, request::Parts},
+    http::{HeaderValue, header, request::Parts},
 };
 
 use super::{
@@ -61,10 +63,25 @@ fn version(tag: &str) -> Option<i64> {
     tag.strip_prefix('"').and_then(|tag| tag.strip_suffix('"')).unwrap_or(tag).parse().ok()
 }
 
-/// Whether `If-None-Match` names this version.
-pub(super) fn is_known(headers: &HeaderMap, current: i64) -> bool {
-    let tags = headers.get(header::IF_NONE_MATCH).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    tags.split(',').map(str::trim).any(|tag| tag == "*" || version(tag) == Some(current))
+/// The versions that a client has: `If-None-Match`, if it is there.
+pub(super) struct IfNoneMatch(Option<HeaderValue>);
+
+impl FromRequestParts<App> for IfNoneMatch {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &App) -> Result<Self, Infallible> {
+        Ok(Self(parts.headers.get(header::IF_NONE_MATCH).cloned()))
+    }
+}
+
+impl OperationInput for IfNoneMatch {}
+
+impl IfNoneMatch {
+    /// Whether it names this version.
+    pub(super) fn names(&self, current: i64) -> bool {
+        let tags = self.0.as_ref().and_then(|value| value.to_str().ok()).unwrap_or_default();
+        tags.split(',').map(str::trim).any(|tag| tag == "*" || version(tag) == Some(current))
+    }
 }
 
 /// The header of a version.

@@ -9,7 +9,7 @@ use std::{
 use culm::{
     executor::Executor,
     feed::Feed,
-    http::{Access, App, router, serve},
+    http::{Access, App, api, serve},
     lifecycle,
     model::Limits,
     repository::SessionRepository,
@@ -134,9 +134,9 @@ impl Setup {
         let worktrees = Worktrees::new(Git::default(), folder.path().join("worktrees"));
         lifecycle::start(&runs, &worktrees);
         let access = Access::new(Some(TOKEN), [address.clone()]);
-        let router = router(App::new(runs.clone(), worktrees, limits), access, dev);
+        let api = api(App::new(runs.clone(), worktrees, limits), access, dev);
         let (serving, asked) = (tasks.clone(), stop.clone());
-        tasks.spawn(async move { serve(listener, router, &serving, asked).await });
+        tasks.spawn(async move { serve(listener, api, &serving, asked).await });
         let (ending, stopping) = (runs.clone(), stop.clone());
         tasks.spawn(async move {
             stopping.cancelled().await;
