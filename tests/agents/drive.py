@@ -158,6 +158,10 @@ class Drive:
         with sqlite3.connect(f"file:{self.db}?mode=ro", uri=True) as database:
             return database.execute("select id, agent_session_id from agent_sessions").fetchone()
 
+    def model_is_idle(self):
+        with urllib.request.urlopen(f"{self.model_url}/stats?open=0", timeout=PATIENCE) as stats:
+            return json.load(stats)["open"] == 0
+
     def processes(self):
         """All that was started for a backend: it has its home there, or inherited it."""
         found, mark = [], f"={self.homes}/".encode()
@@ -191,8 +195,7 @@ class Drive:
     def cancel(self):
         run = self.writes()
         assert self.json("POST", f"/runs/{run}/cancel")["run"]["status"] == "cancelled"
-        with urllib.request.urlopen(f"{self.model_url}/stats?open=0", timeout=PATIENCE) as stats:
-            assert json.load(stats)["open"] == 0, "the model still answers"
+        until("the model answers nobody any more", self.model_is_idle)
 
     def restart(self):
         before = self.agent_session()
