@@ -148,7 +148,8 @@ class Drive:
         """A run that goes on for ever, of which there is a first word: before that, some agents keep nothing of it."""
         events = urllib.request.urlopen(f"http://127.0.0.1:{self.port}/api/v1/sessions/s/events", timeout=PATIENCE)
         with events:
-            run = self.begin("/slow 50ms\n/endless")
+            # One line: told again as what was said before, it is no directive.
+            run = self.begin("/endless")
             for line in events:
                 if line.startswith(b"data:") and b'"message.delta"' in line:
                     return run
