@@ -22,8 +22,8 @@ import urllib.request
 PATIENCE = 300
 
 
-def opencode(folder, model):
-    config = os.path.join(folder, "opencode.json")
+def opencode(folder, place, model):
+    config = os.path.join(place, "opencode.json")
     provider = {
         "npm": "@ai-sdk/openai-compatible",
         "options": {"baseURL": model, "apiKey": "none"},
@@ -35,25 +35,25 @@ def opencode(folder, model):
     return binary, {"OPENCODE_CONFIG": config, "OPENCODE_DISABLE_AUTOUPDATE": "1", "OPENCODE_DISABLE_MODELS_FETCH": "1"}
 
 
-def opencode_acp(folder, model):
-    binary, environment = opencode(folder, model)
+def opencode_acp(folder, place, model):
+    binary, environment = opencode(folder, place, model)
     return "acp", [binary, "acp"], environment
 
 
-def opencode_serve(folder, model):
-    binary, environment = opencode(folder, model)
+def opencode_serve(folder, place, model):
+    binary, environment = opencode(folder, place, model)
     return "opencode", [binary, "serve"], environment
 
 
-def qwen(folder, model):
+def qwen(folder, place, model):
     modules = f"{folder}/qwen/node_modules"
     [node] = glob.glob(f"{modules}/node-linux-*/bin/node")
     environment = {"OPENAI_API_KEY": "none", "OPENAI_BASE_URL": model, "OPENAI_MODEL": "demo"}
     return "acp", [node, f"{modules}/@qwen-code/qwen-code/cli-entry.js", "--acp"], environment
 
 
-def vibe(folder, model):
-    home = os.path.join(folder, "vibe-home")
+def vibe(folder, place, model):
+    home = os.path.join(place, "vibe-home")
     os.makedirs(home, exist_ok=True)
     with open(os.path.join(home, "config.toml"), "w") as file:
         file.write(
@@ -97,7 +97,7 @@ class Drive:
         model_port, self.port = free_port(), free_port()
         self.model_url = f"http://127.0.0.1:{model_port}"
         self.model = self.start("demo-model", "--listen", f"127.0.0.1:{model_port}")
-        self.kind, command, environment = AGENTS[agent](folder, f"{self.model_url}/v1")
+        self.kind, command, environment = AGENTS[agent](folder, self.place, f"{self.model_url}/v1")
         with open(f"{self.place}/culm.toml", "w") as file:
             file.write(f"[executors.agent]\nkind = '{self.kind}'\ncommand = {json.dumps(command)}\n")
             variables = ", ".join(f"{name} = {json.dumps(value)}" for name, value in environment.items())
@@ -130,26 +130,32 @@ class Drive:
         return json.loads(self.call(*arguments))
 
     def begin(self, message):
-        return self.json("POST", "/sessions/s/runs", {"message": message})["run"]["id"]
+        return self.json("POST", f"/sessions/{self.session}/runs", {"message": message})["run"]["id"]
+
+    def create(self, session):
+        self.session = session
+        self.call("POST", "/sessions", {"id": session})
 
     def says(self, text):
         """A run with this text comes to its end, and the demo model has repeated it."""
         run = self.begin(text)
         ended = until("the run ends", lambda: self.ended(run))
         assert ended["status"] == "completed", ended
-        said = self.json("GET", "/sessions/s/messages?order=desc&limit=20")["messages"]
+        said = self.json("GET", f"/sessions/{self.session}/messages?order=desc&limit=20")["messages"]
         assert any(text in message["content"] for message in said if message["role"] == "assistant"), said
 
     def ended(self, run):
         now = self.json("GET", f"/runs/{run}?wait=10")["run"]
         return now if now["status"] not in ("pending", "running") else None
 
-    def writes(self):
-        """A run that goes on for ever, of which there is a first word: before that, some agents keep nothing of it."""
-        events = urllib.request.urlopen(f"http://127.0.0.1:{self.port}/api/v1/sessions/s/events", timeout=PATIENCE)
-        with events:
-            # One line: told again as what was said before, it is no directive.
-            run = self.begin("/endless")
+    def writes(self, words):
+        """A run that goes on for a while, of which there is a first word: before that, some agents keep nothing of it.
+
+        To opencode, what begins with a slash is a command of its own, so the demo model is given no directive.
+        """
+        url = f"http://127.0.0.1:{self.port}/api/v1/sessions/{self.session}/events"
+        with urllib.request.urlopen(url, timeout=PATIENCE) as events:
+            run = self.begin("on and " * (words // 2))
             for line in events:
                 if line.startswith(b"data:") and b'"message.delta"' in line:
                     return run
@@ -157,7 +163,11 @@ class Drive:
 
     def agent_session(self):
         with sqlite3.connect(f"file:{self.db}?mode=ro", uri=True) as database:
-            return database.execute("select id, agent_session_id from agent_sessions").fetchone()
+            query = "select id, agent_session_id from v_backends where session_id = ?"
+            return database.execute(query, [self.session]).fetchone()
+
+    def home(self):
+        return f"{self.homes}/{self.agent_session()[0]}"
 
     def model_is_idle(self):
         with urllib.request.urlopen(f"{self.model_url}/stats?open=0", timeout=PATIENCE) as stats:
@@ -189,12 +199,12 @@ class Drive:
     # The steps, in order. Each leaves the session as the next one wants it.
 
     def prompt(self):
-        self.call("POST", "/sessions", {"id": "s"})
+        self.create("first")
         self.says("bamboo grows fast")
         assert self.processes()
 
     def cancel(self):
-        run = self.writes()
+        run = self.writes(5000)
         assert self.json("POST", f"/runs/{run}/cancel")["run"]["status"] == "cancelled"
         until("the model answers nobody any more", self.model_is_idle)
 
@@ -206,14 +216,18 @@ class Drive:
         assert self.agent_session() == before, f"it began another session than {before}: {self.agent_session()}"
 
     def close(self):
-        [closed] = self.json("POST", "/sessions/s/close")["results"]
+        [closed] = self.json("POST", "/sessions/first/close")["results"]
         assert closed["backends_closed"] == 1, closed
         if self.kind == "acp":
             self.none_is_left()
 
     def kill(self):
         self.says("and opens again")
-        self.writes()
+        self.closed_once = self.home()
+        self.create("second")
+        self.says("as grass does")
+        # Nothing of it is stored: the next run asks it once more.
+        self.writes(500)
         self.server.kill()
         self.server.wait()
         self.none_is_left()
@@ -221,10 +235,11 @@ class Drive:
         self.says("none the worse for it")
 
     def delete(self):
-        home = f"{self.homes}/{self.agent_session()[0]}"
-        assert os.path.isdir(home)
-        self.call("DELETE", "/sessions/s")
-        assert not os.path.exists(home), "its home is left"
+        homes = [self.closed_once, self.home()]
+        assert all(os.path.isdir(home) for home in homes), homes
+        for session in ("first", "second"):
+            self.call("DELETE", f"/sessions/{session}")
+        assert not any(os.path.exists(home) for home in homes), f"one is left of {homes}"
         if self.kind == "acp":
             self.none_is_left()
         self.stop()
