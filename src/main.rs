@@ -213,15 +213,17 @@ async fn run_server(settings: Settings) -> Result<ExitCode, Failure> {
     // Who reads that it is ready may send a signal at once.
     let stop = stop_signal().map_err(|error| Failure::new(1, error))?;
     let feed = Feed::start(repository.clone(), &tasks, stop.clone());
+    let surroundings = surroundings(&settings, &repository, &tasks)?;
     let options = runs::Options {
         max_concurrent: settings.max_concurrent_runs,
         grace: settings.grace,
         dispose: DISPOSE,
         message: settings.limits.message,
+        homes: surroundings.launch.homes.clone(),
         default_executor: settings.default_executor.clone(),
         max_child_depth: settings.max_child_depth.into(),
     };
-    let executors = executors.start(&surroundings(&settings, &repository, &tasks)?);
+    let executors = executors.start(&surroundings);
     let names: Vec<String> = executors.keys().cloned().collect();
     let runs = Runs::start(repository.clone(), feed, executors, options).await;
     let runs = runs.map_err(|error| Failure::new(1, error))?;

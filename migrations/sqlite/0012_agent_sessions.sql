@@ -8,17 +8,18 @@ create table agent_sessions (
   executor text not null,
   -- Its kind: acp, opencode.
   backend text not null,
-  -- The agent's own id of the session. Null where it has none, or remembers another history than this one.
+  -- The agent's own id of the session. Null where it was asked nothing there, or remembers another history than this one.
   agent_session_id text,
   -- The process that leads the backend's group, told from a later one of the same number by when it began. Never 1: a
   -- signal to that group goes to every process that there is.
   pid integer check (pid > 1),
   pid_started integer,
   status text not null check (status in ('warm', 'dormant', 'closed')),
-  -- The last message that the agent knows of.
+  -- The last message that the agent knows of. 0 from when it is asked something until that run has ended: where it was
+  -- killed meanwhile, nobody can tell what it knows.
   seen_seq integer not null default 0 check (seen_seq >= 0),
   created_at integer not null check (created_at > 0),
-  -- When it was warmed last, and strictly increasing: whoever ended it tells by this whether it was warmed again since.
+  -- When it was warmed or asked last, and strictly increasing: whoever ended it tells by this whether it was used since.
   used_at integer not null check (used_at > 0),
   closed_at integer,
   check ((pid is null) = (pid_started is null)),

@@ -58,17 +58,40 @@ pub trait Warm: Send + Sync + 'static {
     /// Whether it can take a turn.
     fn is_alive(&mut self) -> bool;
 
-    /// Carries a turn out. `seen` is the last message that the agent knows of.
+    /// Carries a turn out. What the agent knows is written down with `known`, before it is asked anything.
     async fn turn(
         &mut self,
         turn: &Turn,
-        seen: i64,
+        known: &mut Known<'_>,
         events: &mpsc::Sender<Event>,
         cancel: &CancellationToken,
     ) -> Result<Outcome, Error>;
 
     /// Ends it politely, then not; nothing of it is left then.
     async fn end(self) -> Result<(), Error>;
+}
+
+/// What the agent of a backend knows of the history.
+///
+/// **An agent is told everything.** What it was told is what its row says, and that says nothing from when it is asked
+/// something until the run has ended: one that was killed meanwhile begins a new session, and is told what is stored.
+pub struct Known<'a> {
+    /// The last message that it knows of, by its `seq`; 0 for none.
+    pub seen: i64,
+    rows: &'a dyn AgentSessions,
+    row: &'a BackendId,
+    agent_session_id: Option<String>,
+    knows: &'a mut Option<String>,
+    midst: &'a mut bool,
+}
+
+impl Known<'_> {
+    /// It is asked something from here on.
+    pub async fn ask(&mut self) -> Result<(), Error> {
+        let agent_session_id = self.agent_session_id.clone();
+        (*self.knows, *self.midst) = (agent_session_id.clone(), true);
+        self.rows.update_agent_session(self.row, BackendState::Asked { agent_session_id }).await.map_err(unwritten)
+    }
 }
 
 /// How many stay warm, and how long.
@@ -104,6 +127,10 @@ struct Slot<W> {
 struct Kept<W> {
     backend: W,
     row: BackendId,
+    /// The agent's own id of the session, as its row has it: none until it was asked something there.
+    knows: Option<String>,
+    /// It was asked something, and has not come to its end.
+    midst: bool,
     used: Instant,
 }
 
@@ -188,8 +215,9 @@ impl<B: Backend> Inner<B> {
 
     async fn end(&self, session: &SessionId, kept: Kept<B::Warm>) -> Result<(), Error> {
         let ended = kept.backend.end().await;
+        let state = if kept.midst { BackendState::Lost } else { BackendState::Dormant };
         // Its session may be gone, and the row with it: then there is nothing to say.
-        if let Err(error) = self.rows.update_agent_session(&kept.row, BackendState::Dormant).await {
+        if let Err(error) = self.rows.update_agent_session(&kept.row, state).await {
             tracing::debug!(%error, %session, "a backend's end was not written");
         }
         ended
@@ -283,11 +311,13 @@ impl<B: Backend> Lease<B> {
         cancel: &CancellationToken,
     ) -> Result<Outcome, Error> {
         let pool = self.pool.clone();
-        let row = pool.rows.agent_session(&turn.session_id, &pool.name, B::KIND).await.map_err(unwritten)?;
+        let mut row = pool.rows.agent_session(&turn.session_id, &pool.name, B::KIND).await.map_err(unwritten)?;
+        // Its last turn did not come to an end, and what the agent made of that nobody knows: it begins anew.
+        row.agent_session_id.take_if(|_| row.seen_seq == 0);
         let Some(held) = &mut self.held else { return Err(Error::Failed("the backend is gone".into())) };
-        let usable = held.as_mut().is_some_and(|kept| {
-            kept.backend.is_alive() && kept.row == row.id && kept.backend.agent_session_id() == row.agent_session_id
-        });
+        let usable = held
+            .as_mut()
+            .is_some_and(|kept| kept.backend.is_alive() && kept.row == row.id && kept.knows == row.agent_session_id);
         if !usable {
             // It broke down, or the history has changed under it: what it remembers is not what is stored.
             if let Some(kept) = held.take() {
@@ -300,15 +330,20 @@ impl<B: Backend> Lease<B> {
                 () = cancel.cancelled() => return Ok(Outcome::Cancelled),
                 started = pool.backend.start(turn, &row) => started?,
             };
-            let (process, agent_session_id) = (started.process(), started.agent_session_id());
-            **held = Some(Kept { backend: started, row: row.id.clone(), used: Instant::now() });
-            let state = BackendState::Warm { process, agent_session_id };
+            let (process, own) = (started.process(), started.agent_session_id());
+            let knows = row.agent_session_id.filter(|known| own.as_ref() == Some(known));
+            let state = BackendState::Warm { process, agent_session_id: knows.clone() };
+            let used = Instant::now();
+            **held = Some(Kept { backend: started, row: row.id.clone(), knows, midst: false, used });
             pool.rows.update_agent_session(&row.id, state).await.map_err(unwritten)?;
         }
-        let resumed = row.agent_session_id.is_some();
         let Some(kept) = held.as_mut() else { return Err(Error::Failed("the backend is gone".into())) };
-        let same = resumed && kept.backend.agent_session_id() == row.agent_session_id;
-        kept.backend.turn(turn, if same { row.seen_seq } else { 0 }, events, cancel).await
+        let Kept { backend, knows, midst, .. } = kept;
+        let (seen, agent_session_id) = (if knows.is_some() { row.seen_seq } else { 0 }, backend.agent_session_id());
+        let mut known = Known { seen, rows: &*pool.rows, row: &row.id, agent_session_id, knows, midst };
+        let outcome = backend.turn(turn, &mut known, events, cancel).await;
+        *midst &= !backend.is_alive();
+        outcome
     }
 
     /// The turn came to its end. What is still good stays warm.

@@ -28,13 +28,13 @@ pub struct AgentSession {
     pub executor: String,
     /// The kind of backend: `acp` or `opencode`.
     pub backend: String,
-    /// The agent's own id of the session. None when there is none, or the history has changed under it.
+    /// The agent's own id of the session. None when it was asked nothing there, or the history has changed under it.
     pub agent_session_id: Option<String>,
     /// The process, which leads a group of its own.
     pub process: Option<Process>,
     /// Where it stands.
     pub status: BackendStatus,
-    /// The last message that the agent knows of, by its `seq`.
+    /// The last message that the agent knows of, by its `seq`; 0 from when it is asked something until that run has ended.
     pub seen_seq: i64,
     /// When it was used last.
     pub used_at: Timestamp,
@@ -56,9 +56,16 @@ pub enum BackendState {
     Warm {
         /// Its process; none where others share it.
         process: Option<Process>,
+        /// The agent's own id of the session, where it goes on with one that it knows.
+        agent_session_id: Option<String>,
+    },
+    /// It is asked something: what it knows is not certain until the run has ended.
+    Asked {
         /// The agent's own id of the session.
         agent_session_id: Option<String>,
     },
     /// It was ended.
     Dormant,
+    /// It was ended in the midst of a turn: nobody can tell what it knows.
+    Lost,
 }

@@ -45,11 +45,12 @@ async fn gone(repository: &SessionRepository, backend: &AgentSession) -> storage
 
 impl Runs {
     /// Ends what is kept warm for a session, within a bound. An executor that panics has failed. Of one that is not
-    /// configured any more, the processes are ended.
+    /// configured any more, the processes are ended, and the home is removed all the same.
     pub async fn dispose(&self, backend: &AgentSession, purge: bool) -> Result<(), Error> {
         let disposal = async {
             match self.0.executors.get(&backend.executor) {
                 Some(executor) => executor.dispose(backend, purge).await,
+                None if purge => process::purge(backend, &self.0.options.homes).await,
                 None => process::reap(backend).await,
             }
         };

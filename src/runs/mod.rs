@@ -10,6 +10,7 @@ mod turn;
 use std::{
     collections::BTreeMap,
     panic::AssertUnwindSafe,
+    path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -48,6 +49,8 @@ pub struct Options {
     pub dispose: Duration,
     /// Bytes of a message that is being written at most.
     pub message: usize,
+    /// The directory of all backends' homes.
+    pub homes: PathBuf,
     /// The executor of runs that name none.
     pub default_executor: Option<String>,
     /// How deep below its root a session may be created as a child.

@@ -305,8 +305,8 @@ pub trait Storage: Send + Sync {
     /// Appends messages that a run made. Fails with [`Error::RunOver`] unless it is running: the run's order to stop.
     async fn append_run_messages(&self, run: &Run, messages: Vec<NewMessage>) -> Result<Appended>;
 
-    /// Ends a run: the backend of its executor has seen the whole history then. One that has ended already stays as it
-    /// is; the run as it is now is the answer.
+    /// Ends a run: the backend of its executor has seen the whole history then, if it was asked something. One that has
+    /// ended already stays as it is; the run as it is now is the answer.
     async fn finish_run(&self, run: &Run, end: RunEnd) -> Result<Run>;
 
     /// Ends a run that is pending as cancelled. Any other stays as it is; the run as it is now is the answer.

@@ -80,6 +80,43 @@ async fn a_killed_server_leaves_no_process_and_the_next_one_goes_on() {
 }
 
 #[tokio::test]
+async fn an_agent_that_was_killed_in_the_midst_of_a_turn_is_told_everything() {
+    let place = Place::new("");
+    let mut server = place.serve();
+    server.post("/sessions", json!({ "id": "s" })).await;
+    assert_eq!(run(&server, "one", "hello").await, "completed");
+    server.post("/sessions/s/runs", json!({ "id": "two", "message": "and then" })).await;
+    server.get("/runs/two?wait=20").await;
+    server.post("/sessions/s/runs", json!({ "id": "three", "message": "/tool look at it\n/silent" })).await;
+    while last(&server).await != "at it" {
+        tokio::task::yield_now().await;
+    }
+    server.signal("KILL");
+    let server = place.serve();
+    assert_eq!(run(&server, "four", "/memory").await, "completed");
+    let told = last(&server).await;
+    assert!(told.starts_with("[\"What follows was said before"), "{told}");
+    for said in ["[user] hello", "[you] hello", "[user] and then", "[result of a call] at it", "/memory\"]"] {
+        assert_eq!(told.matches(said).count(), 1, "{said} in {told}");
+    }
+}
+
+#[tokio::test]
+async fn the_home_of_an_agent_that_is_not_configured_any_more_goes_with_its_session() {
+    let place = Place::new("");
+    let homes = place.folder.path().join("culm.db.agents");
+    let mut server = place.serve();
+    server.post("/sessions", json!({ "id": "s" })).await;
+    assert_eq!(run(&server, "one", "hello").await, "completed");
+    assert_eq!(std::fs::read_dir(&homes).unwrap().count(), 1);
+    assert_eq!(server.signal("TERM"), 0);
+    std::fs::write(place.config(), "").unwrap();
+    let server = place.serve();
+    assert_eq!(server.post("/sessions/cleanup", json!({ "mode": "all" })).await.0, 200);
+    assert_eq!(std::fs::read_dir(&homes).unwrap().count(), 0);
+}
+
+#[tokio::test]
 async fn a_permission_that_was_asked_for_before_a_kill_is_answered_after_it() {
     let place = Place::new("");
     let mut server = place.serve();

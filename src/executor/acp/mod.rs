@@ -38,7 +38,7 @@ use self::{
 };
 use super::{
     Error, Event, Outcome, Turn, permission as permissions,
-    pool::{Backend, Warm},
+    pool::{Backend, Known, Warm},
     process::{self, AgentProcess, Launch, Program, Started},
     prompt::{self, Piece},
 };
@@ -174,10 +174,9 @@ impl Backend for Acp {
     }
 
     async fn remove(&self, row: &AgentSession, purge: bool) -> Result<(), Error> {
-        process::reap(row).await?;
         match purge {
-            true => self.launch.remove_home(&row.id).map_err(|error| Error::Failed(format!("its home stays: {error}"))),
-            false => Ok(()),
+            true => process::purge(row, &self.launch.homes).await,
+            false => process::reap(row).await,
         }
     }
 
@@ -300,19 +299,20 @@ impl Warm for Agent {
     async fn turn(
         &mut self,
         turn: &Turn,
-        seen: i64,
+        known: &mut Known<'_>,
         events: &mpsc::Sender<Event>,
         cancel: &CancellationToken,
     ) -> Result<Outcome, Error> {
         let images = self.can.prompt_capabilities.image;
-        let Some(prompt) = prompt::prompt(turn, seen, images, &*self.attachments).await? else {
+        let Some(prompt) = prompt::prompt(turn, known.seen, images, &*self.attachments).await? else {
             return Ok(Outcome::Skipped);
         };
-        // Nothing was prompted yet: what is set is not to be stopped.
+        // It was asked nothing yet: what is set is not to be stopped.
         match cancel.run_until_cancelled(self.set_model(turn.model.as_deref())).await {
             Some(set) => set?,
             None => return Ok(Outcome::Cancelled),
         }
+        known.ask().await?;
         let mut talk = Talk {
             settings: &self.settings,
             session: &self.session,

@@ -27,7 +27,7 @@ use self::{
 };
 use super::{
     Error, Event, Outcome, Turn, permission,
-    pool::{Backend, Warm},
+    pool::{Backend, Known, Warm},
     process::Launch,
     prompt::{self, Piece},
 };
@@ -105,7 +105,7 @@ impl Backend for OpenCode {
             }
         }
         match purge {
-            true => self.shared.launch.remove_home(&row.id).map_err(|e| Error::Failed(format!("its home stays: {e}"))),
+            true => self.shared.launch.remove_home(&row.id),
             false => Ok(()),
         }
     }
@@ -202,11 +202,12 @@ impl Warm for Talking {
     async fn turn(
         &mut self,
         turn: &Turn,
-        seen: i64,
+        known: &mut Known<'_>,
         events: &mpsc::Sender<Event>,
         cancel: &CancellationToken,
     ) -> Result<Outcome, Error> {
-        let Some(prompt) = self.prompt(turn, seen).await? else { return Ok(Outcome::Skipped) };
+        let Some(prompt) = self.prompt(turn, known.seen).await? else { return Ok(Outcome::Skipped) };
+        known.ask().await?;
         // Until it has come to its end, it is in the midst of something.
         self.doing = Doing::Prompted;
         let told = Told::new(turn.run_id.to_string(), self.limits);

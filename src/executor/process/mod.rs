@@ -95,11 +95,8 @@ impl Launch {
     }
 
     /// Removes a backend's home.
-    pub(super) fn remove_home(&self, backend: &BackendId) -> io::Result<()> {
-        match fs::remove_dir_all(self.home(backend)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
-        }
+    pub(super) fn remove_home(&self, backend: &BackendId) -> Result<(), Error> {
+        remove_home(&self.homes, backend)
     }
 
     /// Starts a backend's program as the leader of a group of its own, with a home of its own.
@@ -230,6 +227,21 @@ pub async fn reap(backend: &AgentSession) -> Result<(), Error> {
     });
     ended.await?;
     sweep(&backend.id).await
+}
+
+/// Ends what is left of a backend, as [`reap`] does, and removes its home among these.
+pub async fn purge(backend: &AgentSession, homes: &Path) -> Result<(), Error> {
+    reap(backend).await?;
+    remove_home(homes, &backend.id)
+}
+
+fn remove_home(homes: &Path, backend: &BackendId) -> Result<(), Error> {
+    match fs::remove_dir_all(homes.join(backend.as_str())) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(Error::Failed(format!("the agent's home stays: {error}")))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Kills all processes of a backend, and waits until there are none.

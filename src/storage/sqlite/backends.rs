@@ -110,7 +110,7 @@ pub(super) async fn update(conn: &mut SqliteConnection, id: &BackendId, state: &
             let (pid, started) = (process.map(|process| process.pid), process.map(|process| process.started));
             sqlx::query!(
                 "update agent_sessions set status = 'warm', closed_at = null, pid = ?2, pid_started = ?3,
-                   agent_session_id = ?4, used_at = max(?5, used_at + 1)
+                   agent_session_id = ?4, seen_seq = iif(?4 is null, 0, seen_seq), used_at = max(?5, used_at + 1)
                  where id = ?1",
                 text,
                 pid,
@@ -121,12 +121,25 @@ pub(super) async fn update(conn: &mut SqliteConnection, id: &BackendId, state: &
             .execute(conn)
             .await
         }
-        // One that was closed has been ended already.
-        BackendState::Dormant => {
+        BackendState::Asked { agent_session_id } => {
             sqlx::query!(
-                "update agent_sessions set status = iif(status = 'closed', status, 'dormant'), pid = null, pid_started = null
+                "update agent_sessions set agent_session_id = ?2, seen_seq = 0, used_at = max(?3, used_at + 1) where id = ?1",
+                text,
+                agent_session_id,
+                now
+            )
+            .execute(conn)
+            .await
+        }
+        // One that was closed has been ended already.
+        BackendState::Dormant | BackendState::Lost => {
+            let lost = *state == BackendState::Lost;
+            sqlx::query!(
+                "update agent_sessions set status = iif(status = 'closed', status, 'dormant'), pid = null, pid_started = null,
+                   agent_session_id = iif(?2, null, agent_session_id), seen_seq = iif(?2, 0, seen_seq)
                  where id = ?1",
-                text
+                text,
+                lost
             )
             .execute(conn)
             .await
@@ -138,13 +151,21 @@ pub(super) async fn update(conn: &mut SqliteConnection, id: &BackendId, state: &
     }
 }
 
-/// The agent of an executor knows the history up to here.
-pub(super) async fn note_seen(conn: &mut SqliteConnection, session: i64, executor: &str) -> Result<()> {
+/// The agent of an executor knows the history up to here, if it was asked something since then: a run that was
+/// cancelled before has told it nothing.
+pub(super) async fn note_seen(
+    conn: &mut SqliteConnection,
+    session: i64,
+    executor: &str,
+    since: Option<Timestamp>,
+) -> Result<()> {
+    let since = since.map(|since| since.0);
     let note = sqlx::query!(
         "update agent_sessions set seen_seq = (select last_seq from sessions where session_key = ?1)
-         where session_key = ?1 and executor = ?2",
+         where session_key = ?1 and executor = ?2 and seen_seq = 0 and agent_session_id is not null and used_at >= ?3",
         session,
-        executor
+        executor,
+        since
     );
     note.execute(conn).await.map(drop).map_err(error::of)
 }

@@ -338,7 +338,7 @@ pub(super) async fn finish(conn: &mut SqliteConnection, input: &Finish) -> Resul
         note_places(conn, row.key, &messages).await?;
     }
     end_row(conn, &row, end).await?;
-    backends::note_seen(conn, row.session_key, &row.executor).await?;
+    backends::note_seen(conn, row.session_key, &row.executor, row.started_at).await?;
     if end.status != RunStatus::Interrupted {
         withdraw_question(conn, row.session_key).await?;
     }

@@ -36,7 +36,8 @@ pub(crate) const TOKEN: &str = "a-token-of-the-tests";
 /// Few runs at once, and little patience.
 pub(crate) fn options() -> runs::Options {
     let (grace, dispose, message) = (Duration::from_millis(200), Duration::from_secs(10), 4 << 20);
-    runs::Options { max_concurrent: 2, grace, dispose, message, default_executor: None, max_child_depth: 1 }
+    let (homes, default_executor) = ("no homes".into(), None);
+    runs::Options { max_concurrent: 2, grace, dispose, message, homes, default_executor, max_child_depth: 1 }
 }
 
 /// One executor, by the name `scripted`.

@@ -3,7 +3,7 @@
 use culm::{
     model::{
         AgentSession, BackendFilter, BackendState, BackendStatus, Closing, DeleteOptions, EventKind, EventScope,
-        NewSession, Openness, Process, Role, RunEnd, RunStatus, Truncate,
+        NewRun, NewSession, Openness, Process, Role, Run, RunEnd, RunStatus, Truncate,
     },
     storage::{Error, Storage},
 };
@@ -74,6 +74,49 @@ pub(super) async fn a_backend_is_made_once_and_is_what_was_written_of_it(storage
     assert_eq!((dormant.agent_session_id.as_deref(), dormant.used_at), (Some("y"), before));
 }
 
+pub(super) async fn what_an_agent_knows_is_certain_when_its_run_has_ended(storage: &dyn Storage) {
+    let run = running(storage, "a").await;
+    let knows = async || {
+        let row = backend(storage, "a").await;
+        (row.agent_session_id, row.seen_seq)
+    };
+    let x = || Some("x".to_owned());
+    let write = async |state| {
+        let row = backend(storage, "a").await;
+        storage.update_agent_session(&row.id, state).await.unwrap();
+    };
+    let ends = async |run: &Run| storage.finish_run(run, RunEnd::with(RunStatus::Cancelled)).await.unwrap();
+    let next = async |name: &str| {
+        let with = NewRun { message: Some(said(Role::User, name)), ..asked(name) };
+        storage.create_run(&id("a"), with, None).await.unwrap();
+        storage.claim_runs(1).await.unwrap().remove(0)
+    };
+    storage.append_run_messages(&run, vec![said(Role::Assistant, "one")]).await.unwrap();
+    write(BackendState::Warm { process: None, agent_session_id: None }).await;
+    ends(&run).await;
+    assert_eq!(knows().await, (None, 0), "it was started, and asked nothing");
+    let run = next("asked").await;
+    write(BackendState::Asked { agent_session_id: x() }).await;
+    assert_eq!(knows().await, (x(), 0));
+    ends(&run).await;
+    assert_eq!(knows().await, (x(), 2));
+    let run = next("not asked").await;
+    write(BackendState::Warm { process: None, agent_session_id: x() }).await;
+    ends(&run).await;
+    assert_eq!(knows().await, (x(), 2), "it goes on with what it knows, and was asked nothing");
+    let run = next("lost").await;
+    write(BackendState::Asked { agent_session_id: x() }).await;
+    write(BackendState::Lost).await;
+    ends(&run).await;
+    assert_eq!(knows().await, (None, 0));
+    next("killed").await;
+    write(BackendState::Asked { agent_session_id: x() }).await;
+    storage.settle_runs().await.unwrap();
+    let run = next("not asked after a kill").await;
+    ends(&run).await;
+    assert_eq!(knows().await.1, 0);
+}
+
 pub(super) async fn a_backend_of_no_session_is_refused(storage: &dyn Storage) {
     let nobody = storage.agent_session(&id("a"), "e", "acp").await;
     assert_fails!(nobody, Error::SessionNotFound(_));
@@ -140,9 +183,11 @@ pub(super) async fn a_history_that_changes_is_forgotten_and_one_that_grows_is_no
     let learn = async |run: &str| {
         append(storage, "a", vec![said(Role::User, &format!("{run} 1")), said(Role::Assistant, &format!("{run} 2"))])
             .await;
-        warm(storage, "a").await;
+        let made = warm(storage, "a").await;
         let run = storage.create_run(&id("a"), asked(run), None).await.unwrap();
         storage.claim_runs(1).await.unwrap();
+        let told = BackendState::Asked { agent_session_id: made.agent_session_id };
+        storage.update_agent_session(&made.id, told).await.unwrap();
         storage.finish_run(&run, RunEnd::with(RunStatus::Completed)).await.unwrap();
         let last = read(storage, "a").await.last_seq;
         assert_eq!(known().await, (true, last));
@@ -169,8 +214,11 @@ pub(super) async fn a_history_that_changes_is_forgotten_and_one_that_grows_is_no
 
 pub(super) async fn a_run_that_ends_was_seen_by_its_own_executor_alone(storage: &dyn Storage) {
     let run = running(storage, "a").await;
-    backend(storage, "a").await;
-    storage.agent_session(&id("a"), "other", "acp").await.unwrap();
+    let asked = || BackendState::Asked { agent_session_id: Some("x".into()) };
+    for executor in ["e", "other"] {
+        let backend = storage.agent_session(&id("a"), executor, "acp").await.unwrap();
+        storage.update_agent_session(&backend.id, asked()).await.unwrap();
+    }
     storage.append_run_messages(&run, vec![said(Role::Assistant, "one")]).await.unwrap();
     let partial = Some(said(Role::Assistant, "two"));
     storage.finish_run(&run, RunEnd { partial, ..RunEnd::with(RunStatus::Completed) }).await.unwrap();

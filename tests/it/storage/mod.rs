@@ -209,6 +209,7 @@ on_each_backend! {
         backends_are_listed_page_by_page,
         a_history_that_changes_is_forgotten_and_one_that_grows_is_not,
         a_run_that_ends_was_seen_by_its_own_executor_alone,
+        what_an_agent_knows_is_certain_when_its_run_has_ended,
         closing_closes_the_tree_and_is_idempotent,
         archiving_closes_and_each_is_taken_back_by_itself,
         what_is_in_use_is_not_closed,

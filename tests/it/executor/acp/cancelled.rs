@@ -36,6 +36,13 @@ async fn before_it_began() {
     let turn = agent.turn("hello");
     assert_eq!(agent.pool.run(turn, sender, cancel).await.unwrap(), Outcome::Cancelled);
     assert!(agent.rows.0.lock().unwrap().is_empty(), "nothing was started");
+    // What it was not told then, it is told now.
+    assert_eq!(agent.hears("/memory").await, "[\"hello\\n\\n/memory\"]");
+    let (sender, _events) = mpsc::channel(EVENTS);
+    let (turn, cancel) = (agent.turn("more"), CancellationToken::new());
+    cancel.cancel();
+    agent.pool.run(turn, sender, cancel).await.unwrap();
+    assert!(agent.hears("/memory").await.ends_with("more\\n\\n/memory\"]"));
 }
 
 #[tokio::test]
@@ -47,6 +54,7 @@ async fn while_it_starts() {
     }
     assert_eq!(running.cancel().await.unwrap(), Outcome::Cancelled);
     agent.until_gone().await;
+    assert_eq!(agent.row().agent_session_id, None, "it was asked nothing");
 }
 
 #[tokio::test]

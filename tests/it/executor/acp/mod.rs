@@ -50,7 +50,12 @@ impl AgentSessions for Rows {
             BackendState::Warm { process, agent_session_id } => {
                 (row.status, row.process, row.agent_session_id) = (BackendStatus::Warm, process, agent_session_id);
             }
+            BackendState::Asked { agent_session_id } => (row.agent_session_id, row.seen_seq) = (agent_session_id, 0),
             BackendState::Dormant => (row.status, row.process) = (BackendStatus::Dormant, None),
+            BackendState::Lost => {
+                (row.status, row.process) = (BackendStatus::Dormant, None);
+                (row.agent_session_id, row.seen_seq) = (None, 0);
+            }
         }
         Ok(())
     }
@@ -96,8 +101,18 @@ impl Talking {
         change(self.rows.0.lock().unwrap().get_mut(&"s".parse().unwrap()).unwrap());
     }
 
-    /// What the user says next, after all that was said.
+    /// As storage does when a run ends: what was asked something knows all.
+    fn settle(&self) {
+        let seen = i64::try_from(self.history.len()).unwrap();
+        let mut rows = self.rows.0.lock().unwrap();
+        for row in rows.values_mut().filter(|row| row.seen_seq == 0 && row.agent_session_id.is_some()) {
+            row.seen_seq = seen;
+        }
+    }
+
+    /// What the user says next, after all that was said. The run before has ended.
     pub(super) fn turn(&mut self, text: &str) -> Turn {
+        self.settle();
         self.history.push(NewMessage::text(Role::User, text));
         turn(self.history.clone())
     }
@@ -113,8 +128,7 @@ impl Talking {
         let (outcome, told) = finish(&*self.pool, turn).await;
         let spoken = told.iter().filter_map(|line| line.strip_prefix("text ")).collect::<String>();
         self.history.push(NewMessage::text(Role::Assistant, spoken));
-        let seen = i64::try_from(self.history.len()).unwrap();
-        self.change(|row| row.seen_seq = seen);
+        self.settle();
         (outcome, told)
     }
 

@@ -38,7 +38,7 @@ async fn a_history_that_changed_under_it_is_told_anew() {
     agent.hears("one").await;
     // As storage does when a message is edited or removed.
     agent.history.truncate(1);
-    agent.change(|row| row.agent_session_id = None);
+    agent.change(|row| (row.agent_session_id, row.seen_seq) = (None, 0));
     let memory = agent.hears("/memory").await;
     assert_eq!(memory, "[\"one\\n\\n/memory\"]");
 }
@@ -53,7 +53,10 @@ async fn a_breakdown_ends_its_turn_and_the_next_one_starts_another() {
     assert_eq!(error, "the agent is gone (exit status: 7); it said last: the demo agent breaks down");
     assert!(told.contains(&"text so ".into()));
     agent.until_gone().await;
-    assert_eq!(agent.hears("two").await, "two");
+    // What it has kept of that turn, nobody knows: it is told all that is stored.
+    let memory = agent.hears("/memory").await;
+    assert!(memory.starts_with("[\"What follows was said before"), "{memory}");
+    assert!(memory.contains("[user] one\\n\\n[you] one\\n\\n[user] so far"), "{memory}");
     assert_ne!(agent.row().process, before);
 }
 
