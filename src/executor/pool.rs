@@ -5,6 +5,7 @@
 
 use std::{
     collections::HashMap,
+    path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -71,6 +72,9 @@ pub trait Warm: Send + Sync + 'static {
     async fn end(self) -> Result<(), Error>;
 }
 
+/// How often is looked whether what idles is still there.
+const LOOK: Duration = Duration::from_secs(1);
+
 /// How many stay warm, and how long.
 #[derive(Debug, Clone, Copy)]
 pub struct Warmth {
@@ -104,6 +108,8 @@ struct Slot<W> {
 struct Kept<W> {
     backend: W,
     row: BackendId,
+    /// Where it works.
+    workspace: Option<PathBuf>,
     used: Instant,
 }
 
@@ -195,16 +201,18 @@ impl<B: Backend> Inner<B> {
         ended
     }
 
-    /// Ends what idles for too long, for ever.
+    /// Ends what idles for too long or has ended by itself, for ever.
     async fn end_idle(&self) {
         loop {
             let now = Instant::now();
             let (mut next, mut expired) = (now + Duration::from_secs(3600), Vec::new());
-            for (session, kept) in self.idle() {
-                match kept.as_ref().map(|kept| kept.used + self.warmth.idle) {
-                    Some(end) if end <= now => expired.push((session, kept)),
-                    Some(end) => next = next.min(end),
-                    None => {}
+            for (session, mut held) in self.idle() {
+                let Some(kept) = held.as_mut() else { continue };
+                let end = kept.used + self.warmth.idle;
+                match end <= now || !kept.backend.is_alive() {
+                    true => expired.push((session, held)),
+                    // One that ends by itself tells nobody.
+                    false => next = next.min(end).min(now + LOOK),
                 }
             }
             futures_util::future::join_all(expired.into_iter().map(|(session, kept)| self.end_kept(session, kept)))
@@ -286,10 +294,12 @@ impl<B: Backend> Lease<B> {
         let row = pool.rows.agent_session(&turn.session_id, &pool.name, B::KIND).await.map_err(unwritten)?;
         let Some(held) = &mut self.held else { return Err(Error::Failed("the backend is gone".into())) };
         let usable = held.as_mut().is_some_and(|kept| {
-            kept.backend.is_alive() && kept.row == row.id && kept.backend.agent_session_id() == row.agent_session_id
+            let known = kept.row == row.id && kept.backend.agent_session_id() == row.agent_session_id;
+            known && kept.workspace == turn.workspace && kept.backend.is_alive()
         });
         if !usable {
-            // It broke down, or the history has changed under it: what it remembers is not what is stored.
+            // It broke down, or works elsewhere, or the history has changed under it: what it remembers is not what is
+            // stored.
             if let Some(kept) = held.take() {
                 pool.end(&turn.session_id, kept).await?;
             }
@@ -301,7 +311,12 @@ impl<B: Backend> Lease<B> {
                 started = pool.backend.start(turn, &row) => started?,
             };
             let (process, agent_session_id) = (started.process(), started.agent_session_id());
-            **held = Some(Kept { backend: started, row: row.id.clone(), used: Instant::now() });
+            **held = Some(Kept {
+                backend: started,
+                row: row.id.clone(),
+                workspace: turn.workspace.clone(),
+                used: Instant::now(),
+            });
             let state = BackendState::Warm { process, agent_session_id };
             pool.rows.update_agent_session(&row.id, state).await.map_err(unwritten)?;
         }
