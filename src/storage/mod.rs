@@ -384,8 +384,8 @@ pub trait Storage: Send + Sync {
     async fn openness(&self, id: &SessionId) -> Result<Vec<Openness>>;
 
     /// Takes teardown jobs that are due, at most `limit`: for five minutes, or until the database is opened again, they
-    /// are the caller's. Those are gone whose backend is in use again, and worktrees of closed trees that were opened again; a worktree waits
-    /// for what works in it.
+    /// are the caller's. Those are gone whose backend is in use again, and those of a close whose tree was opened again; a
+    /// worktree waits for what works in it.
     async fn claim_teardowns(&self, limit: i64) -> Result<Vec<TeardownJob>>;
 
     /// Leaves a job for what could not be torn down, and why; due in a moment. One that is there stands for it, too.
