@@ -47,6 +47,17 @@ begin
     and w.state in ('creating', 'attached', 'removing', 'retained');
 end;
 
+-- A close that could not remove its worktree is void once a session of the tree is open again, also where that is closed
+-- another time: what is worked in meanwhile is not to go as if nothing had been. What was begun goes on.
+create trigger sessions_open_keeps_worktree after update of closed_at on sessions
+when new.closed_at is null and old.closed_at is not null
+begin
+  delete from teardown_jobs
+  where kind = 'worktree' and payload ->> 'closing'
+    and payload ->> 'session_id' = (select id from sessions where session_key = new.root_key)
+    and not exists (select 1 from worktrees where root_key = new.root_key and state in ('creating', 'removing'));
+end;
+
 create view v_teardown as
 select job_key, kind, payload ->> 'session_id' as session_id, coalesce(payload ->> 'executor', payload ->> 'path') as what,
   attempts, last_error, datetime(next_at / 1000000, 'unixepoch') as next, datetime(created_at / 1000000, 'unixepoch') as created

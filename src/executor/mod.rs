@@ -15,6 +15,8 @@ mod told;
 pub mod trial;
 mod web;
 
+use std::path::PathBuf;
+
 use async_trait::async_trait;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -35,8 +37,8 @@ pub struct Turn {
     pub model: Option<String>,
     /// How much to think.
     pub reasoning_effort: Option<ReasoningEffort>,
-    /// The directory that the session works in.
-    pub workspace: Option<String>,
+    /// The directory that the session works in: its tree's worktree, or else its own workspace.
+    pub workspace: Option<PathBuf>,
     /// What stands for the messages that are compressed.
     pub summary: Option<String>,
     /// The whole history, in order, the compressed messages too.

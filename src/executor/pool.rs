@@ -5,6 +5,7 @@
 
 use std::{
     collections::HashMap,
+    path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -94,6 +95,9 @@ impl Known<'_> {
     }
 }
 
+/// How often is looked whether what idles is still there.
+const LOOK: Duration = Duration::from_secs(1);
+
 /// How many stay warm, and how long.
 #[derive(Debug, Clone, Copy)]
 pub struct Warmth {
@@ -131,6 +135,8 @@ struct Kept<W> {
     knows: Option<String>,
     /// It was asked something, and has not come to its end.
     midst: bool,
+    /// Where it works.
+    workspace: Option<PathBuf>,
     used: Instant,
 }
 
@@ -223,16 +229,18 @@ impl<B: Backend> Inner<B> {
         ended
     }
 
-    /// Ends what idles for too long, for ever.
+    /// Ends what idles for too long or has ended by itself, for ever.
     async fn end_idle(&self) {
         loop {
             let now = Instant::now();
             let (mut next, mut expired) = (now + Duration::from_secs(3600), Vec::new());
-            for (session, kept) in self.idle() {
-                match kept.as_ref().map(|kept| kept.used + self.warmth.idle) {
-                    Some(end) if end <= now => expired.push((session, kept)),
-                    Some(end) => next = next.min(end),
-                    None => {}
+            for (session, mut held) in self.idle() {
+                let Some(kept) = held.as_mut() else { continue };
+                let end = kept.used + self.warmth.idle;
+                match end <= now || !kept.backend.is_alive() {
+                    true => expired.push((session, held)),
+                    // One that ends by itself tells nobody.
+                    false => next = next.min(end).min(now + LOOK),
                 }
             }
             futures_util::future::join_all(expired.into_iter().map(|(session, kept)| self.end_kept(session, kept)))
@@ -315,11 +323,13 @@ impl<B: Backend> Lease<B> {
         // Its last turn did not come to an end, and what the agent made of that nobody knows: it begins anew.
         row.agent_session_id.take_if(|_| row.seen_seq == 0);
         let Some(held) = &mut self.held else { return Err(Error::Failed("the backend is gone".into())) };
-        let usable = held
-            .as_mut()
-            .is_some_and(|kept| kept.backend.is_alive() && kept.row == row.id && kept.knows == row.agent_session_id);
+        let usable = held.as_mut().is_some_and(|kept| {
+            let known = kept.row == row.id && kept.knows == row.agent_session_id;
+            known && kept.workspace == turn.workspace && kept.backend.is_alive()
+        });
         if !usable {
-            // It broke down, or the history has changed under it: what it remembers is not what is stored.
+            // It broke down, or works elsewhere, or the history has changed under it: what it remembers is not what is
+            // stored.
             if let Some(kept) = held.take() {
                 pool.end(&turn.session_id, kept).await?;
             }
@@ -333,8 +343,8 @@ impl<B: Backend> Lease<B> {
             let (process, own) = (started.process(), started.agent_session_id());
             let knows = row.agent_session_id.filter(|known| own.as_ref() == Some(known));
             let state = BackendState::Warm { process, agent_session_id: knows.clone() };
-            let used = Instant::now();
-            **held = Some(Kept { backend: started, row: row.id.clone(), knows, midst: false, used });
+            let (workspace, used) = (turn.workspace.clone(), Instant::now());
+            **held = Some(Kept { backend: started, row: row.id.clone(), knows, midst: false, workspace, used });
             pool.rows.update_agent_session(&row.id, state).await.map_err(unwritten)?;
         }
         let Some(kept) = held.as_mut() else { return Err(Error::Failed("the backend is gone".into())) };

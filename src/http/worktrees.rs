@@ -97,9 +97,7 @@ pub(super) async fn detach(
     Path(at): Path<InSession>,
     Query(query): Query<DetachQuery>,
 ) -> Result<Answer<200, DetachedBody>, Problem> {
-    let detached = lifecycle::detach_worktree(&app.repository, &app.worktrees, &at.id, query.discard).await;
-    // Runs wait while it is removed.
-    app.runs.wake();
+    let detached = lifecycle::detach_worktree(&app.runs, &app.worktrees, &at.id, query.discard).await;
     let (worktree, removed) = detached.map_err(|error: WorktreeError| Problem::from(error))?;
     Ok(Answer::new(&DetachedBody { worktree, removed }))
 }

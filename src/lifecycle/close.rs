@@ -8,13 +8,15 @@ use serde::Serialize;
 
 use super::{
     teardown::AT_ONCE,
-    worktree::{WorktreeError, take_away},
+    worktree::{WorktreeError, go_on, in_turn, is_begun, take_away},
 };
 use crate::{
+    executor::process,
     model::{
         AgentSession, AtRisk, BackendFilter, BackendId, BackendStatus, Closing, Openness, SessionId, Teardown,
         Timestamp, Worktree, WorktreeState, WorktreeStep,
     },
+    repository::SessionRepository,
     runs::Runs,
     storage::{Error, Result, Storage},
     worktree::{self, Worktrees},
@@ -158,7 +160,8 @@ impl From<Error> for Stays {
     }
 }
 
-/// Removes the worktree of a tree whose sessions are all closed.
+/// Removes the worktree of a tree whose sessions are all closed; or goes on where that, or another call, ended half-way,
+/// whoever is open meanwhile.
 pub(super) async fn remove_worktree(
     runs: &Runs,
     worktrees: &Worktrees,
@@ -166,44 +169,63 @@ pub(super) async fn remove_worktree(
     discard: bool,
 ) -> std::result::Result<Gone, Stays> {
     let repository = runs.repository();
-    let Some(worktree) = removable(runs, id).await? else { return Ok(Gone::Not) };
-    let root = &worktree.session_id;
-    let tree = repository.openness(root).await?;
-    if tree.iter().any(|session| session.closed_at.is_none()) {
-        return Ok(Gone::Not);
-    }
-    if tree.iter().any(|session| session.busy) {
-        return Err(Stays::InUse);
-    }
-    let rescue_ref = worktree::rescue_ref(root, Timestamp::now());
-    let step = WorktreeStep::Removing { rescue_ref, discard, closed: true };
-    let worktree = match repository.advance_worktree(root, step).await {
-        // It was opened again at this moment, or is another's to remove.
-        Err(Error::SessionBusy(_) | Error::WorktreeNotFound(_)) => return Ok(Gone::Not),
-        advanced => advanced?,
+    let (worktree, _turn) = match in_turn(repository, worktrees, id).await {
+        Ok(None) | Err(Error::SessionNotFound(_)) => return Ok(Gone::Not),
+        Ok(Some(found)) => found,
+        Err(error) => return Err(error.into()),
     };
-    let taken = take_away(repository, worktrees, &worktree, WorktreeStep::Retained).await;
+    let taken = match is_begun(&worktree) {
+        true => {
+            let discard = discard || worktree.discard;
+            go_on(repository, worktrees, &Worktree { discard, ..worktree }).await
+        }
+        false => match begin(repository, &worktree.session_id, discard).await? {
+            Some(worktree) => take_away(repository, worktrees, &worktree).await.map(|(_, removed)| Some(removed)),
+            None => return Ok(Gone::Not),
+        },
+    };
     // Runs wait while it is removed.
     runs.wake();
     match taken {
-        Ok((_, removed)) if removed.removed => Ok(Gone::Removed(removed.rescue_ref)),
+        Ok(Some(removed)) if removed.removed => Ok(Gone::Removed(removed.rescue_ref)),
         Ok(_) => Ok(Gone::Not),
         Err(WorktreeError::AtRisk(at_risk)) => Ok(Gone::AtRisk(at_risk)),
         Err(error) => Err(error.into()),
     }
 }
 
-/// The worktree of a session's tree, if it has one that can be removed.
-async fn removable(runs: &Runs, id: &SessionId) -> Result<Option<Worktree>> {
-    let found = match runs.repository().worktree_of(id).await {
-        Err(Error::SessionNotFound(_)) => None,
-        found => found?,
-    };
-    Ok(found.filter(|worktree| worktree.state != WorktreeState::Creating))
+/// Records that the worktree of a tree is being removed, if all of the tree is closed.
+async fn begin(
+    repository: &SessionRepository,
+    root: &SessionId,
+    discard: bool,
+) -> std::result::Result<Option<Worktree>, Stays> {
+    let tree = repository.openness(root).await?;
+    if tree.iter().any(|session| session.closed_at.is_none()) {
+        return Ok(None);
+    }
+    if tree.iter().any(|session| session.busy) {
+        return Err(Stays::InUse);
+    }
+    let rescue_ref = worktree::rescue_ref(root, Timestamp::now());
+    let step = WorktreeStep::Removing { rescue_ref, discard, closed: true };
+    match repository.advance_worktree(root, step).await {
+        // It was opened again at this moment, or is gone with its tree.
+        Err(Error::SessionBusy(_) | Error::WorktreeNotFound(_)) => Ok(None),
+        advanced => Ok(Some(advanced?)),
+    }
+}
+
+/// The worktree of a session's tree, if it has one.
+async fn worktree_of(runs: &Runs, id: &SessionId) -> Result<Option<Worktree>> {
+    match runs.repository().worktree_of(id).await {
+        Err(Error::SessionNotFound(_)) => Ok(None),
+        found => found,
+    }
 }
 
 async fn leave_worktree(runs: &Runs, id: &SessionId, discard: bool, error: &str) -> Result<()> {
-    let Some(worktree) = removable(runs, id).await? else { return Ok(()) };
+    let Some(worktree) = worktree_of(runs, id).await? else { return Ok(()) };
     let work = Teardown::Worktree { worktree: Box::new(worktree), discard, closing: true };
     runs.repository().leave_teardown(work, error.to_owned()).await
 }
@@ -217,7 +239,7 @@ pub async fn preview(runs: &Runs, worktrees: &Worktrees, id: &SessionId, force: 
         SessionResult { disposed, ..SessionResult::of(session) }
     };
     let mut results: Vec<SessionResult> = sessions.into_iter().map(result).collect();
-    preview_worktree(runs, worktrees, id, force, !warm.is_empty(), &mut results).await?;
+    preview_worktree(runs, worktrees, id, force, &warm, &mut results).await?;
     Ok(results)
 }
 
@@ -227,10 +249,11 @@ async fn preview_worktree(
     worktrees: &Worktrees,
     id: &SessionId,
     force: bool,
-    warm: bool,
+    warm: &[AgentSession],
     results: &mut [SessionResult],
 ) -> Result<()> {
-    let Some(worktree) = removable(runs, id).await?.filter(|worktree| !worktree.main) else { return Ok(()) };
+    let there = |worktree: &Worktree| !worktree.main && worktree.state != WorktreeState::Creating;
+    let Some(worktree) = worktree_of(runs, id).await?.filter(there) else { return Ok(()) };
     let tree = runs.repository().openness(&worktree.session_id).await?;
     let closed = |session: &Openness| {
         session.closed_at.is_some() || results.iter().any(|result| result.session_id == session.session_id)
@@ -238,12 +261,13 @@ async fn preview_worktree(
     if !tree.iter().all(closed) {
         return Ok(());
     }
-    let at_risk = worktrees.preflight(&worktree).await;
+    // What is warm works there until it is ended; what else does stands against it.
+    let ending = process::all_of(warm);
+    let at_risk = worktrees.preflight(&worktree, &ending).await;
     let Some(result) = results.first_mut() else { return Ok(()) };
     match at_risk {
         Ok(at_risk) => {
-            // What is warm works there until it is ended.
-            let stands = at_risk.blocking().into_iter().any(|check| check != "processes" || !warm);
+            let stands = !at_risk.blocking().is_empty();
             result.worktree_removed = force || !stands;
             result.worktree_at_risk = stands && !force;
             result.at_risk = stands.then(|| Box::new(at_risk));
@@ -335,7 +359,7 @@ fn executors<'a>(session: &SessionId, backends: impl Iterator<Item = &'a AgentSe
 }
 
 /// What is warm in a session and below it.
-async fn warm(runs: &Runs, id: &SessionId) -> Result<Vec<AgentSession>> {
+pub(super) async fn warm(runs: &Runs, id: &SessionId) -> Result<Vec<AgentSession>> {
     let filter = BackendFilter { below: Some(id.clone()), status: Some(BackendStatus::Warm) };
     let (mut warm, mut after) = (Vec::new(), None);
     loop {

@@ -113,7 +113,7 @@ async fn carry_out(runs: &Runs, worktrees: &Worktrees, jobs: Vec<TeardownJob>, t
 /// The root of the tree where a backend has not ended.
 async fn carry_out_one(runs: &Runs, worktrees: &Worktrees, job: TeardownJob, told: &Told) -> Option<SessionId> {
     let (outcome, root) = match &job.work {
-        Teardown::Backend { backend, root, purge } => match runs.dispose(backend, *purge).await {
+        Teardown::Backend { backend, root, purge, .. } => match runs.dispose(backend, *purge).await {
             Ok(()) => (Outcome::Done, None),
             Err(error) => (Outcome::Failed(error.to_string()), Some(root.clone())),
         },
@@ -148,6 +148,7 @@ async fn finish(runs: &Runs, job: &TeardownJob, outcome: Outcome, told: &Told) {
 
 /// Removes the worktree of a tree that was deleted, unless work is at risk: then it stays, and is nobody's.
 async fn take_down(worktrees: &Worktrees, worktree: &Worktree, discard: bool) -> Outcome {
+    let _turn = worktrees.turn(&worktree.path).await;
     // Nobody had what was being made; what was there before stays.
     let half_made = worktree.state == WorktreeState::Creating;
     let outcome = match half_made && worktree.adopted {

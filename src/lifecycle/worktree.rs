@@ -6,12 +6,25 @@
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
+use super::close;
 use crate::{
-    model::{AtRisk, AttachWorktree, Removed, SessionId, Timestamp, Worktree, WorktreeState, WorktreeStep, hex},
+    model::{
+        AtRisk, AttachWorktree, Removed, SessionId, Teardown, Timestamp, Worktree, WorktreeState, WorktreeStep, hex,
+    },
     repository::SessionRepository,
+    runs::Runs,
     storage::{self, Storage},
-    worktree::{self, Refusal, Worktrees},
+    worktree::{self, Refusal, Turn, Worktrees},
 };
+
+impl From<Refusal> for WorktreeError {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::AtRisk(at_risk) => Self::AtRisk(at_risk),
+            Refusal::Failed(error) => Self::Failed(error),
+        }
+    }
+}
 
 /// Why nothing was done with a worktree.
 #[derive(Debug, thiserror::Error)]
@@ -62,11 +75,14 @@ async fn attach(
     let root = repository.session(id).await?.map_or_else(|| id.clone(), |session| session.root_session_id);
     let mut new = worktrees.plan(&root, ask).await?;
     new.asked_for = asked_for;
+    // Whoever finds it on record waits until it is made, or is no more.
+    let _turn = worktrees.turn(&new.path).await;
     let planned = repository.add_worktree(id, new).await?;
     let git_dir = match worktrees.create(&planned).await {
         Ok(git_dir) => git_dir,
         Err(error) => {
-            abandon(repository, worktrees, &planned).await;
+            // Why it was not made is what there is to say.
+            let _ = abandon(repository, worktrees, &planned).await;
             return Err(error.into());
         }
     };
@@ -74,59 +90,115 @@ async fn attach(
         Ok(worktree) => Ok((worktree, true)),
         // The tree was deleted meanwhile: nobody knows of it any more.
         Err(error) => {
-            abandon(repository, worktrees, &Worktree { git_dir: Some(git_dir), ..planned }).await;
+            let _ = abandon(repository, worktrees, &Worktree { git_dir: Some(git_dir), ..planned }).await;
             Err(error.into())
         }
     }
 }
 
-/// Takes back what was made of a worktree that nobody had. One that is adopted stays where it is.
-async fn abandon(repository: &SessionRepository, worktrees: &Worktrees, worktree: &Worktree) {
-    let outcome = match worktree.adopted {
-        true => worktrees.release(worktree).await.map_err(Refusal::from),
-        false => worktrees.remove(worktree, true).await.map(drop),
-    };
-    if let Err(error) = outcome {
+/// Takes back what was made of a worktree that nobody had. One that is adopted stays where it is. Within its turn.
+async fn abandon(
+    repository: &SessionRepository,
+    worktrees: &Worktrees,
+    worktree: &Worktree,
+) -> Result<(), WorktreeError> {
+    let abandoned = try_to_abandon(repository, worktrees, worktree).await;
+    if let Err(error) = &abandoned {
         tracing::warn!(%error, path = %worktree.path, "a worktree was not made, and is not gone either");
-        return;
+        leave(repository, worktree, &error.to_string()).await;
+    }
+    abandoned
+}
+
+async fn try_to_abandon(
+    repository: &SessionRepository,
+    worktrees: &Worktrees,
+    worktree: &Worktree,
+) -> Result<(), WorktreeError> {
+    match worktree.adopted {
+        true => worktrees.release(worktree).await?,
+        false => drop(worktrees.remove(worktree, true).await?),
     }
     match repository.advance_worktree(&worktree.session_id, WorktreeStep::Abandoned).await {
-        Err(storage::Error::SessionDeleted(_) | storage::Error::SessionNotFound(_)) | Ok(_) => {}
-        Err(error) => tracing::warn!(%error, path = %worktree.path, "a worktree that was not made is still on record"),
+        Err(storage::Error::SessionDeleted(_) | storage::Error::SessionNotFound(_)) | Ok(_) => Ok(()),
+        Err(error) => Err(error.into()),
     }
 }
 
-/// Removes the worktree of a session's tree, unless work is at risk and not to be discarded. The main working tree of a
-/// repository is let go, and stays.
+/// Removes the worktree of a session's tree, unless work is at risk and not to be discarded. What is warm in the tree works
+/// in it, and ends before. The main working tree of a repository is let go, and stays.
 pub async fn detach_worktree(
-    repository: &SessionRepository,
+    runs: &Runs,
     worktrees: &Worktrees,
     id: &SessionId,
     discard: bool,
 ) -> Result<(Worktree, Removed), WorktreeError> {
-    let (repository, worktrees, id) = (repository.clone(), worktrees.clone(), id.clone());
-    let tasks = repository.tasks().clone();
+    let (runs, worktrees, id) = (runs.clone(), worktrees.clone(), id.clone());
+    let tasks = runs.repository().tasks().clone();
     let work = async move {
+        let repository = runs.repository();
         let not_found = || storage::Error::WorktreeNotFound(id.clone());
-        let before = repository.worktree_of(&id).await?.ok_or_else(not_found)?;
-        let rescue_ref = worktree::rescue_ref(&before.session_id, Timestamp::now());
-        let worktree =
-            repository.advance_worktree(&id, WorktreeStep::Removing { rescue_ref, discard, closed: false }).await?;
-        let otherwise = match before.state {
-            WorktreeState::Retained => WorktreeStep::Retained,
-            _ => WorktreeStep::Kept,
-        };
-        take_away(&repository, &worktrees, &worktree, otherwise).await
+        let (found, _turn) = in_turn(repository, &worktrees, &id).await?.ok_or_else(not_found)?;
+        let rescue_ref = worktree::rescue_ref(&found.session_id, Timestamp::now());
+        let removing = WorktreeStep::Removing { rescue_ref, discard, closed: false };
+        let worktree = repository.advance_worktree(&id, removing).await?;
+        end_warm(&runs, &worktree.session_id).await;
+        let taken = take_away(repository, &worktrees, &worktree).await;
+        // Runs wait while it is removed.
+        runs.wake();
+        taken
     };
     tasks.detached(work).await
 }
 
-/// Removes a worktree that is on record as being removed, and records what became of it: `otherwise` where it stays.
+/// Ends what is warm in a tree, in which no run begins. What cannot be ended is found at work in the worktree.
+async fn end_warm(runs: &Runs, root: &SessionId) {
+    let warm = close::warm(runs, root).await.unwrap_or_default();
+    let ending = warm.iter().map(|backend| runs.dispose(backend, false));
+    for error in futures_util::future::join_all(ending).await.into_iter().filter_map(Result::err) {
+        tracing::warn!(%error, session = %root, "a backend was not ended before its worktree is removed");
+    }
+}
+
+/// The worktree of a session's tree, in its turn, as it is once nobody else works on it.
+pub(super) async fn in_turn(
+    repository: &SessionRepository,
+    worktrees: &Worktrees,
+    id: &SessionId,
+) -> storage::Result<Option<(Worktree, Turn)>> {
+    loop {
+        let Some(found) = repository.worktree_of(id).await? else { return Ok(None) };
+        let turn = worktrees.turn(&found.path).await;
+        // It may be gone meanwhile, and the tree have another one.
+        match repository.worktree_of(id).await? {
+            Some(worktree) if worktree.path == found.path => return Ok(Some((worktree, turn))),
+            Some(_) => {}
+            None => return Ok(None),
+        }
+    }
+}
+
+/// Removes a worktree that is on record as being removed, and records what became of it. Within its turn. What ends
+/// half-way is a job.
 pub(super) async fn take_away(
     repository: &SessionRepository,
     worktrees: &Worktrees,
     worktree: &Worktree,
-    otherwise: WorktreeStep,
+) -> Result<(Worktree, Removed), WorktreeError> {
+    let taken = try_to_take_away(repository, worktrees, worktree).await;
+    if let Err(error @ (WorktreeError::Failed(_) | WorktreeError::Storage(_))) = &taken
+        // Half removed, it is nothing to work in.
+        && repository.worktree_of(&worktree.session_id).await.is_ok_and(|now| now.is_some_and(|now| is_begun(&now)))
+    {
+        leave(repository, worktree, &error.to_string()).await;
+    }
+    taken
+}
+
+async fn try_to_take_away(
+    repository: &SessionRepository,
+    worktrees: &Worktrees,
+    worktree: &Worktree,
 ) -> Result<(Worktree, Removed), WorktreeError> {
     let root = &worktree.session_id;
     match worktrees.remove(worktree, worktree.discard).await {
@@ -141,29 +213,56 @@ pub(super) async fn take_away(
             Ok((repository.advance_worktree(root, step).await?, removed))
         }
         Err(Refusal::AtRisk(at_risk)) => {
-            repository.advance_worktree(root, otherwise).await?;
+            repository.advance_worktree(root, WorktreeStep::Kept).await?;
             Err(WorktreeError::AtRisk(at_risk))
         }
         Err(Refusal::Failed(error)) => {
-            // Half removed, it is nothing to work in: it stays on record, to be tried again.
             if worktrees.is_whole(worktree).await {
-                repository.advance_worktree(root, otherwise).await?;
+                repository.advance_worktree(root, WorktreeStep::Kept).await?;
             }
             Err(error.into())
         }
     }
 }
 
-/// Ends what a server that is gone was making or removing. What cannot be ended now stays on record.
+/// Whether it was being made or removed: seen within a turn, nobody is at it any more.
+pub(super) fn is_begun(worktree: &Worktree) -> bool {
+    matches!(worktree.state, WorktreeState::Creating | WorktreeState::Removing)
+}
+
+/// Leaves what was begun with a worktree to the reaper.
+async fn leave(repository: &SessionRepository, worktree: &Worktree, error: &str) {
+    let (discard, worktree) = (worktree.discard, Box::new(worktree.clone()));
+    let work = Teardown::Worktree { worktree, discard, closing: true };
+    if let Err(error) = repository.leave_teardown(work, error.to_owned()).await {
+        tracing::error!(%error, "a worktree that was half removed is for the next start to remove");
+    }
+}
+
+/// Ends what was begun with a worktree and not ended. Within its turn.
+pub(super) async fn go_on(
+    repository: &SessionRepository,
+    worktrees: &Worktrees,
+    worktree: &Worktree,
+) -> Result<Option<Removed>, WorktreeError> {
+    if worktree.state == WorktreeState::Creating {
+        return abandon(repository, worktrees, worktree).await.map(|()| None);
+    }
+    take_away(repository, worktrees, worktree).await.map(|(_, removed)| Some(removed))
+}
+
+/// Ends what a server that is gone was making or removing. What cannot be ended now is a job.
 pub(super) async fn settle_worktrees(repository: &SessionRepository, worktrees: &Worktrees) -> storage::Result<()> {
-    for worktree in repository.unfinished_worktrees().await? {
-        if worktree.state == WorktreeState::Creating {
-            abandon(repository, worktrees, &worktree).await;
+    for left in repository.unfinished_worktrees().await? {
+        // Others serve already, and may have ended it, or begun with another one.
+        let found = in_turn(repository, worktrees, &left.session_id).await;
+        let Ok(Some((worktree, _turn))) = found else { continue };
+        if !is_begun(&worktree) {
             continue;
         }
-        match take_away(repository, worktrees, &worktree, WorktreeStep::Kept).await {
-            Ok(_) => tracing::info!(path = %worktree.path, "the removal of a worktree was ended"),
-            Err(error) => tracing::warn!(%error, path = %worktree.path, "the removal of a worktree was not ended"),
+        match go_on(repository, worktrees, &worktree).await {
+            Ok(_) => tracing::info!(path = %worktree.path, "what was begun with a worktree was ended"),
+            Err(error) => tracing::warn!(%error, path = %worktree.path, "what was begun with a worktree was not ended"),
         }
     }
     Ok(())

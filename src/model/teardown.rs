@@ -53,6 +53,8 @@ pub enum Teardown {
         root: SessionId,
         /// Whether what the agent keeps of it is removed, too.
         purge: bool,
+        /// Whether a server that is gone has left it: it is ended though its session is open.
+        left: bool,
     },
     /// A worktree: it is to be removed, unless work is at risk.
     Worktree {

@@ -247,10 +247,8 @@ pub enum WorktreeStep {
         /// Only while every session of the tree is closed, and none has anything warm.
         closed: bool,
     },
-    /// It is not removed: it is attached as before.
+    /// It is not removed: attached as before, or retained where all its sessions are closed.
     Kept,
-    /// It is not removed although its sessions are closed.
-    Retained,
     /// It is gone.
     Removed {
         /// What keeps what was in it.

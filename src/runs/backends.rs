@@ -8,7 +8,7 @@ use futures_util::{FutureExt, future};
 use super::Runs;
 use crate::{
     executor::{Error, process},
-    model::{AgentSession, BackendFilter, BackendState, BackendStatus},
+    model::{AgentSession, BackendFilter, BackendState, BackendStatus, Teardown},
     repository::SessionRepository,
     storage::{self, Storage},
 };
@@ -16,7 +16,7 @@ use crate::{
 /// Backends that are ended at one time at start.
 const PAGE: i64 = 50;
 
-/// Ends what another process of the server has left warm. What cannot be ended keeps its row, for the next start.
+/// Ends what another process of the server has left warm. What cannot be ended keeps its row, and is a job.
 pub(super) async fn settle(repository: &SessionRepository) -> storage::Result<()> {
     let left = BackendFilter { status: Some(BackendStatus::Warm), ..BackendFilter::default() };
     let mut after = None;
@@ -26,7 +26,7 @@ pub(super) async fn settle(repository: &SessionRepository) -> storage::Result<()
         for (backend, reaped) in page.items.iter().zip(reaped) {
             match reaped {
                 Ok(()) => gone(repository, backend).await?,
-                Err(error) => tracing::error!(%error, backend = %backend.id, "a process that was left is still there"),
+                Err(error) => leave(repository, backend, &error).await?,
             }
         }
         match page.next {
@@ -34,6 +34,15 @@ pub(super) async fn settle(repository: &SessionRepository) -> storage::Result<()
             None => return Ok(()),
         }
     }
+}
+
+async fn leave(repository: &SessionRepository, backend: &AgentSession, error: &Error) -> storage::Result<()> {
+    tracing::error!(%error, backend = %backend.id, "a process that was left is still there; it is tried again");
+    // Its session may have been deleted in a shell, and then there is a job already.
+    let Some(session) = repository.session(&backend.session_id).await? else { return Ok(()) };
+    let (backend, root) = (backend.clone(), session.root_session_id);
+    let work = Teardown::Backend { backend, root, purge: false, left: true };
+    repository.leave_teardown(work, error.to_string()).await
 }
 
 async fn gone(repository: &SessionRepository, backend: &AgentSession) -> storage::Result<()> {

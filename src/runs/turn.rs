@@ -1,6 +1,6 @@
 //! One turn: what an executor tells is stored where it is durable, and told on where it is not.
 
-use std::{future::Future, time::Duration};
+use std::{future::Future, path::PathBuf, time::Duration};
 
 use serde_json::json;
 use tokio::{
@@ -15,6 +15,7 @@ use crate::{
     feed::{Draft, Place},
     model::{
         JsonObject, NewMessage, PendingQuestion, Role, Run, RunEnd, RunStatus, Session, SessionUpdate, WholeSession,
+        Worktree, WorktreeState,
     },
     storage::{Error, Result, Storage},
 };
@@ -42,27 +43,33 @@ pub(super) async fn follow(runs: &Runs, run: &Run, executor: &dyn Executor, canc
     }
     let loaded = async {
         let above = runs.0.repository.sessions_above(&run.session_id).await?;
-        Ok::<_, Error>((runs.0.repository.load(&run.session_id).await?, above))
+        let worktree = runs.0.repository.worktree_of(&run.session_id).await?;
+        Ok::<_, Error>((runs.0.repository.load(&run.session_id).await?, above, worktree))
     };
-    let (session, above) = match loaded.await {
-        Ok((Some(session), above)) => (session, above),
-        Ok((None, _)) => return RunEnd::with(RunStatus::Cancelled),
+    let (session, above, worktree) = match loaded.await {
+        Ok((Some(session), above, worktree)) => (session, above, worktree),
+        Ok((None, ..)) | Err(Error::SessionNotFound(_)) => return RunEnd::with(RunStatus::Cancelled),
         Err(error) => return failed(error.to_string()),
     };
+    if worktree.as_ref().is_some_and(|worktree| worktree.state == WorktreeState::Removing) {
+        return failed("the worktree of its tree is half removed: that failed, and is tried again");
+    }
     let place =
         Place { session_id: run.session_id.clone(), root_session_id: session.session.root_session_id.clone(), above };
     let (send, events) = mpsc::channel(executor::EVENTS);
-    let work = executor.run(turn(run, session), send, cancel.clone());
+    let work = executor.run(turn(run, session, worktree), send, cancel.clone());
     let draft = runs.0.feed.draft(place.clone(), run.id.clone());
     let mut telling = Telling { runs, run, place, draft, usage: None };
     let ending = telling.listen(work, events, cancel).await;
     telling.end(ending, cancel)
 }
 
-fn turn(run: &Run, whole: WholeSession) -> Turn {
+fn turn(run: &Run, whole: WholeSession, worktree: Option<Worktree>) -> Turn {
     let WholeSession { session, messages, .. } = whole;
     let Session { model, reasoning_effort, workspace, conversation_summary, .. } = session;
     let summary = conversation_summary.and_then(|summary| Some(summary.get("content")?.as_str()?.to_owned()));
+    let there = worktree.filter(|worktree| worktree.state != WorktreeState::Creating);
+    let workspace = there.map(|worktree| worktree.path.as_path().to_owned()).or(workspace.map(PathBuf::from));
     Turn {
         run_id: run.id.clone(),
         session_id: run.session_id.clone(),

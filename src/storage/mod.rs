@@ -384,7 +384,8 @@ pub trait Storage: Send + Sync {
     async fn openness(&self, id: &SessionId) -> Result<Vec<Openness>>;
 
     /// Takes teardown jobs that are due, at most `limit`: for five minutes, or until the database is opened again, they
-    /// are the caller's. Those are gone whose backend is in use again; a worktree waits for what works in it.
+    /// are the caller's. Those are gone whose backend is in use again, and those of a close whose tree was opened again; a
+    /// worktree waits for what works in it.
     async fn claim_teardowns(&self, limit: i64) -> Result<Vec<TeardownJob>>;
 
     /// Leaves a job for what could not be torn down, and why; due in a moment. One that is there stands for it, too.
@@ -403,7 +404,7 @@ pub trait Storage: Send + Sync {
     /// Records what becomes of the worktree of a session's tree; the row as it is then. Fails with
     /// [`Error::WorktreeNotFound`] where there is none that the step could be taken from, and a removal with
     /// [`Error::SessionBusy`] while a run of the tree is pending or running. While one is being removed, the runs of its
-    /// tree wait.
+    /// tree wait, unless a job says that this failed.
     async fn advance_worktree(&self, session: &SessionId, step: WorktreeStep) -> Result<Worktree>;
 
     /// Worktrees that are being made or removed.

@@ -104,9 +104,8 @@ impl Worktrees {
         }
     }
 
-    /// Makes a worktree that was planned, or takes one over. What the repository keeps about it.
+    /// Makes a worktree that was planned, or takes one over. What the repository keeps about it. The caller has the turn.
     pub async fn create(&self, worktree: &Worktree) -> Result<AbsolutePath, Error> {
-        let _turn = self.turn(worktree.path.as_path()).await;
         let reason = format!("{OURS}session {}", worktree.session_id);
         if let (true, Some(git_dir)) = (worktree.adopted, &worktree.git_dir) {
             if !worktree.main {

@@ -25,12 +25,12 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::{Mutex as Turn, OwnedMutexGuard};
+use tokio::sync::{Mutex as Order, OwnedMutexGuard};
 
 pub use git::Git;
 pub use remove::Step;
 
-use crate::model::{AtRisk, Removed, SessionId, Timestamp, Worktree};
+use crate::model::{AbsolutePath, AtRisk, Removed, SessionId, Timestamp, Worktree};
 
 /// Why something could not be done with a worktree.
 #[derive(Debug, thiserror::Error)]
@@ -70,6 +70,12 @@ pub enum Error {
         /// How long it could take.
         after: Duration,
     },
+    /// Files were not deleted in time.
+    #[error("deleting its files took longer than {} s", after.as_secs())]
+    Late {
+        /// How long it could take.
+        after: Duration,
+    },
     /// There is more than can be looked at.
     #[error("there are more files than can be looked at")]
     TooMuch,
@@ -97,7 +103,13 @@ struct Inner {
     git: Git,
     folder: PathBuf,
     /// Who works on which of them: one at a time.
-    turns: Mutex<HashMap<PathBuf, Weak<Turn<()>>>>,
+    turns: Mutex<HashMap<AbsolutePath, Weak<Order<()>>>>,
+}
+
+/// Nobody else works on a worktree while this is there.
+#[must_use = "it is over when this is dropped"]
+pub struct Turn {
+    _order: OwnedMutexGuard<()>,
 }
 
 impl Worktrees {
@@ -107,9 +119,8 @@ impl Worktrees {
     }
 
     /// Removes a worktree, with all that is in it kept by a rescue ref; without `force`, only if nothing is at risk.
-    /// Goes on where an earlier removal was interrupted. It needs no more than the record.
+    /// Goes on where an earlier removal was interrupted. It needs no more than the record. The caller has the turn.
     pub async fn remove(&self, worktree: &Worktree, force: bool) -> Result<Removed, Refusal> {
-        let _turn = self.turn(worktree.path.as_path()).await;
         let desk = self.desk(worktree).await?;
         loop {
             if let Step::Done(removed) = self.step(&desk, worktree, force).await? {
@@ -118,17 +129,19 @@ impl Worktrees {
         }
     }
 
-    /// Waits until nobody else works on the worktree at this place.
-    async fn turn(&self, path: &Path) -> OwnedMutexGuard<()> {
-        let turn = {
+    /// Waits until nobody else works on the worktree at this place. **Who changes one does all of it in one turn**: from
+    /// the look at what is on record of it, over the disk, to the record of what was done. Two that each removed in a turn
+    /// and recorded out of it would record what the other one made untrue.
+    pub async fn turn(&self, path: &AbsolutePath) -> Turn {
+        let order = {
             let mut turns = self.0.turns.lock().unwrap_or_else(PoisonError::into_inner);
             turns.retain(|_, turn| turn.strong_count() > 0);
             let known = turns.get(path).and_then(Weak::upgrade);
-            let turn = known.unwrap_or_default();
-            turns.insert(path.to_owned(), Arc::downgrade(&turn));
-            turn
+            let order = known.unwrap_or_default();
+            turns.insert(path.clone(), Arc::downgrade(&order));
+            order
         };
-        turn.lock_owned().await
+        Turn { _order: order.lock_owned().await }
     }
 
     fn git(&self) -> &Git {

@@ -41,17 +41,18 @@ pub(super) struct Survey {
     pub(super) nested: Vec<PathBuf>,
 }
 
-/// Looks at a working tree, or at what is left of one whose directory is gone.
+/// Looks at a working tree, or at what is left of one whose directory is gone. Processes that are to end are none.
 pub(super) async fn survey(
     shadow: &Shadow,
     worktree: &Worktree,
     tree: &WorkingTree,
     there: bool,
+    ending: &[i32],
 ) -> Result<Survey, Error> {
     let status = Status::of(shadow, &tree.git_dir, there.then_some(&tree.path)).await?;
     let mut at_risk = AtRisk::default();
     let nested = match there {
-        true => files(&mut at_risk, &status, &tree.path).await?,
+        true => files(&mut at_risk, &status, &tree.path, ending).await?,
         false => Vec::new(),
     };
     changes(&mut at_risk, &status);
@@ -73,7 +74,7 @@ fn changes(at_risk: &mut AtRisk, status: &Status) {
 }
 
 /// What is in the directory beside what git follows. The repositories in it.
-async fn files(at_risk: &mut AtRisk, status: &Status, top: &Path) -> Result<Vec<PathBuf>, Error> {
+async fn files(at_risk: &mut AtRisk, status: &Status, top: &Path, ending: &[i32]) -> Result<Vec<PathBuf>, Error> {
     let (mut made_again, mut kept) = (Vec::new(), Vec::new());
     for ignored in &status.ignored {
         match walk::is_made_again(top, ignored) {
@@ -81,9 +82,9 @@ async fn files(at_risk: &mut AtRisk, status: &Status, top: &Path) -> Result<Vec<
             false => kept.push(ignored),
         }
     }
-    let (dir, working) = (top.to_owned(), top.to_owned());
+    let (dir, working, ending) = (top.to_owned(), top.to_owned(), ending.to_owned());
     let nested = tasks::blocking(move || walk::nested_repositories(&dir, &made_again)).await?;
-    at_risk.processes = findings(tasks::blocking(move || processes::working_in(&working)).await);
+    at_risk.processes = findings(tasks::blocking(move || processes::working_in(&working, &ending)).await);
     at_risk.nested_repositories = findings(nested.iter().map(|path| shown(path)));
     at_risk.ignored = findings(kept.into_iter().map(|path| shown(path)));
     let files = status.untracked.iter().filter(|path| !nested.contains(path));

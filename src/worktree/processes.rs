@@ -2,10 +2,11 @@
 
 use std::{fs, path::Path};
 
-/// Each as `pid name`.
-pub(super) fn working_in(dir: &Path) -> Vec<String> {
+/// Each as `pid name`, but for those of these numbers.
+pub(super) fn working_in(dir: &Path, but: &[i32]) -> Vec<String> {
     let Ok(all) = fs::read_dir("/proc") else { return Vec::new() };
-    let pids = all.filter_map(Result::ok).filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let pids = all.filter_map(Result::ok).filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    let pids = pids.filter(|pid| !but.contains(pid));
     // Another user's cannot be asked, and one may end meanwhile.
     let inside = pids.filter(|pid| fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd.starts_with(dir)));
     inside

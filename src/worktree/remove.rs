@@ -64,8 +64,8 @@ struct Remains {
 }
 
 impl Worktrees {
-    /// What would be lost if it were removed. It only looks.
-    pub async fn preflight(&self, worktree: &Worktree) -> Result<AtRisk, Error> {
+    /// What would be lost if it were removed, once the processes of these numbers have ended. It only looks.
+    pub async fn preflight(&self, worktree: &Worktree, ending: &[i32]) -> Result<AtRisk, Error> {
         if worktree.main {
             return Ok(AtRisk::default());
         }
@@ -75,7 +75,7 @@ impl Worktrees {
         if dir.is_none() && !remains.git_dir.is_dir() {
             return Ok(AtRisk::default());
         }
-        match desk.survey(worktree, &remains, dir).await {
+        match desk.survey(worktree, &remains, dir, ending).await {
             Ok(survey) => Ok(survey.at_risk),
             Err(error) => unreadable(error),
         }
@@ -102,7 +102,10 @@ impl Worktrees {
         }
         let remains = desk.remains(worktree).await?;
         match &remains {
-            Remains { renamed: Some(dir), rescued: true, .. } => delete(dir).await,
+            Remains { renamed: Some(dir), rescued: true, .. } => {
+                self.delete(dir).await?;
+                Ok(Step::Deleted)
+            }
             Remains { renamed: Some(dir), .. } => {
                 let outcome = self.keep(desk, worktree, &remains, Some(dir), force).await;
                 if !matches!(outcome, Ok(Step::Rescued)) {
@@ -114,7 +117,10 @@ impl Worktrees {
             Remains { tree: Some(tree), .. } => self.rename(desk, worktree, &remains, tree, force).await,
             Remains { repository: None, .. } => Ok(done(&remains, false)),
             _ if remains.git_dir.is_dir() && !remains.rescued => self.keep(desk, worktree, &remains, None, force).await,
-            _ if remains.git_dir.is_dir() => forget(&remains).await,
+            _ if remains.git_dir.is_dir() => {
+                self.delete(forgettable(&remains)?).await?;
+                Ok(Step::Forgotten)
+            }
             _ => self.finish(worktree, &remains).await,
         }
     }
@@ -135,7 +141,7 @@ impl Worktrees {
         force: bool,
     ) -> Result<Step, Refusal> {
         if !force {
-            desk.survey(worktree, remains, Some(tree)).await.map_err(refuse_unread)?.refuse()?;
+            desk.survey(worktree, remains, Some(tree), &[]).await.map_err(refuse_unread)?.refuse()?;
         }
         // Where it really is, so that it is found beside that name again.
         if remains.git_dir.is_dir() && repository::tree_named_by(&remains.git_dir).as_deref() != Some(tree) {
@@ -156,7 +162,7 @@ impl Worktrees {
         force: bool,
     ) -> Result<Step, Refusal> {
         let Some(place) = remains.place(dir) else { return without_repository(force) };
-        let survey = match desk.survey(worktree, remains, dir).await {
+        let survey = match desk.survey(worktree, remains, dir, &[]).await {
             Ok(survey) if force => Some(survey),
             Ok(survey) => Some(survey.refuse()?),
             // Git cannot say what there is, and it goes all the same: then it is kept as it lies there.
@@ -165,6 +171,21 @@ impl Worktrees {
         };
         rescue(self.git(), worktree, &place, dir.is_some(), survey, &remains.rescue_ref).await?;
         Ok(Step::Rescued)
+    }
+
+    /// Deletes a directory with all below it, for as long as a call may take that writes. A thread cannot be stopped: what
+    /// is late goes on, and who tries again helps it along.
+    async fn delete(&self, dir: &Path) -> Result<(), Refusal> {
+        let (dir, after) = (dir.to_owned(), self.git().write);
+        let deleting = tasks::blocking(move || match fs::remove_dir_all(dir) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::Io(error)),
+            _ => Ok(()),
+        });
+        tokio::select! {
+            biased;
+            () = tokio::time::sleep(after) => Err(Error::Late { after }.into()),
+            deleted = deleting => Ok(deleted?),
+        }
     }
 
     /// The branch goes too, where it was made for the worktree and all of it is merged: git says whether.
@@ -217,10 +238,16 @@ impl Desk {
         Err(Error::TooMuch)
     }
 
-    async fn survey(&self, worktree: &Worktree, remains: &Remains, dir: Option<&Path>) -> Result<Survey, Error> {
+    async fn survey(
+        &self,
+        worktree: &Worktree,
+        remains: &Remains,
+        dir: Option<&Path>,
+        ending: &[i32],
+    ) -> Result<Survey, Error> {
         let gone = || Error::Git { what: "worktree".into(), why: GONE.into() };
         let (_, shadow) = self.0.as_ref().ok_or_else(gone)?;
-        survey(shadow, worktree, &remains.place(dir).ok_or_else(gone)?, dir.is_some()).await
+        survey(shadow, worktree, &remains.place(dir).ok_or_else(gone)?, dir.is_some(), ending).await
     }
 }
 
@@ -264,25 +291,18 @@ fn other_name(tree: &Path, rescue_ref: &str) -> PathBuf {
     tree.with_file_name(format!(".culm-removing-{}", &hash[..16]))
 }
 
-async fn delete(dir: &Path) -> Result<Step, Refusal> {
-    let dir = dir.to_owned();
-    tasks::blocking(move || fs::remove_dir_all(dir)).await.map_err(Error::Io)?;
-    Ok(Step::Deleted)
-}
-
-/// Removes what the repository keeps about it, as git does when the directory is gone. Git itself would look for it
-/// by a file that a crash may have taken already.
-async fn forget(remains: &Remains) -> Result<Step, Refusal> {
-    let git_dir = remains.git_dir.clone();
+/// What the repository keeps about it: that is removed as git does it when the directory is gone. Git itself would look
+/// for it by a file that a crash may have taken already.
+fn forgettable(remains: &Remains) -> Result<&Path, Refusal> {
+    let git_dir = remains.git_dir.as_path();
     let worktrees = remains.repository.as_ref().map(|repository| repository.common.join("worktrees"));
     let above = git_dir.parent().and_then(|above| above.canonicalize().ok());
     let worktrees = worktrees.and_then(|worktrees| worktrees.canonicalize().ok());
-    if above.is_none() || above != worktrees || kind_of(&git_dir).map_err(Error::Io)? != Some(Kind::Directory) {
+    if above.is_none() || above != worktrees || kind_of(git_dir).map_err(Error::Io)? != Some(Kind::Directory) {
         let why = format!("{} is no directory of a worktree", git_dir.display());
         return Err(Error::Io(io::Error::new(io::ErrorKind::InvalidInput, why)).into());
     }
-    tasks::blocking(move || fs::remove_dir_all(git_dir)).await.map_err(Error::Io)?;
-    Ok(Step::Forgotten)
+    Ok(git_dir)
 }
 
 fn done(remains: &Remains, branch_deleted: bool) -> Step {

@@ -81,8 +81,14 @@ impl Serving {
         self.process.id()
     }
 
-    async fn put(&self, path: &str, body: Value) -> (u16, Value) {
+    pub(crate) async fn put(&self, path: &str, body: Value) -> (u16, Value) {
         let request = client().put(format!("{}/api/v1{path}", self.url)).bearer_auth(&self.token).json(&body);
+        let answer = request.send().await.unwrap();
+        (answer.status().as_u16(), answer.json().await.unwrap())
+    }
+
+    pub(crate) async fn delete(&self, path: &str) -> (u16, Value) {
+        let request = client().delete(format!("{}/api/v1{path}", self.url)).bearer_auth(&self.token);
         let answer = request.send().await.unwrap();
         (answer.status().as_u16(), answer.json().await.unwrap())
     }

@@ -12,6 +12,7 @@ mod demo_model;
 mod executor;
 mod http;
 mod import;
+mod lives;
 mod model_based;
 mod processes;
 mod races;

@@ -154,10 +154,10 @@ pub(crate) async fn assert_sound(shell: &mut SqliteConnection) {
     }
 }
 
-/// Asks until the answer is the wanted one, for half a minute at most.
+/// Asks until the answer is the wanted one, for a minute at most.
 pub(crate) async fn until(shell: &mut SqliteConnection, sql: &str, wanted: i64) {
     let asking = async { while number(shell, sql).await != wanted {} };
-    tokio::time::timeout(Duration::from_secs(30), asking).await.unwrap_or_else(|_| panic!("{sql} is never {wanted}"));
+    tokio::time::timeout(Duration::from_secs(60), asking).await.unwrap_or_else(|_| panic!("{sql} is never {wanted}"));
 }
 
 /// A client for servers of the tests: without TLS, and without the certificates that take a while to read.

@@ -1,11 +1,13 @@
 //! A server with agents, as a process: what is left of them when it is killed, when it ends, and when it comes back.
 
 use culm::model::BackendId;
+use rustix::process::{Pid, Signal};
 use serde_json::{Value, json};
 
 use crate::{
     cli::{Serving, culm},
-    support::{number, shell},
+    support::{number, shell, until},
+    worktree::Yard,
 };
 
 const CULM: &str = env!("CARGO_BIN_EXE_culm");
@@ -38,9 +40,13 @@ impl Place {
 
     /// The processes of all backends that the database knows.
     async fn processes(&self) -> usize {
+        self.pids().await.len()
+    }
+
+    async fn pids(&self) -> Vec<i32> {
         let mut shell = shell(&self.db()).await;
         let ids: Vec<String> = sqlx::query_scalar("select id from agent_sessions").fetch_all(&mut shell).await.unwrap();
-        ids.iter().map(|id| crate::executor::marked(&id.parse::<BackendId>().unwrap()).len()).sum()
+        ids.iter().flat_map(|id| crate::executor::marked(&id.parse::<BackendId>().unwrap())).collect()
     }
 
     async fn warm(&self) -> i64 {
@@ -133,6 +139,43 @@ async fn a_permission_that_was_asked_for_before_a_kill_is_answered_after_it() {
     let next = answered["run"]["id"].as_str().unwrap();
     assert_eq!(server.get(&format!("/runs/{next}?wait=20")).await.1["run"]["status"], "completed");
     assert!(last(&server).await.contains("Allow"), "the agent is told the answer");
+}
+
+#[tokio::test]
+async fn an_agent_that_ends_while_it_idles_is_warm_no_more() {
+    let place = Place::new("");
+    let server = place.serve();
+    server.post("/sessions", json!({ "id": "s" })).await;
+    assert_eq!(run(&server, "one", "hello").await, "completed");
+    assert_eq!(place.warm().await, 1);
+    for pid in place.pids().await {
+        let _ = rustix::process::kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL);
+    }
+    until(&mut shell(&place.db()).await, "select count(*) from agent_sessions where status = 'warm'", 0).await;
+    assert_eq!(run(&server, "two", "/memory").await, "completed");
+    assert_eq!(last(&server).await, r#"["hello", "/memory"]"#);
+}
+
+/// An agent works in the worktree of its tree as long as there is one, and is in nobody's way when it goes.
+#[tokio::test]
+async fn an_agent_works_in_the_worktree_of_its_tree() {
+    let (place, yard) = (Place::new(""), Yard::new());
+    let server = place.serve();
+    server.post("/sessions", json!({ "id": "s" })).await;
+    assert_eq!(run(&server, "before", "/where").await, "completed");
+    let elsewhere = last(&server).await;
+    let (status, attached) = server.put("/sessions/s/worktree", json!({ "repository": yard.repo() })).await;
+    assert_eq!(status, 201);
+    let path = attached["worktree"]["path"].as_str().unwrap();
+    assert_eq!(run(&server, "within", "/where").await, "completed");
+    assert!(last(&server).await.starts_with(&format!("{path} ")));
+    let preview = server.get("/sessions/s/close").await.1;
+    assert_eq!(preview["results"][0]["worktree_removed"], true, "{preview}");
+    let (status, removed) = server.delete("/sessions/s/worktree").await;
+    assert_eq!((status, &removed["removed"]), (200, &json!(true)), "{removed}");
+    assert_eq!(place.warm().await, 0);
+    assert_eq!(run(&server, "after", "/where").await, "completed");
+    assert_eq!(last(&server).await, elsewhere);
 }
 
 #[tokio::test]

@@ -148,7 +148,7 @@ impl Backend for Acp {
     const KIND: &'static str = "acp";
 
     async fn start(&self, turn: &Turn, row: &AgentSession) -> Result<Agent, Error> {
-        let directory = turn.workspace.as_ref().map(PathBuf::from);
+        let directory = turn.workspace.clone();
         let Spoken { mut process, connection, said } = self.speak(&row.id, directory.as_deref()).await?;
         let directory = directory.unwrap_or_else(|| self.launch.directory(&row.id));
         let (can, begun) = (said.agent_capabilities, self.settings.start);

@@ -244,6 +244,15 @@ fn remove_home(homes: &Path, backend: &BackendId) -> Result<(), Error> {
     }
 }
 
+/// The processes of backends that are warm, by their numbers: their groups, and all that carry a mark of theirs.
+pub fn all_of(warm: &[AgentSession]) -> Vec<i32> {
+    let group = |process: &Process| found::identity(process.pid).filter(|found| found == process);
+    let groups = warm.iter().filter_map(|backend| Pid::from_raw(backend.process.as_ref().and_then(group)?.pid));
+    let grouped = groups.flat_map(found::in_group).collect::<Vec<_>>();
+    let marked = warm.iter().flat_map(|backend| found::marked(backend.id.as_str()));
+    grouped.into_iter().chain(marked).map(|pid| pid.as_raw_nonzero().get()).collect()
+}
+
 /// Kills all processes of a backend, and waits until there are none.
 pub(super) async fn sweep(backend: &BackendId) -> Result<(), Error> {
     let swept = until_gone(|| {

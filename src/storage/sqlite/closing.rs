@@ -30,7 +30,7 @@ pub(super) async fn close(conn: &mut SqliteConnection, input: &Close) -> Result<
     let left = types::object(&failed.iter().map(|(backend, _)| &backend.id).collect::<Vec<_>>());
     close_backends(conn, &keys, &left).await?;
     for (backend, error) in failed {
-        let work = Teardown::Backend { backend: backend.clone(), root: root.clone(), purge: false };
+        let work = Teardown::Backend { backend: backend.clone(), root: root.clone(), purge: false, left: false };
         teardown::leave(conn, &teardown::Leave { work, error: error.clone() }).await?;
     }
     let now = Timestamp::now().0;

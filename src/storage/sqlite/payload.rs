@@ -22,6 +22,9 @@ struct BackendPayload {
     seen_seq: i64,
     used_at: i64,
     purge: bool,
+    /// Not written by the triggers.
+    #[serde(default)]
+    left: bool,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -47,7 +50,7 @@ struct WorktreePayload {
 /// A job's kind, and what it is to know.
 pub(super) fn payload(work: &Teardown) -> (&'static str, String) {
     match work {
-        Teardown::Backend { backend, root, purge } => {
+        Teardown::Backend { backend, root, purge, left } => {
             let backend = backend.clone();
             let payload = BackendPayload {
                 id: backend.id,
@@ -62,6 +65,7 @@ pub(super) fn payload(work: &Teardown) -> (&'static str, String) {
                 seen_seq: backend.seen_seq,
                 used_at: backend.used_at.0,
                 purge: *purge,
+                left: *left,
             };
             ("backend", types::object(&payload))
         }
@@ -111,7 +115,7 @@ impl BackendPayload {
             seen_seq: self.seen_seq,
             used_at: Timestamp(self.used_at),
         };
-        Teardown::Backend { backend, root: self.root_session_id, purge: self.purge }
+        Teardown::Backend { backend, root: self.root_session_id, purge: self.purge, left: self.left }
     }
 }
 

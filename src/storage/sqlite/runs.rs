@@ -264,10 +264,14 @@ pub(super) async fn active(pool: &SqlitePool, id: &SessionId, below: bool) -> Re
 }
 
 pub(super) async fn claim(conn: &mut SqliteConnection, limit: i64) -> Result<Vec<Run>> {
-    // Where a worktree is being removed, nothing begins to work in it.
+    // Where a worktree is being removed, nothing begins to work in it. One whose removal failed is not waited for: it can
+    // take long, and who carries the run out says so.
     let rows = select_runs!(
         "where r.status = 'pending' and not exists (
-           select 1 from worktrees w where w.root_key = s.root_key and w.state = 'removing'
+           select 1 from worktrees w join sessions root on root.session_key = w.root_key
+           where w.root_key = s.root_key and w.state = 'removing' and not exists (
+             select 1 from teardown_jobs j
+             where j.kind = 'worktree' and j.last_error is not null and j.payload ->> 'session_id' = root.id)
          ) order by r.run_key limit ?1",
         limit
     );

@@ -81,7 +81,8 @@ pub(super) async fn claim(conn: &mut SqliteConnection, limit: i64) -> Result<Vec
         "delete from teardown_jobs
          where next_at <= ?1 and kind = 'backend' and payload ->> 'purge' = 0 and not exists (
            select 1 from agent_sessions a join sessions s using (session_key)
-           where a.id = payload ->> 'id' and a.status = 'warm' and a.used_at = payload ->> 'used_at' and s.closed_at is not null
+           where a.id = payload ->> 'id' and a.status = 'warm' and a.used_at = payload ->> 'used_at'
+             and (s.closed_at is not null or payload ->> 'left')
          )",
         now
     );
@@ -126,15 +127,18 @@ pub(super) async fn finish(conn: &mut SqliteConnection, input: &Finish) -> Resul
     }
     let done = sqlx::query!("delete from teardown_jobs where job_key = ?1", key);
     done.execute(&mut *conn).await.map_err(error::of)?;
-    let Teardown::Backend { backend, purge: false, .. } = &input.job.work else { return Ok(()) };
-    let (id, used_at) = (backend.id.as_str(), backend.used_at.0);
+    let Teardown::Backend { backend, purge: false, left, .. } = &input.job.work else { return Ok(()) };
+    let (id, used_at, left) = (backend.id.as_str(), backend.used_at.0, *left);
     let close = sqlx::query!(
-        "update agent_sessions set status = 'closed', closed_at = ?3, pid = null, pid_started = null
-         where id = ?1 and used_at = ?2 and status <> 'closed'
-           and session_key in (select session_key from sessions where closed_at is not null)",
+        "update agent_sessions set pid = null, pid_started = null,
+           status = iif(s.closed_at is null, 'dormant', 'closed'), closed_at = iif(s.closed_at is null, null, ?3)
+         from sessions s
+         where agent_sessions.id = ?1 and used_at = ?2 and status <> 'closed' and s.session_key = agent_sessions.session_key
+           and (s.closed_at is not null or ?4)",
         id,
         used_at,
-        now
+        now,
+        left
     );
     close.execute(conn).await.map(drop).map_err(error::of)
 }

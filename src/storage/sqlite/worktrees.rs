@@ -182,7 +182,8 @@ pub(super) async fn advance(conn: &mut SqliteConnection, input: &Advance) -> Res
     if let WorktreeStep::Removing { closed, .. } = input.step {
         check_idle(conn, root.session_key, closed).await?;
     }
-    apply(&mut worktree, &input.step).ok_or_else(|| Error::WorktreeNotFound(root.id.clone()))?;
+    let open = is_open(conn, root.session_key).await?;
+    apply(&mut worktree, &input.step, open).ok_or_else(|| Error::WorktreeNotFound(root.id.clone()))?;
     write(conn, key, &worktree).await?;
     Ok(worktree)
 }
@@ -205,8 +206,17 @@ async fn check_idle(conn: &mut SqliteConnection, root: i64, closed: bool) -> Res
     }
 }
 
+/// Whether a session of the tree is open.
+async fn is_open(conn: &mut SqliteConnection, root: i64) -> Result<bool> {
+    let open = sqlx::query_scalar!(
+        r#"select exists (select 1 from sessions where root_key = ?1 and closed_at is null) as "open!: bool""#,
+        root
+    );
+    open.fetch_one(conn).await.map_err(error::of)
+}
+
 /// Takes the step on a copy of the row; none where it cannot be taken from there.
-fn apply(worktree: &mut Worktree, step: &WorktreeStep) -> Option<()> {
+fn apply(worktree: &mut Worktree, step: &WorktreeStep, open: bool) -> Option<()> {
     use WorktreeState as S;
     let (from, to): (&[S], S) = match step {
         WorktreeStep::Attached { git_dir } => {
@@ -222,11 +232,7 @@ fn apply(worktree: &mut Worktree, step: &WorktreeStep) -> Option<()> {
         }
         WorktreeStep::Kept => {
             worktree.rescue_ref = None;
-            (&[S::Removing, S::Retained, S::Attached], S::Attached)
-        }
-        WorktreeStep::Retained => {
-            worktree.rescue_ref = None;
-            (&[S::Removing, S::Retained, S::Attached], S::Retained)
+            (&[S::Removing, S::Retained, S::Attached], if open { S::Attached } else { S::Retained })
         }
         WorktreeStep::Removed { rescue_ref } => {
             worktree.rescue_ref.clone_from(rescue_ref);

@@ -20,7 +20,10 @@ async fn a_child_is_created_with_its_task_and_runs_on_what_it_takes_over() {
     assert_eq!(created.body["model"], "large");
     let run = family.begun().await;
     assert_eq!(created.body["run_id"], run.turn.run_id.as_str());
-    assert_eq!((run.turn.model.as_deref(), run.turn.workspace.as_deref()), (Some("large"), Some("/work")));
+    assert_eq!(
+        (run.turn.model.as_deref(), run.turn.workspace.as_deref()),
+        (Some("large"), Some(std::path::Path::new("/work")))
+    );
     let roles: Vec<Role> = run.turn.messages.iter().map(|message| message.role).collect();
     assert_eq!(roles, [Role::System, Role::User]);
     let task = assignment("Title", "Know", "explorer", "Look.\n\nThen tell.");

@@ -163,7 +163,11 @@ async fn a_job_that_is_not_understood_stays() {
 
 /// A process that another server has left: one that leads a group, and does nothing.
 fn left_behind() -> (Child, Process) {
-    let child = Command::new("cat").stdin(Stdio::piped()).process_group(0).kill_on_drop(true).spawn().unwrap();
+    started(Command::new("cat").process_group(0))
+}
+
+pub(super) fn started(command: &mut Command) -> (Child, Process) {
+    let child = command.stdin(Stdio::piped()).kill_on_drop(true).spawn().unwrap();
     let pid = i32::try_from(child.id().unwrap()).unwrap();
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
     let started = stat.rsplit_once(')').unwrap().1.split_whitespace().nth(19).unwrap().parse().unwrap();
@@ -201,6 +205,27 @@ async fn what_a_dead_server_left_warm_is_ended_at_start() {
     until(&mut shell, "select count(*) from teardown_jobs", 0).await;
     assert!(!soon(deleted.wait()).await.unwrap().success());
     assert!(other.try_wait().unwrap().is_none(), "another process of the same number");
+}
+
+/// A process that leads no group cannot be ended as a backend is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_cannot_be_ended_at_start_is_tried_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let storage = SqliteStorage::open(&Options::new(folder.path().join("culm.db"))).await.unwrap();
+    let (mut left, process) = started(&mut Command::new("cat"));
+    warm_row(&storage, "left", process).await;
+    storage.close().await;
+    drop(storage);
+    let server = Server::start_in(folder).await;
+    let mut shell = server.shell().await;
+    let warm = "select count(*) from agent_sessions where status = 'warm'";
+    let job = "select count(*) from v_teardown where session_id = 'left' and last_error like '%cannot be ended%'";
+    assert_eq!((number(&mut shell, warm).await, number(&mut shell, job).await), (1, 1));
+    left.kill().await.unwrap();
+    run(&mut shell, "update teardown_jobs set next_at = 1").await;
+    until(&mut shell, "select count(*) from teardown_jobs", 0).await;
+    let dormant = "select count(*) from agent_sessions where status = 'dormant' and pid is null";
+    assert_eq!(number(&mut shell, dormant).await, 1);
 }
 
 #[tokio::test]

@@ -13,7 +13,9 @@ use culm::{
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::{Answer, Server, client::options, lifecycle::Kept};
+use tokio::process::Command;
+
+use super::{Answer, Server, client::options, lifecycle::Kept, teardown::started};
 use crate::{
     support::{run, until},
     warm::Ending,
@@ -46,6 +48,11 @@ impl Site {
 
     async fn state(&self) -> Value {
         self.kept.server.get("/sessions/a/worktree").await.body["worktree"]["state"].clone()
+    }
+
+    async fn remove(&self, discard: bool) -> Answer {
+        let path = format!("/sessions/r/worktree?discard={discard}");
+        self.kept.server.send(self.kept.server.request(Method::DELETE, &path)).await
     }
 
     async fn delete(&self, query: &str) -> Value {
@@ -225,6 +232,82 @@ async fn a_worktree_that_is_worked_in_again_stays() {
     site.reaped().await;
     assert!(site.worktree.exists());
     assert_eq!(site.state().await, "attached");
+}
+
+/// What else works in a worktree stands against a close, whatever is warm.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_preview_disregards_what_the_close_will_end_and_nothing_else() {
+    let site = Site::start().await;
+    let here = |command: &mut Command| started(command.current_dir(&site.worktree));
+    let (_own, process) = here(Command::new("cat").process_group(0));
+    let pid = format!(
+        "update agent_sessions set pid = {}, pid_started = {} where session_key = (select session_key from sessions where id = 'a')",
+        process.pid, process.started
+    );
+    run(&mut site.kept.server.shell().await, &pid).await;
+    assert_eq!(fate(&site.kept.server.get("/sessions/r/close").await), (true, false));
+    let (_foreign, process) = here(&mut Command::new("cat"));
+    let preview = site.kept.server.get("/sessions/r/close").await;
+    let found = &preview.body["results"][0]["at_risk"]["processes"];
+    assert_eq!(
+        (fate(&preview), found),
+        ((false, true), &json!({ "count": 1, "first": [format!("{} cat", process.pid)] }))
+    );
+}
+
+/// Of two that remove it at once, one keeps what is at risk: there is a record of it as long as it is there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_that_remove_it_at_once_agree() {
+    for round in 0..2 {
+        let site = Site::start().await;
+        site.work();
+        let (close, delete) = (site.kept.act("r", "close?force=true"), site.remove(round % 2 == 0));
+        let (closed, removed, again) = tokio::join!(close, delete, site.remove(false));
+        let there = site.worktree.exists();
+        let known = site.kept.server.get("/sessions/a/worktree").await.status == 200;
+        assert_eq!(there, known, "{closed:?} {removed:?} {again:?}");
+        assert_eq!(is_known(&site.yard, &site.worktree), there);
+        let rescued = said(&site.yard.repo(), &["for-each-ref", "--format=%(refname)", "refs/rescue/r"]);
+        assert!(there || site.worked(&json!(rescued)).is_some());
+    }
+}
+
+/// A removal that cannot go on is gone on with later; a run does not wait for that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_removal_that_fails_half_way_is_tried_again_and_runs_say_so() {
+    let site = Site::start().await;
+    // What is no directory of git's own is not removed as one.
+    let known = site.yard.repo().join(".git/worktrees");
+    std::fs::rename(known.join("r"), known.join("elsewhere")).unwrap();
+    std::os::unix::fs::symlink("elsewhere", known.join("r")).unwrap();
+    let removed = site.remove(true).await;
+    assert_eq!(removed.code(), (500, "git_failed"), "{removed:?}");
+    assert_eq!((site.state().await, site.kept.jobs().await), (json!("removing"), 1));
+    let server = &site.kept.server;
+    let failed = server.ended(&server.run("a").await).await;
+    assert_eq!(failed["status"], "error");
+    assert!(failed["error"].as_str().unwrap().contains("half removed"), "{failed}");
+    std::fs::remove_file(known.join("r")).unwrap();
+    std::fs::rename(known.join("elsewhere"), known.join("r")).unwrap();
+    site.reaped().await;
+    assert_eq!(server.get("/sessions/a/worktree").await.code(), (404, "worktree_not_found"));
+    assert!(!site.worktree.exists() && !is_known(&site.yard, &site.worktree));
+    site.kept.ran("a").await;
+}
+
+/// What a forced close could not remove is not removed by force after it was worked in again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_forced_close_is_void_once_the_tree_is_open_again() {
+    let site = Site::start().await;
+    site.kept.warm.ends(Ending::Fails);
+    site.kept.act("r", "close?force=true").await;
+    site.kept.warm.ends(Ending::Works);
+    site.kept.act("r", "reopen").await;
+    site.work();
+    assert_eq!(fate(&site.kept.act("r", "close").await), (false, true));
+    site.reaped().await;
+    assert!(site.worktree.join("work").exists());
+    assert_eq!(site.state().await, "retained");
 }
 
 /// The server is killed between the commit of a delete and what follows it.

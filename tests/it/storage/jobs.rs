@@ -100,7 +100,8 @@ pub(super) async fn a_backend_that_could_not_be_ended_stays_warm_until_it_is(sto
     let closing = Closing { failed: vec![(left.clone(), "it hangs".into())], ..Closing::default() };
     storage.close_sessions(&id("a"), closing).await.unwrap();
     assert!(storage.claim_teardowns(10).await.unwrap().is_empty(), "not yet");
-    let job = TeardownJob { key: 1, work: Teardown::Backend { backend: left, root: id("a"), purge: false } };
+    let job =
+        TeardownJob { key: 1, work: Teardown::Backend { backend: left, root: id("a"), purge: false, left: false } };
     storage.finish_teardown(&job, Some("again".into())).await.unwrap();
     assert_eq!(row().await.status, BackendStatus::Warm);
     storage.finish_teardown(&job, None).await.unwrap();
@@ -111,7 +112,8 @@ pub(super) async fn a_job_that_is_done_closes_no_backend_that_was_used_since(sto
     let left = failed(storage, "a").await;
     storage.create_run(&id("a"), asked("r"), None).await.unwrap();
     let used = warm(storage, "a").await;
-    let job = TeardownJob { key: 1, work: Teardown::Backend { backend: left, root: id("a"), purge: false } };
+    let job =
+        TeardownJob { key: 1, work: Teardown::Backend { backend: left, root: id("a"), purge: false, left: false } };
     storage.finish_teardown(&job, None).await.unwrap();
     assert_eq!(backend(storage, "a").await, used);
 }
@@ -185,7 +187,7 @@ pub(super) async fn a_worktree_goes_with_its_last_open_session(storage: &dyn Sto
     assert_fails!(remove().await, Error::SessionBusy(who) if who == id("a"));
     storage.update_agent_session(&failed.id, BackendState::Dormant).await.unwrap();
     assert_eq!(remove().await.unwrap().state, WorktreeState::Removing);
-    storage.advance_worktree(&id("r"), WorktreeStep::Retained).await.unwrap();
+    storage.advance_worktree(&id("r"), WorktreeStep::Kept).await.unwrap();
     // Who works there again has it again.
     storage.update_session(&id("a"), title("new"), None).await.unwrap();
     assert_eq!(state().await, WorktreeState::Retained);

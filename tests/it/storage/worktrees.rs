@@ -1,7 +1,7 @@
 //! Worktrees: one a tree, one tree a worktree, and the steps that each can take.
 
 use culm::{
-    model::{AbsolutePath, DeleteOptions, NewWorktree, Worktree, WorktreeState, WorktreeStep},
+    model::{AbsolutePath, Closing, DeleteOptions, NewWorktree, Worktree, WorktreeState, WorktreeStep},
     storage::{Error, Result, Storage},
 };
 
@@ -105,7 +105,7 @@ pub(super) async fn a_worktree_takes_only_steps_that_follow(storage: &dyn Storag
     let removed = || WorktreeStep::Removed { rescue_ref: Some("refs/rescue/first".into()) };
     wrong(&[attached("/g"), removing("x", false), WorktreeStep::Kept, WorktreeStep::Abandoned, removed()]).await;
     storage.add_worktree(&id("s"), worktree("/w")).await.unwrap();
-    wrong(&[removing("x", false), WorktreeStep::Kept, WorktreeStep::Retained, WorktreeStep::Detached, removed()]).await;
+    wrong(&[removing("x", false), WorktreeStep::Kept, WorktreeStep::Detached, removed()]).await;
     step(storage, "s", WorktreeStep::Abandoned).await.unwrap();
     assert_eq!(state(storage, "s").await, None);
     storage.add_worktree(&id("s"), worktree("/w")).await.unwrap();
@@ -118,7 +118,8 @@ pub(super) async fn a_worktree_takes_only_steps_that_follow(storage: &dyn Storag
     assert_eq!(storage.unfinished_worktrees().await.unwrap(), [again]);
     let kept = step(storage, "s", WorktreeStep::Kept).await.unwrap();
     assert_eq!((kept.state, kept.rescue_ref), (WorktreeState::Attached, None));
-    assert_eq!(step(storage, "s", WorktreeStep::Retained).await.unwrap().state, WorktreeState::Retained);
+    storage.close_sessions(&id("s"), Closing::default()).await.unwrap();
+    assert_eq!(step(storage, "s", WorktreeStep::Kept).await.unwrap().state, WorktreeState::Retained);
     step(storage, "s", removing("first", false)).await.unwrap();
     let gone = step(storage, "s", removed()).await.unwrap();
     assert_eq!((gone.state, gone.rescue_ref.as_deref()), (WorktreeState::Removed, Some("refs/rescue/first")));

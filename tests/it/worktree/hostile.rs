@@ -146,7 +146,7 @@ async fn use_and_remove(yard: &Yard, worktree: &Worktree, mark: &Path) {
     super::repository(&top.join("sub"));
     set(yard, &top.join("sub"), &yard.path("trap"));
     write(&top.join("sub/file"), b"eno\n");
-    let found = yard.worktrees.preflight(worktree).await.unwrap();
+    let found = yard.worktrees.preflight(worktree, &[]).await.unwrap();
     assert!(
         found.unreadable.is_none() && found.uncommitted.count > 0 && found.nested_repositories.count == 2,
         "{found:?}"
@@ -220,7 +220,7 @@ async fn nothing_of_it_runs_when_a_worktree_is_adopted() {
     assert_nothing_ran(&mark, "an adoption");
     use_and_remove(&yard, &worktree, &mark).await;
     let main = yard.adopt("main", &yard.repo()).await;
-    yard.worktrees.preflight(&main).await.unwrap();
+    yard.worktrees.preflight(&main, &[]).await.unwrap();
     yard.discard(&main).await;
     assert_nothing_ran(&mark, "an adoption of the main working tree");
 }
@@ -243,7 +243,7 @@ async fn a_worktree_that_says_it_is_of_another_repository_is_left_alone() {
     set(&yard, &yard.path("decoy"), &yard.path("trap"));
     write(&top.join("new"), b"new\n");
     write(&top.join(".git"), format!("gitdir: {}\n", yard.path("decoy/.git").display()).as_bytes());
-    yard.worktrees.preflight(&worktree).await.unwrap();
+    yard.worktrees.preflight(&worktree, &[]).await.unwrap();
     yard.discard(&worktree).await;
     assert_nothing_ran(&mark, "another repository's configuration");
     assert!(top.join("new").exists(), "it is no longer what was attached");

@@ -193,7 +193,7 @@ impl Yard {
 
     /// The checks that stand against a removal.
     pub(crate) async fn blocking(&self, worktree: &Worktree) -> Vec<&'static str> {
-        self.worktrees.preflight(worktree).await.unwrap().blocking()
+        self.worktrees.preflight(worktree, &[]).await.unwrap().blocking()
     }
 
     /// Removes it whatever is in it.

@@ -104,7 +104,7 @@ async fn without_git_each_call_says_so() {
     let worktree = yard.attach("s").await;
     let without = Worktrees::new(Git { program: "no-such-git".into(), ..Git::default() }, yard.path("worktrees"));
     assert!(matches!(without.plan(&worktree.session_id, &yard.ask()).await, Err(Error::NoGit)));
-    assert!(matches!(without.preflight(&worktree).await, Err(Error::NoGit)));
+    assert!(matches!(without.preflight(&worktree, &[]).await, Err(Error::NoGit)));
     for force in [false, true] {
         assert!(matches!(without.remove(&worktree, force).await, Err(Refusal::Failed(Error::NoGit))));
     }
@@ -152,7 +152,7 @@ async fn a_git_that_does_not_end_is_ended_with_all_that_it_started() {
     let slow = loop {
         let git = Git { program: program.clone(), look: deadline, ..Git::default() };
         let slow = Worktrees::new(git, yard.path("worktrees"));
-        let found = slow.preflight(&worktree).await.unwrap();
+        let found = slow.preflight(&worktree, &[]).await.unwrap();
         assert!(found.unreadable.unwrap().contains("took longer"));
         if pids.exists() {
             break slow;
@@ -176,7 +176,7 @@ async fn a_call_that_is_given_up_leaves_no_process() {
     let slow = Worktrees::new(git, yard.path("worktrees"));
     let pids = yard.path("pids");
     {
-        let call = slow.preflight(&worktree);
+        let call = slow.preflight(&worktree, &[]);
         let hangs = async {
             while !pids.exists() {
                 tokio::task::yield_now().await;

@@ -42,7 +42,7 @@ async fn changes_that_are_not_committed() {
             said(top, &["add", "file"]);
         }
         yard.assert_refused(&worktree, &["uncommitted"]).await;
-        let at_risk = yard.worktrees.preflight(&worktree).await.unwrap();
+        let at_risk = yard.worktrees.preflight(&worktree, &[]).await.unwrap();
         assert_eq!((at_risk.uncommitted.count, at_risk.uncommitted.first), (1, vec!["file".to_owned()]));
     }
     clean!(yard, worktree, top);
@@ -93,7 +93,7 @@ async fn repositories_within() {
         clean!(yard, worktree, top);
         fs::create_dir_all(top.join(place)).unwrap();
         said(&top.join(place), &["init", "-q"]);
-        let found = yard.worktrees.preflight(&worktree).await.unwrap().nested_repositories;
+        let found = yard.worktrees.preflight(&worktree, &[]).await.unwrap().nested_repositories;
         assert_eq!(found.first, [place]);
         let checks: &[&str] =
             if place.starts_with("kept") { &["ignored", "nested_repositories"] } else { &["nested_repositories"] };
@@ -141,7 +141,7 @@ async fn an_operation_under_way() {
             commit(top, "again");
         }
         git(top, words);
-        let at_risk = yard.worktrees.preflight(&worktree).await.unwrap();
+        let at_risk = yard.worktrees.preflight(&worktree, &[]).await.unwrap();
         assert_eq!(at_risk.operations.first, [operation], "{at_risk:?}");
         assert!(at_risk.blocking().contains(&"operations"));
         assert!(yard.worktrees.remove(&worktree, false).await.is_err());
@@ -158,7 +158,7 @@ async fn commits_that_are_merged_nowhere() {
     clean!(yard, worktree, top);
     write(&top.join("work"), b"work\n");
     let work = commit(top, "work");
-    assert_eq!(yard.worktrees.preflight(&worktree).await.unwrap().unmerged_commits.first, [work.as_str()]);
+    assert_eq!(yard.worktrees.preflight(&worktree, &[]).await.unwrap().unmerged_commits.first, [work.as_str()]);
     yard.assert_refused(&worktree, &["unmerged_commits"]).await;
     // A remote that has them keeps them; the branch that is not merged here stays.
     said(yard.dir.path(), &["clone", "-q", "--bare", "repo", "remote.git"]);
@@ -215,7 +215,7 @@ async fn commits_that_no_branch_holds() {
     // HEAD is elsewhere, and only its log remembers.
     said(top, &["switch", "-q", "culm/s"]);
     yard.assert_refused(&worktree, &["detached_commits"]).await;
-    let at_risk = yard.worktrees.preflight(&worktree).await.unwrap();
+    let at_risk = yard.worktrees.preflight(&worktree, &[]).await.unwrap();
     assert_eq!(at_risk.detached_commits.first, [lost]);
 }
 
@@ -265,7 +265,7 @@ async fn stashes_only_inform() {
     said(top, &["stash", "-q"]);
     write(&yard.repo().join("file"), b"another branch's\n");
     said(&yard.repo(), &["stash", "-q"]);
-    let at_risk = yard.worktrees.preflight(&worktree).await.unwrap();
+    let at_risk = yard.worktrees.preflight(&worktree, &[]).await.unwrap();
     assert_eq!((at_risk.stashes.count, at_risk.blocking().len()), (1, 0), "{at_risk:?}");
     yard.worktrees.remove(&worktree, false).await.unwrap();
     assert_eq!(said(&yard.repo(), &["stash", "list"]).lines().count(), 2);
@@ -276,7 +276,7 @@ async fn a_process_that_works_in_it() {
     clean!(yard, worktree, top);
     let mut process = Command::new("cat").current_dir(top.join("dir")).stdin(Stdio::piped()).spawn().unwrap();
     yard.assert_refused(&worktree, &["processes"]).await;
-    let at_risk = yard.worktrees.preflight(&worktree).await.unwrap();
+    let at_risk = yard.worktrees.preflight(&worktree, &[]).await.unwrap();
     assert_eq!(at_risk.processes.first, [format!("{} cat", process.id())]);
     drop(process.stdin.take());
     process.wait().unwrap();
@@ -289,7 +289,7 @@ async fn a_lock_of_somebody_elses() {
     said(&yard.repo(), &["worktree", "unlock", top.to_str().unwrap()]);
     said(&yard.repo(), &["worktree", "lock", "--reason", "on a stick", top.to_str().unwrap()]);
     yard.assert_refused(&worktree, &["locked"]).await;
-    assert_eq!(yard.worktrees.preflight(&worktree).await.unwrap().locked.as_deref(), Some("on a stick"));
+    assert_eq!(yard.worktrees.preflight(&worktree, &[]).await.unwrap().locked.as_deref(), Some("on a stick"));
     assert!(yard.discard(&worktree).await.removed);
 }
 

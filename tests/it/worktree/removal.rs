@@ -1,10 +1,10 @@
 //! A removal that is interrupted anywhere goes on, and one that fails has taken nothing.
 
-use std::{fs, os::unix::fs::symlink, path::PathBuf};
+use std::{fs, os::unix::fs::symlink, path::PathBuf, time::Duration};
 
 use culm::{
     model::Worktree,
-    worktree::{Git, Refusal, Step, Worktrees},
+    worktree::{Error, Git, Refusal, Step, Worktrees},
 };
 
 use super::{Yard, absolute, blob, commit, git, said, write};
@@ -71,12 +71,34 @@ async fn it_goes_on_after_a_crash_within_a_step() {
     assert_eq!(blob(&yard.repo(), &name, "new").as_deref(), Some("new\n"));
 }
 
+/// More files than are deleted before a clock ticks.
+#[tokio::test]
+async fn deleting_has_a_bound_and_goes_on() {
+    let yard = Yard::new();
+    let worktree = yard.attach("s").await;
+    for number in 0..5000 {
+        write(&worktree.path.as_path().join(format!("target/{number}")), b"");
+    }
+    for _ in 0..2 {
+        yard.worktrees.advance(&worktree, false).await.unwrap();
+    }
+    let hasty = Git { write: Duration::ZERO, ..Git::default() };
+    let hasty = Worktrees::new(hasty, yard.path("worktrees")).advance(&worktree, false).await;
+    assert!(matches!(hasty, Err(Refusal::Failed(Error::Late { .. }))), "{hasty:?}");
+    assert!(yard.worktrees.remove(&worktree, false).await.unwrap().removed);
+    yard.assert_gone(&worktree);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_at_once_remove_it_once() {
     let yard = Yard::new();
     let worktree = yard.attach("s").await;
     write(&worktree.path.as_path().join("new"), b"new\n");
-    let both = tokio::join!(yard.worktrees.remove(&worktree, true), yard.worktrees.remove(&worktree, true));
+    let remove = async || {
+        let _turn = yard.worktrees.turn(&worktree.path).await;
+        yard.worktrees.remove(&worktree, true).await
+    };
+    let both = tokio::join!(remove(), remove());
     let (one, two) = (both.0.unwrap(), both.1.unwrap());
     assert_eq!(one, two);
     yard.assert_gone(&worktree);
