@@ -37,6 +37,22 @@ pub(super) async fn health() -> Json<Value> {
     Json(json!({ "healthy": true, "version": "demo" }))
 }
 
+pub(super) async fn config() -> Json<Value> {
+    Json(json!({ "model": "demo/usual" }))
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Wanted {
+    search: String,
+}
+
+/// The sessions with nothing above them in whose titles a text stands.
+pub(super) async fn find(State(server): State<Arc<Server>>, Query(wanted): Query<Wanted>) -> Json<Value> {
+    let sessions = held(&server.sessions);
+    let found = sessions.values().filter(|session| session.parent.is_none() && session.title.contains(&wanted.search));
+    Json(found.map(|session| json!(session)).collect())
+}
+
 pub(super) async fn events(State(server): State<Arc<Server>>, Query(place): Query<Place>) -> Response {
     let listening = server.events.subscribe();
     let hello = json!({ "id": id("evt"), "type": "server.connected", "properties": {} });

@@ -182,6 +182,8 @@ pub async fn serve(manner: Manner) -> io::Result<()> {
     let router = Router::new()
         .route("/", get(DIRECTIVES))
         .route("/global/health", get(calls::health))
+        .route("/config", get(calls::config))
+        .route("/experimental/session", get(calls::find))
         .route("/event", get(calls::events))
         .route("/session", post(calls::create))
         .route("/session/status", get(calls::status))

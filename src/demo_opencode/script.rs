@@ -111,7 +111,7 @@ impl Answer<'_> {
         let last = self.session.prompts.last().cloned().unwrap_or_default();
         // What comes before the last blank line is context; after the result of a call, it goes on with what it was at.
         let mut paragraphs = last.rsplit("\n\n").filter(|paragraph| !paragraph.starts_with("[result of a call]"));
-        let script = paragraphs.next().unwrap_or_default().to_owned();
+        let script = paragraphs.next().unwrap_or(&last).to_owned();
         for line in script.lines() {
             let stepped = match self.deaf {
                 true => Some(self.step(line).await),

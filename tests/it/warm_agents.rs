@@ -18,9 +18,14 @@ struct Place {
 
 impl Place {
     fn new(more: &str) -> Self {
+        Self::of("acp", "demo-agent", more)
+    }
+
+    /// With agents of this kind.
+    fn of(kind: &str, agent: &str, more: &str) -> Self {
         let place = Self { folder: tempfile::tempdir().unwrap() };
         let config =
-            format!("[executors.demo]\nkind = 'acp'\ncommand = ['{CULM}', 'demo-agent', '--stubborn']\n{more}");
+            format!("[executors.demo]\nkind = '{kind}'\ncommand = ['{CULM}', '{agent}', '--stubborn']\n{more}");
         std::fs::write(place.config(), config).unwrap();
         place
     }
@@ -47,6 +52,11 @@ impl Place {
         let mut shell = shell(&self.db()).await;
         let ids: Vec<String> = sqlx::query_scalar("select id from agent_sessions").fetch_all(&mut shell).await.unwrap();
         ids.iter().flat_map(|id| crate::executor::marked(&id.parse::<BackendId>().unwrap())).collect()
+    }
+
+    /// The processes of the server that all backends share.
+    fn servers(&self) -> usize {
+        crate::executor::servers(&self.folder.path().join("culm.db.agents"), "demo").len()
     }
 
     async fn warm(&self) -> i64 {
@@ -123,8 +133,32 @@ async fn the_home_of_an_agent_that_is_not_configured_any_more_goes_with_its_sess
 }
 
 #[tokio::test]
+async fn a_killed_server_leaves_no_server_of_agents_and_the_next_one_goes_on() {
+    let place = Place::of("opencode", "demo-opencode", "");
+    let mut server = place.serve();
+    assert_eq!(server.post("/sessions", json!({ "id": "s" })).await.0, 201);
+    assert_eq!(run(&server, "one", "/spawn 1000").await, "completed");
+    assert_eq!((place.servers(), place.warm().await), (3, 1));
+    server.signal("KILL");
+    while place.servers() > 0 {
+        tokio::task::yield_now().await;
+    }
+    let mut server = place.serve();
+    assert_eq!(place.warm().await, 0);
+    assert_eq!(run(&server, "two", "/memory").await, "completed");
+    assert_eq!(last(&server).await, r#"["/spawn 1000", "/memory"]"#);
+    assert_eq!(server.signal("TERM"), 0);
+    assert_eq!((place.servers(), place.warm().await), (0, 0));
+}
+
+#[tokio::test]
 async fn a_permission_that_was_asked_for_before_a_kill_is_answered_after_it() {
-    let place = Place::new("");
+    for place in [Place::new(""), Place::of("opencode", "demo-opencode", "")] {
+        answered_after_a_kill(&place).await;
+    }
+}
+
+async fn answered_after_a_kill(place: &Place) {
     let mut server = place.serve();
     server.post("/sessions", json!({ "id": "s" })).await;
     server.post("/sessions/s/runs", json!({ "id": "asks", "message": "/permit touch it" })).await;
@@ -180,7 +214,8 @@ async fn an_agent_works_in_the_worktree_of_its_tree() {
 
 #[tokio::test]
 async fn agents_are_listed_and_tried() {
-    let place = Place::new("[executors.gone]\nkind = 'acp'\ncommand = ['no-such-agent']\n");
+    let shared = format!("[executors.shared]\nkind = 'opencode'\ncommand = ['{CULM}', 'demo-opencode']\n");
+    let place = Place::new(&format!("[executors.gone]\nkind = 'acp'\ncommand = ['no-such-agent']\n{shared}"));
     let (config, version) = (place.config(), env!("CARGO_PKG_VERSION"));
     let agents = |more: &[&str]| {
         let arguments = [&["agents", "--config", config.to_str().unwrap()], more].concat();
@@ -189,11 +224,12 @@ async fn agents_are_listed_and_tried() {
     };
     let (code, lines) = agents(&[]);
     let lines: Vec<&str> = lines.lines().collect();
-    assert_eq!((code, lines.len()), (1, 2), "{lines:#?}");
+    assert_eq!((code, lines.len()), (1, 3), "{lines:#?}");
     assert_eq!(lines[0], format!("demo (acp, {CULM}): culm-demo-agent {version}, goes on after a restart"));
     assert!(lines[1].starts_with("gone (acp, no-such-agent): FAILS: the agent is gone"), "{lines:#?}");
     assert!(lines[1].contains("No such file or directory"));
+    assert_eq!(lines[2], format!("shared (opencode, {CULM}): opencode demo, one server for all sessions"));
     let (_, lines) = agents(&["--check"]);
-    assert!(lines.contains("answers: Say hello in one short sentence"), "{lines}");
+    assert_eq!(lines.matches("answers: Say hello in one short sentence").count(), 2, "{lines}");
     assert!(!place.db().exists(), "no database is made for it");
 }

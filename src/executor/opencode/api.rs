@@ -49,19 +49,18 @@ impl Api {
         directory: &str,
         body: Option<&Value>,
     ) -> Result<Option<Value>, Error> {
-        let mut request = self.request(method, path, directory).timeout(ANSWER);
+        let mut request = self.request(method, path, directory);
         if let Some(body) = body {
             request = request.header(CONTENT_TYPE, "application/json").body(body.to_string());
         }
-        let response = request.send().await.map_err(|error| lost(&error))?;
-        let status = response.status();
-        let text = response.text().await.map_err(|error| lost(&error))?;
-        match status {
-            StatusCode::NOT_FOUND => Ok(None),
-            status if !status.is_success() => Err(refused(status, &text)),
-            _ if text.is_empty() => Ok(Some(Value::Null)),
-            _ => serde_json::from_str(&text).map(Some).map_err(|error| misunderstood(&error.to_string())),
-        }
+        answer(request).await
+    }
+
+    /// The sessions without one above them in whose titles a text stands, in whatever directory.
+    pub(super) async fn find(&self, text: &str) -> Result<Option<Value>, Error> {
+        let mut url = self.url(&["experimental", "session"]);
+        url.query_pairs_mut().append_pair("search", text).append_pair("roots", "true");
+        answer(self.client.get(url)).await
     }
 
     /// What is told of a directory from now on: each event once this has returned.
@@ -84,12 +83,29 @@ impl Api {
     }
 
     fn request(&self, method: Method, path: &[&str], directory: &str) -> RequestBuilder {
+        let mut url = self.url(path);
+        url.query_pairs_mut().append_pair("directory", directory);
+        self.client.request(method, url)
+    }
+
+    fn url(&self, path: &[&str]) -> Url {
         let mut url = self.url.clone();
         if let Ok(mut segments) = url.path_segments_mut() {
             segments.extend(path);
         }
-        url.query_pairs_mut().append_pair("directory", directory);
-        self.client.request(method, url)
+        url
+    }
+}
+
+async fn answer(request: RequestBuilder) -> Result<Option<Value>, Error> {
+    let response = request.timeout(ANSWER).send().await.map_err(|error| lost(&error))?;
+    let status = response.status();
+    let text = response.text().await.map_err(|error| lost(&error))?;
+    match status {
+        StatusCode::NOT_FOUND => Ok(None),
+        status if !status.is_success() => Err(refused(status, &text)),
+        _ if text.is_empty() => Ok(Some(Value::Null)),
+        _ => serde_json::from_str(&text).map(Some).map_err(|error| misunderstood(&error.to_string())),
     }
 }
 

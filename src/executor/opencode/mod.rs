@@ -11,7 +11,7 @@ mod settings;
 mod talk;
 mod told;
 
-use std::{path::Path, sync::Arc};
+use std::{collections::BTreeSet, path::Path, sync::Arc};
 
 use async_trait::async_trait;
 use reqwest::Method;
@@ -20,7 +20,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use self::{
-    server::Shared,
+    server::{Server, Shared, Use},
     session::Session,
     talk::{Ending, Talk},
     told::{Told, marked},
@@ -96,12 +96,9 @@ impl Backend for OpenCode {
             Some(_) if purge => Some(self.shared.obtain().await?),
             _ => self.shared.running().await,
         };
-        if let (Some(id), Some(server)) = (&row.agent_session_id, server)
-            && let Some(session) = Session::anywhere(server, id).await?
-        {
-            match purge {
-                true => session.remove().await?,
-                false => session.stop(false).await?,
+        if let Some(server) = server {
+            for id in sessions(&server, row, purge).await? {
+                finish(server.clone(), &id, purge).await?;
             }
         }
         match purge {
@@ -119,6 +116,21 @@ impl Backend for OpenCode {
 
     async fn shut_down(&self) {
         self.shared.shut_down().await;
+    }
+}
+
+/// What the server has of a session. When its history changed, another one was begun: all of them are to go.
+async fn sessions(server: &Server, row: &AgentSession, purge: bool) -> Result<BTreeSet<String>, Error> {
+    let titled = if purge { Session::titled(server, row.session_id.as_str()).await? } else { Vec::new() };
+    Ok(titled.into_iter().chain(row.agent_session_id.clone()).collect())
+}
+
+/// Stops a session, wherever it works, or removes it. One that is gone is done.
+async fn finish(server: Use, id: &str, purge: bool) -> Result<(), Error> {
+    match Session::anywhere(server, id).await? {
+        Some(session) if purge => session.remove().await,
+        Some(session) => session.stop(false).await,
+        None => Ok(()),
     }
 }
 
@@ -152,10 +164,19 @@ impl Talking {
         self.doing = if stopped.is_ok() { Doing::Nothing } else { Doing::Stubborn };
     }
 
+    /// The model that is named, or the server's usual one: left to itself, it goes on with the one before.
+    async fn model(&self, turn: &Turn) -> Result<Option<String>, Error> {
+        if turn.model.is_some() {
+            return Ok(turn.model.clone());
+        }
+        let config = self.session.server.api.call(Method::GET, &["config"], &self.session.directory, None).await?;
+        Ok(config.and_then(|config| config["model"].as_str().map(String::from)))
+    }
+
     async fn prompt(&self, turn: &Turn, seen: i64) -> Result<Option<Value>, Error> {
         let Some(pieces) = prompt::prompt(turn, seen, true, &*self.attachments).await? else { return Ok(None) };
         let mut prompt = json!({ "parts": parts(pieces, turn.run_id.as_str()) });
-        if let Some(model) = &turn.model {
+        if let Some(model) = self.model(turn).await? {
             let unclear =
                 || Error::Failed(format!("the model {model:?} is no provider/model, such as \"openai/gpt-5\""));
             let (provider, model) = model.split_once('/').ok_or_else(unclear)?;
@@ -206,7 +227,11 @@ impl Warm for Talking {
         events: &mpsc::Sender<Event>,
         cancel: &CancellationToken,
     ) -> Result<Outcome, Error> {
-        let Some(prompt) = self.prompt(turn, known.seen).await? else { return Ok(Outcome::Skipped) };
+        let prompt = match self.prompt(turn, known.seen).await {
+            Ok(Some(prompt)) => prompt,
+            Ok(None) => return Ok(Outcome::Skipped),
+            Err(error) => return Err(self.session.explain(error).await),
+        };
         known.ask().await?;
         // Until it has come to its end, it is in the midst of something.
         self.doing = Doing::Prompted;
@@ -237,10 +262,19 @@ impl Warm for Talking {
     }
 
     async fn end(self) -> Result<(), Error> {
-        match self.session.server.is_alive() {
-            true => self.session.stop(self.doing == Doing::Prompted).await,
-            // It took all that worked with it.
-            false => Ok(()),
+        // One that ended took all that worked with it.
+        if !self.session.server.is_alive() {
+            return Ok(());
+        }
+        let stopped = match self.doing {
+            Doing::Stubborn => Err(session::stubborn()),
+            doing => self.session.stop(doing == Doing::Prompted).await,
+        };
+        match stopped {
+            // Nobody else's work goes with it.
+            Err(_) if self.shared.end_used_by(1).await? => Ok(()),
+            Err(_) => self.session.stop(false).await,
+            Ok(()) => Ok(()),
         }
     }
 }

@@ -126,11 +126,16 @@ impl Shared {
         if self.stop.run_until_cancelled(tokio::time::sleep(self.settings.linger)).await.is_none() {
             return;
         }
-        let mut kept = self.server.lock().await;
-        if let Some(unused) = kept.take_if(|server| server.users.load(Ordering::SeqCst) == 0)
-            && let Err(error) = unused.end().await
-        {
+        if let Err(error) = self.end_used_by(0).await {
             tracing::warn!(%error, executor = self.executor, "a server was not ended");
+        }
+    }
+
+    /// Ends the server if so many use it. Whether they do.
+    pub(super) async fn end_used_by(&self, users: usize) -> Result<bool, Error> {
+        match self.server.lock().await.take_if(|server| server.users.load(Ordering::SeqCst) == users) {
+            Some(server) => server.end().await.map(|()| true),
+            None => Ok(false),
         }
     }
 
@@ -181,6 +186,12 @@ impl Use {
     fn of(shared: &Arc<Shared>, server: &Arc<Server>) -> Self {
         server.users.fetch_add(1, Ordering::SeqCst);
         Self { shared: shared.clone(), server: server.clone() }
+    }
+}
+
+impl Clone for Use {
+    fn clone(&self) -> Self {
+        Self::of(&self.shared, &self.server)
     }
 }
 

@@ -57,6 +57,13 @@ impl Session {
         Ok(directory.map(|directory| Self { server, id: id.into(), directory }))
     }
 
+    /// The ids of those with this title, wherever they work.
+    pub(super) async fn titled(server: &Server, title: &str) -> Result<Vec<String>, Error> {
+        let found = server.api.find(title).await?.unwrap_or_default();
+        let titled = found.as_array().into_iter().flatten().filter(|session| session["title"] == title);
+        Ok(titled.filter_map(|session| session["id"].as_str()).map(String::from).collect())
+    }
+
     /// A call about it. None where the server does not have it.
     pub(super) async fn call(
         &self,
@@ -79,7 +86,7 @@ impl Session {
                 return Ok(());
             }
             if begun.elapsed() > STOP {
-                return Err(Error::Failed("the agent works on, though it was told to stop".into()));
+                return Err(stubborn());
             }
             for id in busy {
                 self.server.api.call(Method::POST, &["session", &id, "abort"], &self.directory, None).await?;
@@ -132,4 +139,8 @@ impl Session {
             error => error,
         }
     }
+}
+
+pub(super) fn stubborn() -> Error {
+    Error::Failed("the agent works on, though it was told to stop".into())
 }

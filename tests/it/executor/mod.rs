@@ -33,7 +33,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-pub(crate) use self::acp::marked;
+pub(crate) use self::{acp::marked, opencode::servers};
 use crate::support::client;
 
 struct NoAttachments;

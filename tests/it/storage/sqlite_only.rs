@@ -119,13 +119,14 @@ async fn a_purge_goes_on_after_a_restart() {
 async fn what_is_left_of_an_upload_is_purged_at_the_next_start() {
     let database = sqlite().await;
     create(database.storage(), "a").await;
-    let first = stream::iter([Ok(Bytes::from(vec![7; 300 << 10]))]);
+    // More than is written at once: eight chunks of 256 KiB.
+    let first = stream::iter([Ok(Bytes::from(vec![7; 3 << 20]))]);
     let (target, mut shell) = (id("a"), database.shell().await);
     let endless = Box::pin(first.chain(stream::pending()));
     let upload = database.storage().add_attachment(&target, new_attachment("f"), endless);
     tokio::select! {
         _ = upload => panic!("the upload has no end"),
-        () = until(&mut shell, "select count(*) from attachment_chunks", 1) => {}
+        () = until(&mut shell, "select count(*) from attachment_chunks", 8) => {}
     }
     let database = database.reopen().await;
     until(&mut shell, "select count(*) from loose_chunks", 0).await;
@@ -137,7 +138,7 @@ async fn what_is_left_of_an_upload_is_purged_at_the_next_start() {
 async fn an_upload_that_broke_off_is_purged() {
     let database = sqlite().await;
     create(database.storage(), "a").await;
-    let broken = stream::iter([Ok(Bytes::from(vec![7; 300 << 10])), Err("gone".into())]);
+    let broken = stream::iter([Ok(Bytes::from(vec![7; 3 << 20])), Err("gone".into())]);
     let upload = database.storage().add_attachment(&id("a"), new_attachment("f"), Box::pin(broken)).await;
     assert!(matches!(upload, Err(Error::Source(_))));
     let mut shell = database.shell().await;

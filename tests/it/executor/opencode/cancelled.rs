@@ -68,6 +68,17 @@ async fn when_its_prompt_was_taken_and_not_begun() {
 }
 
 #[tokio::test]
+async fn when_it_does_not_listen() {
+    let mut agent = talking(&[], "");
+    let mut running = agent.running("hello\n/deaf\n/silent");
+    running.until_text().await;
+    assert_eq!(running.cancel().await.unwrap(), Outcome::Cancelled);
+    // Nobody else is there: the server is ended.
+    until_gone(&agent).await;
+    assert_eq!(agent.hears("hello").await, "hello", "another one is started");
+}
+
+#[tokio::test]
 async fn when_the_run_is_dropped() {
     let mut agent = talking(&[], "");
     let mut running = agent.running("hello\n/silent");

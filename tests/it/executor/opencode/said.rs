@@ -115,11 +115,13 @@ async fn an_answer_that_came_after_a_restart_is_given_when_the_agent_asks_again(
 #[tokio::test]
 async fn the_model_is_the_one_that_is_named() {
     let mut agent = talking(&[], "");
-    assert_eq!(agent.hears("/model").await, "null");
+    let usual = "{\"providerID\":\"demo\",\"modelID\":\"usual\"}";
+    assert_eq!(agent.hears("/model").await, usual);
     let named = |turn: Turn, model: &str| Turn { model: Some(model.into()), ..turn };
     let turn = named(agent.turn("/model"), "some/model/of-it");
     let (_, told) = finish(&*agent.pool, turn).await;
     assert_eq!(told[0], "text {\"providerID\":\"some\",\"modelID\":\"model/of-it\"}");
+    assert_eq!(agent.hears("/model").await, usual, "it does not go on with the one before");
     let turn = named(agent.turn("/model"), "model");
     let error = finish(&*agent.pool, turn).await.0.unwrap_err();
     assert!(error.to_string().starts_with("the model \"model\" is no provider/model"), "{error}");

@@ -34,6 +34,12 @@ async fn a_history_that_changed_under_it_is_told_anew() {
     agent.history.truncate(1);
     agent.change(|row| row.agent_session_id = None);
     assert_eq!(agent.hears("/memory").await, "[\"one\\n\\n/memory\"]");
+    // What it knew before goes with the session, too.
+    let row = agent.row();
+    let folder = kept(&agent, "any").parent().unwrap().to_owned();
+    assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 2);
+    agent.pool.dispose(&row, true).await.unwrap();
+    assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 0);
 }
 
 #[tokio::test]
