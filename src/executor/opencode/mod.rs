@@ -11,7 +11,7 @@ mod settings;
 mod talk;
 mod told;
 
-use std::sync::Arc;
+use std::{path::Path, sync::Arc};
 
 use async_trait::async_trait;
 use reqwest::Method;
@@ -58,9 +58,9 @@ impl OpenCode {
     }
 
     /// Where a session works, as the server names it.
-    fn directory(&self, workspace: Option<&str>, row: &BackendId) -> Result<String, Error> {
+    fn directory(&self, workspace: Option<&Path>, row: &BackendId) -> Result<String, Error> {
         let directory = match workspace {
-            Some(workspace) => workspace.into(),
+            Some(workspace) => workspace.to_owned(),
             None => self.shared.launch.make_home(row)?,
         };
         let missing = || Error::Unavailable(format!("the working directory {} is not there", directory.display()));

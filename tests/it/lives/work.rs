@@ -88,7 +88,8 @@ impl Ledger {
             }
             Work::Committed => self.commit(top, n),
             Work::Detached => {
-                said(top, &["checkout", "-q", "--detach"]);
+                // Refused while something is being merged, which `checkout` would forget: then the commit ends the merge.
+                git(top, &["switch", "-q", "--detach"]);
                 self.commit(top, n);
             }
             Work::Merging => {
