@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{
-    Error, Worktrees,
+    Error, Turn, Worktrees,
     commits::lines,
     preflight::OURS,
     repository::{self, Repository, WorkingTree},
@@ -74,6 +74,7 @@ impl Worktrees {
         };
         let (base_commit, branch_created) = start(&shadow, branch.as_deref(), ask.commit.as_deref()).await?;
         if let (Some(branch), false) = (&branch, branch_created) {
+            let _among = self.among(&repository).await?;
             check_free(&shadow, &repository, branch).await?;
         }
         Ok(NewWorktree {
@@ -129,7 +130,14 @@ impl Worktrees {
         absolute("repository", git_dir)
     }
 
+    /// Waits until no worktree of a repository is being made: git reads what it keeps of all of them, and fails on one
+    /// that is half written.
+    async fn among(&self, repository: &Repository) -> Result<Turn, Error> {
+        Ok(self.turn(&absolute("repository", repository.common.clone())?).await)
+    }
+
     async fn add(&self, worktree: &Worktree, repository: &Repository, reason: &str) -> Result<(), Error> {
+        let _among = self.among(repository).await?;
         let shadow = Shadow::of(self.git(), repository, Access::Write, Bytes::Converted).await?;
         let call = shadow.call(&["worktree", "add", "--quiet", "--lock", "--reason", reason]);
         let call = call.within(self.git().write);
