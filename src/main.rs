@@ -35,6 +35,10 @@ use tokio_util::sync::CancellationToken;
 /// How long the end of an agent may take: longer than it takes to be asked, terminated and killed.
 const DISPOSE: Duration = Duration::from_secs(20);
 
+/// A request makes and drops a few dozen small things, in threads that hand them to one another.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// The session server for AI agents: one binary, one SQLite file, one REST API.
 ///
 /// Without a command it serves.

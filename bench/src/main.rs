@@ -3,6 +3,7 @@
 
 mod bench;
 mod budgets;
+mod cores;
 mod figures;
 mod home;
 mod http;

@@ -18,28 +18,27 @@ const OPEN: [&str; 4] = ["/health", "/ready", "/docs", "/api/v1/openapi.json"];
 pub struct Access {
     /// SHA-256 of the token; none when no token is asked for.
     token: Option<[u8; 32]>,
-    /// `host:port` of the server's own names, in lower case.
+    /// `host:port` of the server's own names.
     hosts: Vec<String>,
 }
 
 impl Access {
     /// Asks for this token, if any, and for one of these names (each with its port, where it is not 80).
     pub fn new(token: Option<&str>, hosts: impl IntoIterator<Item = String>) -> Self {
-        let hosts = hosts.into_iter().map(|host| host.to_ascii_lowercase()).collect();
-        Self { token: token.map(|token| Sha256::digest(token).into()), hosts }
+        Self { token: token.map(|token| Sha256::digest(token).into()), hosts: hosts.into_iter().collect() }
     }
 
     pub(super) fn check(&self, path: &str, headers: &HeaderMap) -> Result<(), Problem> {
         let forbidden = |detail| Err(Problem::new(StatusCode::FORBIDDEN, "forbidden", "Forbidden", detail));
         let mut hosts = headers.get_all(header::HOST).iter();
-        let host = hosts.next().and_then(|host| host.to_str().ok()).unwrap_or_default().to_ascii_lowercase();
-        if hosts.next().is_some() || !self.hosts.contains(&host) {
+        let host = hosts.next().and_then(|host| host.to_str().ok()).unwrap_or_default();
+        if hosts.next().is_some() || !self.is_own(host) {
             return forbidden("the Host is not one of this server's names; --allow-host adds one");
         }
         if let Some(origin) = headers.get(header::ORIGIN) {
             let origin = origin.to_str().unwrap_or_default().to_ascii_lowercase();
             let own = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"));
-            if own.is_none_or(|own| !self.hosts.iter().any(|host| host == own)) {
+            if own.is_none_or(|own| !self.is_own(own)) {
                 return forbidden("the Origin is not this server's own");
             }
         }
@@ -50,6 +49,10 @@ impl Access {
                 Err(Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", "Unauthorized", detail))
             }
         }
+    }
+
+    fn is_own(&self, host: &str) -> bool {
+        self.hosts.iter().any(|own| own.eq_ignore_ascii_case(host))
     }
 
     fn has_token(&self, headers: &HeaderMap) -> bool {

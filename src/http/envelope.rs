@@ -42,14 +42,13 @@ impl Api {
     /// Gives the request an id, logs it, and finishes its answer.
     pub(super) async fn answer(self, request: Request) -> Response {
         let id = request_id(request.headers());
-        let span = tracing::info_span!("request", method = %request.method(), path = request.uri().path(), id);
+        let shown = id.to_str().unwrap_or_default();
+        let span = tracing::info_span!("request", method = %request.method(), path = request.uri().path(), id = shown);
         let start = Instant::now();
         let response = self.let_through(request).instrument(span.clone()).await;
-        let mut response = shaped(response, &id);
+        let mut response = shaped(response, shown);
         span.in_scope(|| tracing::info!(status = response.status().as_u16(), elapsed = ?start.elapsed(), "answered"));
-        if let Ok(id) = HeaderValue::from_str(&id) {
-            response.headers_mut().insert(REQUEST_ID, id);
-        }
+        response.headers_mut().insert(REQUEST_ID, id);
         response
     }
 
@@ -70,19 +69,17 @@ impl Api {
 }
 
 /// The client's id where it is one: 1 to 128 visible ASCII characters.
-fn request_id(headers: &HeaderMap) -> String {
-    let brought = headers.get(REQUEST_ID).and_then(|id| id.to_str().ok()).unwrap_or_default();
-    match (1..=128).contains(&brought.len()) && brought.bytes().all(|byte| byte.is_ascii_graphic()) {
-        true => brought.to_owned(),
-        false => made_id(),
-    }
+fn request_id(headers: &HeaderMap) -> HeaderValue {
+    let is_id = |id: &&HeaderValue| (1..=128).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic);
+    headers.get(REQUEST_ID).filter(is_id).cloned().unwrap_or_else(made_id)
 }
 
 /// The server's own id and a number: random bytes for each request would be a call of the system.
-fn made_id() -> String {
+fn made_id() -> HeaderValue {
     static SERVER: LazyLock<String> = LazyLock::new(|| uuid::Uuid::now_v7().simple().to_string());
     static REQUESTS: AtomicU64 = AtomicU64::new(0);
-    format!("{}-{}", *SERVER, REQUESTS.fetch_add(1, Ordering::Relaxed))
+    let id = format!("{}-{}", *SERVER, REQUESTS.fetch_add(1, Ordering::Relaxed));
+    HeaderValue::try_from(id).unwrap_or(HeaderValue::from_static("0"))
 }
 
 fn shaped(mut response: Response, id: &str) -> Response {

@@ -247,7 +247,10 @@ impl FromRequestParts<App> for NoQuery {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _: &App) -> Result<Self, Problem> {
-        parse::<super::listing::NoFilter>(pairs(parts)?).map(|_| Self)
+        match parts.uri.query() {
+            None => Ok(Self),
+            Some(_) => parse::<super::listing::NoFilter>(pairs(parts)?).map(|_| Self),
+        }
     }
 }
 
@@ -323,7 +326,9 @@ impl<const STATUS: u16, T: Serialize> Answer<STATUS, T> {
 impl<const STATUS: u16, T> Answer<STATUS, T> {
     /// Bytes that are the JSON of a `T`.
     pub(super) fn raw(body: Bytes) -> Self {
-        Self { headers: HeaderMap::new(), body, of: PhantomData }
+        let mut headers = HeaderMap::with_capacity(4);
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        Self { headers, body, of: PhantomData }
     }
 
     pub(super) fn with(mut self, (name, value): (header::HeaderName, HeaderValue)) -> Self {
@@ -334,9 +339,10 @@ impl<const STATUS: u16, T> Answer<STATUS, T> {
 
 impl<const STATUS: u16, T> IntoResponse for Answer<STATUS, T> {
     fn into_response(self) -> Response {
-        let status = StatusCode::from_u16(STATUS).unwrap_or(StatusCode::OK);
-        let json = (header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        (status, [json], self.headers, Body::from(self.body)).into_response()
+        let mut response = Response::new(Body::from(self.body));
+        *response.status_mut() = StatusCode::from_u16(STATUS).unwrap_or(StatusCode::OK);
+        *response.headers_mut() = self.headers;
+        response
     }
 }
 

@@ -7,6 +7,7 @@ use super::{numbers_of_sessions, sessions, together::rate};
 use crate::{
     Outcome,
     bench::Bench,
+    cores,
     figures::{Unit, median, ratios},
     http,
     server::Server,
@@ -46,12 +47,12 @@ fn over_http(bench: &mut Bench) -> Outcome<()> {
     let fixed = Server::fixed(&bench.programs.fixed, &bench.place(""), &[size])?;
     let ready = fixed.address.get("/0");
     let (count, many) = (bench.sized(1000, 200), bench.sized(16_000, 3200));
-    http::load_same(&server.address, 1, count, &list)?;
-    http::load_same(&fixed.address, 1, count, &ready)?;
+    of_one_client(&server, count, &list)?;
+    of_one_client(&fixed, count, &ready)?;
     let (mut ours, mut theirs, mut rates) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..bench.repeats {
-        ours.push(median(&http::load_same(&server.address, 1, count, &list)?.micros));
-        theirs.push(median(&http::load_same(&fixed.address, 1, count, &ready)?.micros));
+        ours.push(of_one_client(&server, count, &list)?);
+        theirs.push(of_one_client(&fixed, count, &ready)?);
         rates.push(rate(&http::load_same(&server.address, 8, many, &list)?));
     }
     bench.add_values("list.http", Unit::Microseconds, &ours);
@@ -59,4 +60,8 @@ fn over_http(bench: &mut Bench) -> Outcome<()> {
     bench.add_values("list.http_over_static", Unit::Times, &ratios(&ours, &theirs));
     bench.add_values("list.http_per_second", Unit::PerSecond, &rates);
     Ok(())
+}
+
+fn of_one_client(server: &Server, count: usize, request: &[u8]) -> Outcome<f64> {
+    cores::with_on_one(server.id(), || Ok(median(&http::load_same(&server.address, 1, count, request)?.micros)))
 }

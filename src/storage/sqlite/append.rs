@@ -1,19 +1,20 @@
-//! Appending: all appends that are committed together are checked by one query and written by one statement a table,
-//! whatever their number. With one writer nothing changes between the check and the write.
+//! Appending: all appends that are committed together are written by one statement a table, whatever their number.
 //!
 //! Each call of the connection is a hand-over to its thread and back, as dear as a small statement. So the statements
-//! of a transaction that only appends go in two calls: what begins it also looks, what writes also commits.
+//! of a transaction that only appends go in one call, and the schema checks them: a session that is not there, or has a
+//! run, an id in use, another end of the history than the client expects. What is refused as a whole is looked at one by
+//! one then. With one writer nothing changes between that look and its write.
 
-use std::collections::{BTreeSet, HashMap};
+use std::{
+    collections::{BTreeSet, HashMap},
+    hash::Hash,
+};
 
+use serde::Serialize;
 use serde_json::json;
 use sqlx::SqliteConnection;
 
-use super::{
-    error, idempotency,
-    messages::{self, MessageRow},
-    types,
-};
+use super::{error, idempotency, messages, types};
 use crate::{
     model::{Appended, Message, MessageId, NewMessage, SessionId, Timestamp},
     storage::{AppendOptions, Error, Result},
@@ -24,6 +25,21 @@ pub(super) struct Append {
     pub(super) session: SessionId,
     pub(super) messages: Vec<NewMessage>,
     pub(super) options: AppendOptions,
+}
+
+impl Append {
+    /// Whether the statements that write it can tell whether it may be written.
+    fn is_plain(&self) -> bool {
+        let Self { messages, options, .. } = self;
+        options.claim.is_none() && !messages.is_empty() && options.expected_last_seq.is_none_or(|last| last >= 0)
+    }
+
+    /// Its messages, each in the place that the client expects for it, or in none yet.
+    fn placed(&self, now: Timestamp) -> Vec<Message> {
+        let expected = self.options.expected_last_seq;
+        let place = |n: i64| expected.map_or(0, |last| last.saturating_add(n));
+        self.messages.iter().cloned().zip(1..).map(|(new, n)| new.into_message(place(n), now)).collect()
+    }
 }
 
 /// A session as the batch sees it.
@@ -130,7 +146,7 @@ async fn brought_before(conn: &mut SqliteConnection, appends: &[&Append]) -> Res
     .await
     .map_err(error::of)?;
     let rows = messages::rows_by_key(conn, &keys).await?;
-    Ok(rows.into_iter().map(|row| ((row.session_id.clone(), row.id.clone()), MessageRow::into_message(row))).collect())
+    Ok(rows.into_iter().map(|row| (row.ids(), row.into_message())).collect())
 }
 
 /// Decides on one append, and adds its rows to those of the batch.
@@ -198,63 +214,134 @@ pub(super) enum Tells {
 
 /// Rows as the parameters of the statements that write them: one JSON array each.
 struct Parameters {
+    /// A session, how many rows it gets, when, and whether they open it again.
     counters: String,
     rows: String,
-    /// The places of those that events tell of.
+    /// The sessions and places of those that events tell of.
     told: String,
 }
 
 impl Parameters {
-    fn of(rows: &[(i64, Message)], opens: Opens, tells: Tells) -> Self {
-        let mut counters: HashMap<i64, (i64, i64, i64)> = HashMap::new();
-        for (key, message) in rows {
-            let (count, last, latest) = counters.entry(*key).or_default();
+    /// Rows in the order of their places, under the key or the id of their session.
+    fn of<'a, S: Serialize + Copy + Eq + Hash>(
+        rows: impl Iterator<Item = (S, &'a Message)> + Clone,
+        opens: Opens,
+        tells: Tells,
+    ) -> Self {
+        let mut counts: HashMap<S, (i64, i64)> = HashMap::new();
+        for (session, message) in rows.clone() {
+            let (count, latest) = counts.entry(session).or_default();
             *count += 1;
-            *last = (*last).max(message.seq);
-            *latest = (*latest).max(message.created_at.0);
+            *latest = message.created_at.0.max(*latest);
         }
-        let counters = counters.into_iter().map(|(key, (count, last, latest))| match opens {
-            Opens::At(now) => (key, count, last, now.0, true),
-            Opens::IfLater => (key, count, last, latest, false),
+        let counters = counts.iter().map(|(session, (count, latest))| match opens {
+            Opens::At(now) => (session, count, now.0, true),
+            Opens::IfLater => (session, count, *latest, false),
         });
-        let told_at = Timestamp::now().0;
-        let told = rows.iter().filter(|_| tells == Tells::Yes).map(|(key, message)| (key, message.seq, told_at));
-        Self {
-            counters: types::object(&counters.collect::<Vec<_>>()),
-            told: types::object(&told.collect::<Vec<_>>()),
-            rows: types::object(&rows.iter().map(|(key, message)| row_as_json(*key, message)).collect::<Vec<_>>()),
+        let counters = types::object(&counters.collect::<Vec<_>>());
+        let (mut written, mut told, told_at) = (Vec::new(), Vec::new(), Timestamp::now().0);
+        for (session, message) in rows {
+            let (left, _) = counts.entry(session).or_default();
+            *left -= 1;
+            written.push(row_as_json(session, *left, message));
+            told.push((session, *left, told_at));
         }
+        told.retain(|_| tells == Tells::Yes);
+        Self { counters, rows: types::object(&written), told: types::object(&told) }
     }
 }
 
-/// The counters of the sessions first: the trigger on messages counts only what these do not. Then the rows, and the
-/// events of them. (sqlx counts the parameters of each statement: the one of each has no number.)
+/// The counters of the sessions first: the trigger on messages counts only what these do not. Then the rows, each so many
+/// places before the end, and the events of them. A row whose session is not found so, or whose place is not the one
+/// that it should have, has no session to refer to, and is refused. (sqlx counts the parameters of each statement: the
+/// one of each has no number.)
 macro_rules! write_rows {
-    ($query:ident, $end:literal, $parameters:expr) => {{
+    ($query:ident, $begin:literal, $session:literal, $open_session:literal, $end:literal, $parameters:expr $(, $argument:expr)*) => {{
         let parameters: &Parameters = $parameters;
         sqlx::$query!(
-            r#"update sessions set message_count = message_count + (j.value ->> 1), last_seq = j.value ->> 2,
+            $begin + r#"update sessions set message_count = message_count + (j.value ->> 1), last_seq = last_seq + (j.value ->> 1),
                  version = version + 1,
-                 updated_at = max(updated_at, j.value ->> 3), last_activity_at = max(last_activity_at, j.value ->> 3),
-                 closed_at = iif(not (j.value ->> 4) and closed_at >= j.value ->> 3, closed_at, null)
-               from json_each(?) j where session_key = j.value ->> 0;
+                 updated_at = max(updated_at, j.value ->> 2), last_activity_at = max(last_activity_at, j.value ->> 2),
+                 closed_at = iif(not (j.value ->> 3) and closed_at >= j.value ->> 2, closed_at, null)
+               from json_each(?) j where sessions."# + $session + r#";
                insert into messages (session_key, seq, id, role, content, content_terms, reasoning, reasoning_terms, parts, tool_calls,
                  tool_call_id, tool_success, phase, metadata, run_id, compressed, extra, created_at, updated_at)
-               select value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, value ->> 7,
+               select s.session_key, s.last_seq - (value ->> 1), value ->> 3, value ->> 4, value ->> 5, value ->> 6, value ->> 7,
                  value ->> 8, value ->> 9, value ->> 10, value ->> 11, value ->> 12, value ->> 13, value ->> 14, value ->> 15,
-                 value ->> 16, value ->> 17, value ->> 18
-               from json_each(?);
+                 value ->> 16, value ->> 17, value ->> 18, value ->> 19
+               from json_each(?) j left join sessions s on coalesce(j.value ->> 2 = s.last_seq - (j.value ->> 1), true) and "#
+               + $open_session + r#";
                insert into events (session_key, root_key, kind, message_key, data, created_at)
                select m.session_key, s.root_key, 'message.appended', m.message_key,
                  json_object('message_id', m.id, 'seq', m.seq, 'role', m.role), j.value ->> 2
-               from json_each(?) j join messages m on m.session_key = j.value ->> 0 and m.seq = j.value ->> 1
-                 join sessions s on s.session_key = m.session_key
+               from json_each(?) j join sessions s on s."# + $session + r#"
+                 join messages m on m.session_key = s.session_key and m.seq = s.last_seq - (j.value ->> 1)
                order by j.key; "# + $end,
             parameters.counters,
             parameters.rows,
             parameters.told
+            $(, $argument)*
         )
     }};
+}
+
+/// What was written and committed.
+pub(super) struct Written {
+    pub(super) appends: Vec<Appended>,
+    pub(super) data_version: i64,
+    /// The number of the last event.
+    pub(super) last_event: i64,
+}
+
+/// Writes appends and commits, in one call. None when one of them must be looked at: then nothing was written.
+pub(super) async fn at_once(conn: &mut SqliteConnection, appends: &[&Append]) -> Result<Option<Written>> {
+    if !appends.iter().all(|append| append.is_plain()) {
+        return Ok(None);
+    }
+    let now = Timestamp::now();
+    let mut new: Vec<Vec<Message>> = appends.iter().map(|append| append.placed(now)).collect();
+    let rows = appends.iter().zip(&new).flat_map(|(append, new)| new.iter().map(|m| (append.session.as_str(), m)));
+    let parameters = Parameters::of(rows, Opens::At(now), Tells::Yes);
+    let written = write_rows!(
+        query,
+        "begin immediate; ",
+        "id = j.value ->> 0",
+        "s.id = j.value ->> 0
+           and not exists (select 1 from runs r where r.session_key = s.session_key and r.status in ('pending', 'running'))",
+        r#"select cast(v.data_version as integer) as "data_version!: i64", s.id as "id!: SessionId", s.last_seq as "last_seq!: i64",
+             coalesce((select seq from sqlite_sequence where name = 'events'), 0) as "last_event!: i64"
+           from pragma_data_version v cross join json_each(?) j join sessions s on s.id = j.value ->> 0; commit"#,
+        &parameters,
+        parameters.counters
+    );
+    // All rows, that is to say, to the end of the last statement: the one that commits.
+    let seen = match written.fetch_all(&mut *conn).await {
+        Ok(seen) => seen,
+        Err(error) if error::broken_rule(&error).is_some() => {
+            sqlx::query("rollback").execute(conn).await.map_err(error::of)?;
+            return Ok(None);
+        }
+        Err(error) => match error::of(error) {
+            // Not even begun.
+            Error::Busy(_) => return Ok(None),
+            error => return Err(error),
+        },
+    };
+    let (data_version, last_event) = seen.first().map_or((0, 0), |row| (row.data_version, row.last_event));
+    let mut last: HashMap<SessionId, i64> = seen.into_iter().map(|row| (row.id, row.last_seq)).collect();
+    // From the last one back, as they were placed.
+    let mut done = Vec::with_capacity(appends.len());
+    for (append, messages) in appends.iter().zip(&mut new).rev() {
+        let last = last.entry(append.session.clone()).or_default();
+        let last_seq = *last;
+        for message in messages.iter_mut().rev() {
+            message.seq = *last;
+            *last -= 1;
+        }
+        done.push(Appended { messages: std::mem::take(messages), last_seq });
+    }
+    done.reverse();
+    Ok(Some(Written { appends: done, data_version, last_event }))
 }
 
 /// Writes rows in a transaction that goes on.
@@ -267,28 +354,17 @@ pub(super) async fn insert(
     if rows.is_empty() {
         return Ok(());
     }
-    let parameters = Parameters::of(rows, opens, tells);
-    write_rows!(query, "", &parameters).execute(conn).await.map(drop).map_err(error::of)
-}
-
-/// Writes what was decided, and commits. The number of the last event.
-pub(super) async fn write_and_commit(conn: &mut SqliteConnection, batch: &Batch) -> Result<i64> {
-    let parameters = Parameters::of(&batch.rows, Opens::At(batch.now), Tells::Yes);
-    let write = write_rows!(
-        query_scalar,
-        r#"select coalesce((select seq from sqlite_sequence where name = 'events'), 0) as "last!: i64"; commit"#,
-        &parameters
-    );
-    // All rows, that is to say, to the end of the last statement: the one that commits.
-    let last = write.fetch_all(conn).await.map_err(error::of)?;
-    Ok(last.into_iter().next().unwrap_or_default())
+    let parameters = Parameters::of(rows.iter().map(|(key, message)| (*key, message)), opens, tells);
+    let write = write_rows!(query, "", "session_key = j.value ->> 0", "s.session_key = j.value ->> 0", "", &parameters);
+    write.execute(conn).await.map(drop).map_err(error::of)
 }
 
 /// Columns in the order of the statement. JSON columns are texts within the JSON, so that they are kept as they are.
-fn row_as_json(key: i64, m: &Message) -> serde_json::Value {
+fn row_as_json(session: impl Serialize, left: i64, m: &Message) -> serde_json::Value {
     json!([
-        key,
-        m.seq,
+        session,
+        left,
+        (m.seq > 0).then_some(m.seq),
         m.id,
         m.role,
         m.content,

@@ -8,7 +8,8 @@ use sqlx::{SqliteConnection, SqlitePool};
 use super::{
     error,
     events::{self, NewEvent},
-    sessions, teardown, types,
+    sessions, teardown,
+    types::Json,
 };
 use crate::{
     model::{
@@ -34,27 +35,30 @@ pub(super) async fn delete(conn: &mut SqliteConnection, input: &Delete) -> Resul
              union all
              select c.session_key from sessions c join tree on c.parent_key = tree.session_key
            )
-           select s.session_key as "key!: i64", s.pinned as "pinned: bool" from tree join sessions s using (session_key)"#,
+           select json_group_array(s.session_key) as "keys!: Keys", coalesce(max(s.pinned), 0) as "pinned!: bool"
+           from tree join sessions s using (session_key)"#,
         key
     );
-    let tree = tree.fetch_all(&mut *conn).await.map_err(error::of)?;
-    if input.options.keep_pinned && tree.iter().any(|session| session.pinned) {
+    let tree = tree.fetch_one(&mut *conn).await.map_err(error::of)?;
+    if input.options.keep_pinned && tree.pinned {
         return Err(Error::SessionPinned(input.id.clone()));
     }
-    let keys: Vec<i64> = tree.into_iter().map(|session| session.key).collect();
-    let receipt = receipt(conn, &keys).await?;
-    let teardowns = remove(conn, &keys, input.options.discard_worktree).await?;
+    let receipt = receipt(conn, &tree.keys).await?;
+    let teardowns = remove(conn, &tree.keys, input.options.discard_worktree).await?;
     Ok(DeleteReceipt { teardowns, ..receipt })
 }
 
+/// Keys of sessions as a JSON array: thousands pass between the statements as one value, which is handed over at once.
+type Keys = String;
+
 /// What a removal of these sessions removes.
-async fn receipt(conn: &mut SqliteConnection, keys: &[i64]) -> Result<DeleteReceipt> {
-    let keys = types::object(&keys);
+async fn receipt(conn: &mut SqliteConnection, keys: &Keys) -> Result<DeleteReceipt> {
     let ids = sqlx::query_scalar!(
-        r#"select id as "id: SessionId" from sessions where session_key in (select value from json_each(?1)) order by id"#,
+        r#"select json_group_array(id order by id) as "ids!: Json<Vec<String>>" from sessions
+           where session_key in (select value from json_each(?1))"#,
         keys
     );
-    let deleted_session_ids = ids.fetch_all(&mut *conn).await.map_err(error::of)?;
+    let Json(ids) = ids.fetch_one(&mut *conn).await.map_err(error::of)?;
     let counts = sqlx::query!(
         r#"select coalesce(sum(message_count), 0) as "messages!: i64", coalesce(sum(attachment_count), 0) as "attachments!: i64",
              coalesce(sum(attachment_bytes), 0) as "attachment_bytes!: i64",
@@ -73,12 +77,12 @@ async fn receipt(conn: &mut SqliteConnection, keys: &[i64]) -> Result<DeleteRece
     );
     Ok(DeleteReceipt {
         deleted: DeleteCounts {
-            sessions: i64::try_from(deleted_session_ids.len()).unwrap_or(i64::MAX),
+            sessions: i64::try_from(ids.len()).unwrap_or(i64::MAX),
             messages: counts.messages,
             attachments: counts.attachments,
             runs: counts.runs,
         },
-        deleted_session_ids,
+        deleted_session_ids: ids.into_iter().map(SessionId::stored).collect(),
         bytes: counts.message_bytes + counts.attachment_bytes,
         cancelled_run_ids: active.fetch_all(conn).await.map_err(error::of)?,
         ..DeleteReceipt::default()
@@ -87,9 +91,9 @@ async fn receipt(conn: &mut SqliteConnection, keys: &[i64]) -> Result<DeleteRece
 
 /// Removes sessions; the set holds everything below each of its members. The jobs that this leaves, for the caller to
 /// carry out.
-async fn remove(conn: &mut SqliteConnection, keys: &[i64], discard_worktree: bool) -> Result<Vec<TeardownJob>> {
-    let (keys, last) = (types::object(&keys), teardown::last(conn).await?);
-    tell_parents(conn, &keys).await?;
+async fn remove(conn: &mut SqliteConnection, keys: &Keys, discard_worktree: bool) -> Result<Vec<TeardownJob>> {
+    let last = teardown::last(conn).await?;
+    tell_parents(conn, keys).await?;
     let remove = sqlx::query!("delete from sessions where session_key in (select value from json_each(?1))", keys);
     remove.execute(&mut *conn).await.map_err(error::of)?;
     teardown::take_after(conn, last, discard_worktree).await
@@ -97,7 +101,7 @@ async fn remove(conn: &mut SqliteConnection, keys: &[i64], discard_worktree: boo
 
 /// Tells the parents that stay that what their children were doing has ended: the runs go with the sessions, and will say
 /// nothing more.
-async fn tell_parents(conn: &mut SqliteConnection, keys: &str) -> Result<()> {
+async fn tell_parents(conn: &mut SqliteConnection, keys: &Keys) -> Result<()> {
     let ending = sqlx::query!(
         r#"select s.parent_key as "parent!: i64", s.id as "child: SessionId", r.id as "run: RunId"
            from runs r join sessions s using (session_key)
@@ -127,7 +131,7 @@ pub(super) async fn what_cleanup_would(pool: &SqlitePool, input: &Cleanup) -> Re
     cleanup_receipt(&mut snapshot, &keys, input).await
 }
 
-async fn cleanup_receipt(conn: &mut SqliteConnection, keys: &[i64], input: &Cleanup) -> Result<CleanupReceipt> {
+async fn cleanup_receipt(conn: &mut SqliteConnection, keys: &Keys, input: &Cleanup) -> Result<CleanupReceipt> {
     let receipt = receipt(conn, keys).await?;
     Ok(CleanupReceipt {
         deleted_count: receipt.deleted.sessions,
@@ -144,7 +148,7 @@ async fn cleanup_receipt(conn: &mut SqliteConnection, keys: &[i64], input: &Clea
 
 /// The sessions that a cleanup removes, decided in one query. What is kept, keeps everything above it: so the set
 /// holds everything below each of its members.
-async fn doomed(conn: &mut SqliteConnection, cleanup: &Cleanup) -> Result<Vec<i64>> {
+async fn doomed(conn: &mut SqliteConnection, cleanup: &Cleanup) -> Result<Keys> {
     let (empty, children) = (cleanup.mode == CleanupMode::Empty, cleanup.mode == CleanupMode::Children);
     let inactive_before = cleanup.inactive_before.map(|time| time.0);
     let keys = sqlx::query_scalar!(
@@ -171,12 +175,12 @@ async fn doomed(conn: &mut SqliteConnection, cleanup: &Cleanup) -> Result<Vec<i6
              union
              select s.parent_key from sessions s join above using (session_key) where s.parent_key is not null
            )
-           select session_key as "key!: i64" from sessions
-           where session_key not in (select session_key from above) and (not ?4 or parent_key is not null)"#,
+           select json_group_array(s.session_key) as "keys!: Keys" from sessions s
+           where s.session_key not in (select session_key from above) and (not ?4 or s.parent_key is not null)"#,
         cleanup.keep_pinned,
         inactive_before,
         empty,
         children
     );
-    keys.fetch_all(conn).await.map_err(error::of)
+    keys.fetch_one(conn).await.map_err(error::of)
 }

@@ -2,13 +2,15 @@
 
 use std::collections::HashMap;
 
+use futures_util::TryStreamExt;
+use serde::Deserialize;
 use serde_json::{Value, json};
 use sqlx::{SqliteConnection, SqlitePool};
 
 use super::{
     error, events, runs,
     sessions::{self, SessionRow},
-    types::{self, Json, Text, Word},
+    types::{self, Json},
 };
 use crate::{
     model::{
@@ -20,66 +22,81 @@ use crate::{
 
 pub(super) use super::search::terms;
 
-/// A message's row, with the session that it is of.
+/// A message's row, with the session that it is of: the values of [`select_messages`], in their order.
+#[derive(Deserialize)]
 pub(super) struct MessageRow {
     pub(super) key: i64,
-    pub(super) session_id: SessionId,
-    pub(super) id: MessageId,
-    pub(super) seq: i64,
-    pub(super) role: Word<Role>,
-    pub(super) content: Text,
-    pub(super) reasoning: Option<Text>,
-    pub(super) parts: Option<Json<Value>>,
-    pub(super) tool_calls: Option<Json<Value>>,
-    pub(super) tool_call_id: Option<Text>,
-    pub(super) tool_success: Option<bool>,
-    pub(super) phase: Option<Text>,
-    pub(super) metadata: Option<Json<Value>>,
-    pub(super) run_id: Option<RunId>,
-    pub(super) compressed: bool,
-    pub(super) extra: Json<JsonObject>,
-    pub(super) created_at: Timestamp,
-    pub(super) updated_at: Timestamp,
+    session_id: String,
+    id: String,
+    seq: i64,
+    role: Role,
+    content: String,
+    reasoning: Option<String>,
+    parts: Option<Json<Value>>,
+    tool_calls: Option<Json<Value>>,
+    tool_call_id: Option<String>,
+    tool_success: Option<i64>,
+    phase: Option<String>,
+    metadata: Option<Json<Value>>,
+    run_id: Option<String>,
+    compressed: i64,
+    extra: Json<JsonObject>,
+    created_at: i64,
+    updated_at: i64,
 }
 
-/// The column list of a message, once.
+/// The column list of a message, once. The rows come as one JSON array: what sqlx hands over from a connection's thread
+/// has its price by the value, and a row has many. Their order is not said; they are put in order when they are here.
 macro_rules! select_messages {
+    ($begin:literal; $($end:literal)+ $(, $argument:expr)* $(,)?) => {
+        sqlx::query_scalar!(
+            $begin + "(select json_group_array(json_array(m.message_key, s.id, m.id, m.seq, m.role, m.content, m.reasoning, m.parts,
+                 m.tool_calls, m.tool_call_id, m.tool_success, m.phase, m.metadata, m.run_id, m.compressed, m.extra,
+                 m.created_at, m.updated_at)) " $(+ $end)+
+            $(, $argument)*
+        )
+    };
     ($($end:literal)+ $(, $argument:expr)* $(,)?) => {
-        sqlx::query_as!(
-            $crate::storage::sqlite::messages::MessageRow,
-            r#"select m.message_key as "key!: i64", s.id as "session_id: SessionId", m.id as "id: MessageId", m.seq, m.role as "role: Word<Role>",
-                 m.content as "content: Text", m.reasoning as "reasoning: Text", m.parts as "parts: Json<Value>",
-                 m.tool_calls as "tool_calls: Json<Value>", m.tool_call_id as "tool_call_id: Text",
-                 m.tool_success as "tool_success: bool", m.phase as "phase: Text", m.metadata as "metadata: Json<Value>",
-                 m.run_id as "run_id: RunId", m.compressed as "compressed: bool", m.extra as "extra: Json<JsonObject>",
-                 m.created_at as "created_at: Timestamp", m.updated_at as "updated_at: Timestamp"
-               from messages m join sessions s on s.session_key = m.session_key "# $(+ $end)+
+        select_messages!(
+            "select "; "from messages m join sessions s on s.session_key = m.session_key " $($end)+ r#") as "rows!: Json<Vec<MessageRow>>""#
             $(, $argument)*
         )
     };
 }
 
 impl MessageRow {
+    /// The ids of its session and of itself.
+    pub(super) fn ids(&self) -> (SessionId, MessageId) {
+        (SessionId::stored(self.session_id.clone()), MessageId::stored(self.id.clone()))
+    }
+
     pub(super) fn into_message(self) -> Message {
         Message {
-            id: self.id,
+            id: MessageId::stored(self.id),
             seq: self.seq,
-            role: self.role.0,
-            content: self.content.0,
-            reasoning: self.reasoning.map(|text| text.0),
+            role: self.role,
+            content: self.content,
+            reasoning: self.reasoning,
             parts: self.parts.map(|json| json.0),
             tool_calls: self.tool_calls.map(|json| json.0),
-            tool_call_id: self.tool_call_id.map(|text| text.0),
-            tool_success: self.tool_success,
-            phase: self.phase.map(|text| text.0),
+            tool_call_id: self.tool_call_id,
+            tool_success: self.tool_success.map(|success| success != 0),
+            phase: self.phase,
             metadata: self.metadata.map(|json| json.0),
-            run_id: self.run_id,
-            compressed: self.compressed,
+            run_id: self.run_id.map(RunId::stored),
+            compressed: self.compressed != 0,
             extra: self.extra.0,
-            created_at: self.created_at,
-            updated_at: self.updated_at,
+            created_at: Timestamp(self.created_at),
+            updated_at: Timestamp(self.updated_at),
         }
     }
+}
+
+/// Rows as the messages of a history.
+fn in_order(rows: impl IntoIterator<Item = MessageRow>) -> Vec<Message> {
+    let mut messages: Vec<Message> = rows.into_iter().map(MessageRow::into_message).collect();
+    messages.sort_by_key(|message| message.seq);
+    messages
 }
 
 pub(super) async fn rows_by_key(conn: &mut SqliteConnection, keys: &[i64]) -> Result<Vec<MessageRow>> {
@@ -88,7 +105,7 @@ pub(super) async fn rows_by_key(conn: &mut SqliteConnection, keys: &[i64]) -> Re
     }
     let keys = types::object(&keys);
     let rows = select_messages!("where m.message_key in (select value from json_each(?1))", keys);
-    rows.fetch_all(conn).await.map_err(error::of)
+    rows.fetch_one(conn).await.map(|Json(rows)| rows).map_err(error::of)
 }
 
 /// Messages of at most 64 KiB, under their keys: what many readers are sent at once.
@@ -103,21 +120,33 @@ pub(super) async fn short_by_key(conn: &mut SqliteConnection, keys: &[i64]) -> R
              + coalesce(octet_length(m.tool_calls), 0) + coalesce(octet_length(m.metadata), 0) <= 65536",
         keys
     );
-    let rows = rows.fetch_all(conn).await.map_err(error::of)?;
+    let Json(rows) = rows.fetch_one(conn).await.map_err(error::of)?;
     Ok(rows.into_iter().map(|row| (row.key, row.into_message())).collect())
 }
 
 pub(super) async fn find(pool: &SqlitePool, id: &SessionId, message: &MessageId) -> Result<Option<Message>> {
     let (id, message) = (id.as_str(), message.as_str());
-    let row = select_messages!("where s.id = ?1 and m.id = ?2", id, message).fetch_optional(pool).await;
-    row.map(|row| row.map(MessageRow::into_message)).map_err(error::of)
+    let rows = select_messages!("where s.id = ?1 and m.id = ?2", id, message).fetch_one(pool).await;
+    rows.map(|Json(rows)| in_order(rows).pop()).map_err(error::of)
 }
 
-/// Every message of a session, on a connection that holds a snapshot.
+/// Every message of a session, on a connection that holds a snapshot. They come in pieces: one is made while the last
+/// is taken apart.
 pub(super) async fn all(conn: &mut SqliteConnection, id: &SessionId) -> Result<Vec<Message>> {
     let id = id.as_str();
-    let rows = select_messages!("where s.id = ?1 order by m.seq", id).fetch_all(conn).await.map_err(error::of)?;
-    Ok(rows.into_iter().map(MessageRow::into_message).collect())
+    let pieces = select_messages!(
+        "with recursive piece (session_key, last_seq, beyond) as (
+           select session_key, last_seq, 0 from sessions where id = ?1
+           union all
+           select session_key, last_seq, beyond + 64 from piece where beyond + 64 < last_seq
+         )
+         select ";
+        r#"from messages m where m.session_key = piece.session_key and m.seq > beyond and m.seq <= beyond + 64)
+             as "rows!: Json<Vec<MessageRow>>" from piece join sessions s using (session_key)"#,
+        id
+    );
+    let pieces = pieces.fetch(conn).map_ok(|Json(rows)| rows).try_collect::<Vec<_>>().await.map_err(error::of)?;
+    Ok(in_order(pieces.into_iter().flatten()))
 }
 
 pub(super) async fn page(pool: &SqlitePool, id: &SessionId, filter: MessageFilter) -> Result<MessagePage> {
@@ -188,8 +217,7 @@ macro_rules! messages_beyond {
                    window nearest as (order by seq " $order " rows unbounded preceding)
                  )
                  where place = 1 or through <= ?5
-               )
-             order by m.seq " $order,
+               )",
             $key, $seq, $role, $limit, $bytes
         )
     };
@@ -198,15 +226,13 @@ macro_rules! messages_beyond {
 async fn after(conn: &mut SqliteConnection, key: i64, seq: i64, filter: &MessageFilter) -> Result<Vec<Message>> {
     let role = filter.role.as_ref().map(types::word);
     let rows = messages_beyond!(">", "<=", "max", "asc", key, seq, role, filter.limit, filter.bytes);
-    let rows = rows.fetch_all(conn).await.map_err(error::of)?;
-    Ok(rows.into_iter().map(MessageRow::into_message).collect())
+    rows.fetch_one(conn).await.map(|Json(rows)| in_order(rows)).map_err(error::of)
 }
 
 async fn before(conn: &mut SqliteConnection, key: i64, seq: i64, filter: &MessageFilter) -> Result<Vec<Message>> {
     let role = filter.role.as_ref().map(types::word);
     let rows = messages_beyond!("<", ">=", "min", "desc", key, seq, role, filter.limit, filter.bytes);
-    let rows = rows.fetch_all(conn).await.map_err(error::of)?;
-    Ok(rows.into_iter().rev().map(MessageRow::into_message).collect())
+    rows.fetch_one(conn).await.map(|Json(rows)| in_order(rows)).map_err(error::of)
 }
 
 /// A message to change.

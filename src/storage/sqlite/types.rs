@@ -1,6 +1,6 @@
 //! How the model's types stand in SQLite's columns.
 
-use serde::{Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Deserializer, Serialize, de::DeserializeOwned};
 use sqlx::{
     Decode, Sqlite, Type, TypeInfo,
     error::BoxDynError,
@@ -44,8 +44,16 @@ impl<T> Type<Sqlite> for Json<T> {
 
 impl<'r, T: DeserializeOwned> Decode<'r, Sqlite> for Json<T> {
     fn decode(value: SqliteValueRef<'r>) -> Result<Self, BoxDynError> {
-        let Text(text) = Text::decode(value)?;
-        Ok(Self(serde_json::from_str(&text)?))
+        let bytes = <&[u8] as Decode<Sqlite>>::decode(value)?;
+        Ok(Self(serde_json::from_str(&String::from_utf8_lossy(bytes))?))
+    }
+}
+
+/// The text of one within another JSON.
+impl<'de, T: DeserializeOwned> Deserialize<'de> for Json<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        serde_json::from_str(&text).map(Self).map_err(serde::de::Error::custom)
     }
 }
 

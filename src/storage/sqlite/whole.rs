@@ -206,5 +206,5 @@ async fn stored(conn: &mut SqliteConnection, key: i64, added: &[Message]) -> Res
     );
     let keys = keys.fetch_all(&mut *conn).await.map_err(error::of)?;
     let rows = messages::rows_by_key(conn, &keys).await?;
-    Ok(rows.into_iter().map(|row| (row.id.clone(), row.into_message())).collect())
+    Ok(rows.into_iter().map(|row| (row.ids().1, row.into_message())).collect())
 }

@@ -329,9 +329,14 @@ impl Working {
     ) -> Result<Outcomes> {
         let conn = self.connection().await?;
         let appends: Vec<&append::Append> = appends.iter().map(|append| &append.input).collect();
-        let outcome = match begin(conn, &appends, until).await {
-            Ok(begun) => or_panic(fill(conn, begun, &appends, calls)).await,
-            Err(Error::Busy(reason)) => return Err(Error::Busy(reason)),
+        let alone = calls.is_empty();
+        let outcome = match at_once(conn, &appends, alone).await {
+            Ok(None) => match begin(conn, &appends, until).await {
+                Ok(begun) => or_panic(fill(conn, begun, &appends, calls)).await,
+                Err(Error::Busy(reason)) => return Err(Error::Busy(reason)),
+                Err(error) => Err(error),
+            },
+            Ok(Some(outcomes)) => Ok(outcomes),
             Err(error) => Err(error),
         };
         match outcome {
@@ -383,6 +388,20 @@ struct Outcomes {
     last_event: i64,
 }
 
+/// Appends that nothing is wrong with, and that are alone.
+async fn at_once(conn: &mut SqliteConnection, appends: &[&append::Append], alone: bool) -> Result<Option<Outcomes>> {
+    if appends.is_empty() || !alone {
+        return Ok(None);
+    }
+    let written = or_panic(append::at_once(conn, appends)).await?;
+    Ok(written.map(|written| Outcomes {
+        appends: written.appends.into_iter().map(Ok).collect(),
+        calls: Vec::new(),
+        data_version: written.data_version,
+        last_event: written.last_event,
+    }))
+}
+
 async fn fill(
     conn: &mut SqliteConnection,
     begun: append::Begun,
@@ -391,10 +410,6 @@ async fn fill(
 ) -> Result<Outcomes> {
     let data_version = begun.data_version;
     let batch = append::decide(conn, appends, begun.places).await?;
-    if calls.is_empty() && appends.iter().all(|append| append.options.claim.is_none()) {
-        let last_event = append::write_and_commit(conn, &batch).await?;
-        return Ok(Outcomes { appends: batch.outcomes, calls: Vec::new(), data_version, last_event });
-    }
     append::write(conn, appends, &batch).await?;
     let mut called = Vec::with_capacity(calls.len());
     for call in calls {

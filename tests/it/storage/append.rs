@@ -85,9 +85,13 @@ pub(super) async fn message_ids_are_unique_within_their_session_only(storage: &d
 pub(super) async fn an_append_expecting_another_last_seq_is_refused(storage: &dyn Storage) {
     create(storage, "a").await;
     storage.append_messages(&id("a"), vec![said(Role::User, "one")], expecting(0)).await.unwrap();
-    let late = storage.append_messages(&id("a"), vec![said(Role::User, "two")], expecting(0)).await;
-    assert_fails!(late, Error::VersionConflict { what: "last_seq", current: 1 });
+    for other in [i64::MIN, -1, 0, 2, i64::MAX] {
+        let refused = storage.append_messages(&id("a"), vec![said(Role::User, "two")], expecting(other)).await;
+        assert_fails!(refused, Error::VersionConflict { what: "last_seq", current: 1 });
+    }
     assert_eq!(texts(storage, "a").await, ["one"]);
+    let both = vec![said(Role::User, "two"), said(Role::User, "three")];
+    assert_eq!(storage.append_messages(&id("a"), both, expecting(1)).await.unwrap().last_seq, 3);
 }
 
 pub(super) async fn a_seq_is_never_given_twice(storage: &dyn Storage) {
