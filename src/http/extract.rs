@@ -211,8 +211,9 @@ impl<T: DeserializeOwned + Send> FromRequestParts<App> for Path<T> {
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
         let params = RawPathParams::from_request_parts(parts, app).await;
         let params = params.map_err(|error| Problem::invalid("id", error.body_text()))?;
-        let params = MapDeserializer::<_, serde::de::value::Error>::new(params.iter());
-        let ids = serde_path_to_error::deserialize(params);
+        let read = || MapDeserializer::<_, serde::de::value::Error>::new(params.iter());
+        // Where the fault lies is looked for when there is one.
+        let ids = T::deserialize(read()).or_else(|_| serde_path_to_error::deserialize(read()));
         ids.map(Self).map_err(|error| Problem::invalid(error.path().to_string(), error.inner().to_string()))
     }
 }

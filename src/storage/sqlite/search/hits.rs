@@ -9,10 +9,13 @@ use crate::{
         Result,
         sqlite::{
             error,
-            types::{self, Text, Word},
+            types::{self, Json, Text, Word},
         },
     },
 };
+
+/// A row's key and its parts.
+type Texts = (i64, Option<String>, Option<String>, Option<String>);
 
 impl Search<'_> {
     /// The searched texts of some rows of one kind, by their keys.
@@ -20,27 +23,31 @@ impl Search<'_> {
         let keys = types::object(&some.iter().map(|found| found.key).collect::<Vec<_>>());
         let (reasoning, tools) = (self.limits.within.reasoning, self.limits.within.tools);
         let Some(first) = some.first() else { return Ok(HashMap::new()) };
-        if first.kind == Kind::Session {
-            let rows = sqlx::query!(
-                r#"select session_key as "key!: i64", title as "title: Text",
-                     cast(json_extract(conversation_summary, '$.content') as text) as "summary: Text"
+        // The rows as one JSON array: thousands of values would be handed over one by one.
+        let texts = if first.kind == Kind::Session {
+            sqlx::query_scalar!(
+                r#"select json_group_array(json_array(session_key, title,
+                     cast(json_extract(conversation_summary, '$.content') as text), null)) as "texts!: Json<Vec<Texts>>"
                    from sessions where session_key in (select value from json_each(?1))"#,
                 keys
-            );
-            let rows = rows.fetch_all(&mut *self.conn).await.map_err(error::of)?;
-            return Ok(rows.into_iter().map(|row| (row.key, parts([Some(row.title), row.summary]))).collect());
-        }
-        let rows = sqlx::query!(
-            r#"select m.message_key as "key!: i64", m.content as "content: Text",
-                 iif(?2, m.reasoning, null) as "reasoning: Text",
-                 iif(?3, (select replace(t.tools, char(8203), '') from message_terms t where t.message_key = m.message_key), null) as "tools: Text"
-               from messages m where m.message_key in (select value from json_each(?1))"#,
-            keys,
-            reasoning,
-            tools
-        );
-        let rows = rows.fetch_all(&mut *self.conn).await.map_err(error::of)?;
-        Ok(rows.into_iter().map(|row| (row.key, parts([Some(row.content), row.reasoning, row.tools]))).collect())
+            )
+            .fetch_one(&mut *self.conn)
+            .await
+        } else {
+            sqlx::query_scalar!(
+                r#"select json_group_array(json_array(m.message_key, m.content, iif(?2, m.reasoning, null),
+                     iif(?3, (select replace(t.tools, char(8203), '') from message_terms t where t.message_key = m.message_key), null)))
+                     as "texts!: Json<Vec<Texts>>"
+                   from messages m where m.message_key in (select value from json_each(?1))"#,
+                keys,
+                reasoning,
+                tools
+            )
+            .fetch_one(&mut *self.conn)
+            .await
+        };
+        let Json(texts) = texts.map_err(error::of)?;
+        Ok(texts.into_iter().map(|(key, a, b, c)| (key, [a, b, c].into_iter().flatten().collect())).collect())
     }
 
     /// A page of hits, in the order of the page.
@@ -129,8 +136,4 @@ impl Search<'_> {
         });
         Ok(rows.collect())
     }
-}
-
-fn parts<const N: usize>(texts: [Option<Text>; N]) -> Vec<String> {
-    texts.into_iter().flatten().map(|Text(text)| text).collect()
 }

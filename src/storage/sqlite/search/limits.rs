@@ -1,6 +1,8 @@
 //! Where a search looks: its filters, as words of the index's column `scope` where they leave few rows, and as
 //! conditions on what matches.
 
+use std::cmp::Reverse;
+
 use sqlx::SqliteConnection;
 
 use super::{
@@ -13,7 +15,10 @@ use crate::{
     model::{SearchIn, SearchQuery},
     storage::{
         Result,
-        sqlite::{error, types},
+        sqlite::{
+            error,
+            types::{self, Json},
+        },
     },
 };
 
@@ -179,19 +184,21 @@ impl Limits {
         most: i64,
     ) -> Result<Vec<Match>> {
         let (reasoning, tools) = (self.within.reasoning, self.within.tools);
-        let rows = sqlx::query!(
+        let rows = sqlx::query_scalar!(
             // The index drives, whatever the planner thinks: it gives rows in order, and ends at the limit.
-            r#"select i.rowid as "key!: i64", m.created_at as "at!: i64",
-                 octet_length(m.content) + iif(?10, coalesce(octet_length(m.reasoning), 0), 0)
-                   + iif(?11, coalesce(octet_length(m.tool_calls), 0), 0) as "bytes!: i64"
-               from message_index i cross join messages m on m.message_key = i.rowid
-                 cross join sessions s on s.session_key = m.session_key
-               where i.message_index match ?1 and i.rowid >= ?2 and i.rowid < ?3
-                 and m.created_at >= ?4 and m.created_at < ?5
-                 and (?6 is null or s.pinned = ?6) and (?7 is null or (s.archived_at is not null) = ?7)
-                 and (?8 is null or s.kind = ?8)
-                 and (?9 is null or s.root_key = (select r.session_key from sessions r where r.id = ?9))
-               order by i.rowid desc limit ?12"#,
+            r#"select json_group_array(json_array(key, at, bytes)) as "rows!: Json<Vec<Seen>>" from (
+                 select i.rowid as key, m.created_at as at,
+                   octet_length(m.content) + iif(?10, coalesce(octet_length(m.reasoning), 0), 0)
+                     + iif(?11, coalesce(octet_length(m.tool_calls), 0), 0) as bytes
+                 from message_index i cross join messages m on m.message_key = i.rowid
+                   cross join sessions s on s.session_key = m.session_key
+                 where i.message_index match ?1 and i.rowid >= ?2 and i.rowid < ?3
+                   and m.created_at >= ?4 and m.created_at < ?5
+                   and (?6 is null or s.pinned = ?6) and (?7 is null or (s.archived_at is not null) = ?7)
+                   and (?8 is null or s.kind = ?8)
+                   and (?9 is null or s.root_key = (select r.session_key from sessions r where r.id = ?9))
+                 order by i.rowid desc limit ?12
+               )"#,
             words,
             from,
             below,
@@ -205,11 +212,7 @@ impl Limits {
             tools,
             most
         );
-        let rows = rows.fetch_all(conn).await.map_err(error::of)?;
-        Ok(rows
-            .into_iter()
-            .map(|row| Match { kind: Kind::Message, key: row.key, at: row.at, bytes: row.bytes })
-            .collect())
+        rows.fetch_one(conn).await.map(|Json(rows)| newest_first(Kind::Message, rows)).map_err(error::of)
     }
 
     async fn sessions(
@@ -220,16 +223,18 @@ impl Limits {
         below: i64,
         most: i64,
     ) -> Result<Vec<Match>> {
-        let rows = sqlx::query!(
-            r#"select i.rowid as "key!: i64", s.created_at as "at!: i64",
-                 octet_length(s.title) + coalesce(octet_length(s.conversation_summary), 0) as "bytes!: i64"
-               from session_index i cross join sessions s on s.session_key = i.rowid
-               where i.session_index match ?1 and i.rowid >= ?2 and i.rowid < ?3
-                 and s.created_at >= ?4 and s.created_at < ?5
-                 and (?6 is null or s.pinned = ?6) and (?7 is null or (s.archived_at is not null) = ?7)
-                 and (?8 is null or s.kind = ?8)
-                 and (?9 is null or s.root_key = (select r.session_key from sessions r where r.id = ?9))
-               order by i.rowid desc limit ?10"#,
+        let rows = sqlx::query_scalar!(
+            r#"select json_group_array(json_array(key, at, bytes)) as "rows!: Json<Vec<Seen>>" from (
+                 select i.rowid as key, s.created_at as at,
+                   octet_length(s.title) + coalesce(octet_length(s.conversation_summary), 0) as bytes
+                 from session_index i cross join sessions s on s.session_key = i.rowid
+                 where i.session_index match ?1 and i.rowid >= ?2 and i.rowid < ?3
+                   and s.created_at >= ?4 and s.created_at < ?5
+                   and (?6 is null or s.pinned = ?6) and (?7 is null or (s.archived_at is not null) = ?7)
+                   and (?8 is null or s.kind = ?8)
+                   and (?9 is null or s.root_key = (select r.session_key from sessions r where r.id = ?9))
+                 order by i.rowid desc limit ?10
+               )"#,
             words,
             from,
             below,
@@ -241,12 +246,17 @@ impl Limits {
             self.root,
             most
         );
-        let rows = rows.fetch_all(conn).await.map_err(error::of)?;
-        Ok(rows
-            .into_iter()
-            .map(|row| Match { kind: Kind::Session, key: row.key, at: row.at, bytes: row.bytes })
-            .collect())
+        rows.fetch_one(conn).await.map(|Json(rows)| newest_first(Kind::Session, rows)).map_err(error::of)
     }
+}
+
+/// A row that matches, as it comes: its key, when it was written, its bytes.
+type Seen = (i64, i64, i64);
+
+fn newest_first(kind: Kind, rows: Vec<Seen>) -> Vec<Match> {
+    let mut matches: Vec<Match> = rows.into_iter().map(|(key, at, bytes)| Match { kind, key, at, bytes }).collect();
+    matches.sort_unstable_by_key(|found| Reverse(found.key));
+    matches
 }
 
 /// The words of the scope that rows with these keys have.
