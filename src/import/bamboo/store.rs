@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// Bytes of messages that one transaction writes.
-pub(super) const SLICE: usize = 8 << 20;
+const SLICE: usize = 8 << 20;
 /// The key in a session's `extra` of the last message that was imported: what people removed up to there stays removed.
 const THROUGH: &str = "imported_through";
 /// Records of the usage log that are read at once.

@@ -79,7 +79,7 @@ impl Rows {
 }
 
 async fn create(conn: &mut SqliteConnection, save: &SessionSave, rows: &mut Rows) -> Result<Places> {
-    let (new, places) = new_messages(&save.added, HashMap::new(), 0)?;
+    let (new, places) = new_messages(&save.added, &HashMap::new(), 0)?;
     // The tree says where a session is, not its holder.
     let parent = match &save.session.parent_session_id {
         Some(parent) => Some(sessions::row_to_write(conn, parent).await?),
@@ -102,7 +102,7 @@ async fn change(conn: &mut SqliteConnection, save: &SessionSave, rows: &mut Rows
     }
     let key = row.session_key;
     let there = stored(conn, key, &save.added).await?;
-    let (new, places) = new_messages(&save.added, there, row.last_seq)?;
+    let (new, places) = new_messages(&save.added, &there, row.last_seq)?;
     write_fields(conn, row, save).await?;
     remove(conn, key, &save.removed).await?;
     rewrite(conn, key, &save.changed).await?;
@@ -164,21 +164,22 @@ async fn rewrite(conn: &mut SqliteConnection, key: i64, changed: &[Message]) -> 
 /// Messages to add at the end, and the places of all. One that is there already with the same content keeps its own.
 fn new_messages(
     added: &[Message],
-    mut there: HashMap<MessageId, Message>,
+    there: &HashMap<MessageId, Message>,
     mut seq: i64,
 ) -> Result<(Vec<Message>, Places)> {
-    let (mut new, mut places) = (Vec::new(), Vec::with_capacity(added.len()));
+    let (mut new, mut places) = (Vec::<Message>::new(), Vec::with_capacity(added.len()));
+    let mut place_of_new: HashMap<&MessageId, usize> = HashMap::new();
     for message in added {
-        match there.get(&message.id) {
+        // One that comes twice in the save is met as one that is stored.
+        let before = there.get(&message.id).or_else(|| place_of_new.get(&message.id).and_then(|place| new.get(*place)));
+        match before {
             Some(stored) if stored.same_content(message) => places.push((message.id.clone(), stored.seq)),
             Some(_) => return Err(Error::MessageExists(message.id.clone())),
             None => {
                 seq += 1;
                 places.push((message.id.clone(), seq));
-                let message = Message { seq, ..message.clone() };
-                // One that comes twice in the save is met as one that is stored.
-                there.insert(message.id.clone(), message.clone());
-                new.push(message);
+                place_of_new.insert(&message.id, new.len());
+                new.push(Message { seq, ..message.clone() });
             }
         }
     }
