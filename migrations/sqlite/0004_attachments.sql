@@ -27,8 +27,10 @@ create table attachment_chunks (
   attachment_key integer not null,
   place integer not null check (place >= 0),
   bytes blob not null,
+  -- A table with rowids: without them the bytes would be a part of the key, and each search for a place read the chunks
+  -- that it passes to their ends to compare them.
   primary key (attachment_key, place)
-) strict, without rowid;
+) strict;
 
 -- The keys whose bytes no attachment owns; empty at rest. An upload takes its key here. Those that are not being
 -- uploaded are purged; at start none is.

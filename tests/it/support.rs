@@ -299,3 +299,22 @@ pub(crate) async fn log_frames(shell: &mut SqliteConnection) -> i64 {
     let row = sqlx::query("pragma wal_checkpoint(passive)").fetch_one(shell).await.unwrap();
     row.get(1)
 }
+
+/// Empties the write-ahead log, after the server if that is copying it.
+pub(crate) async fn empty_log(shell: &mut SqliteConnection) {
+    until(shell, "pragma wal_checkpoint(truncate)", 0).await;
+}
+
+/// Waits until the server has copied so much of the write-ahead log that fewer frames than this are left.
+pub(crate) async fn log_copied(shell: &mut SqliteConnection, fewer_than: i64) {
+    let copying = async {
+        loop {
+            let row = sqlx::query("pragma wal_checkpoint(noop)").fetch_one(&mut *shell).await.unwrap();
+            let (frames, copied): (i64, i64) = (row.get(1), row.get(2));
+            if frames - copied < fewer_than {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), copying).await.expect("the log is never copied");
+}

@@ -34,6 +34,10 @@ pub enum Job {
     Delete { session: String },
     /// Delete all sessions without messages: one sample.
     CleanUp {},
+    /// Store attachments of this many bytes, one after the other: a sample each.
+    Attach { session: String, bytes: usize, count: usize },
+    /// Read the attachment that was stored last, this often: a sample each.
+    ReadAttachment { count: usize },
     /// In a new database, put texts of 60 words into an index, ten a transaction: a sample each ten.
     Index { path: String, layout: Layout, count: usize },
 }

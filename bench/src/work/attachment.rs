@@ -1,6 +1,7 @@
-//! An attachment in and out over HTTP, against a plain file through a server of the same kind.
+//! An attachment in and out over HTTP, against a plain file through a server of the same kind; and what bare SQLite
+//! takes for it, without a server.
 
-use bench_protocol::{Plan, Random};
+use bench_protocol::{Job, Plan, Random};
 
 use crate::{
     Outcome,
@@ -18,8 +19,26 @@ pub(crate) fn measure(bench: &mut Bench) -> Outcome<()> {
     let plan = Plan { roots: 10, ..Plan::default() };
     let server = bench.serve("attachments", &plan)?;
     let fixed = Server::fixed(&bench.programs.fixed, &bench.place(""), &[])?;
+    let db = bench.copy("attachments", &plan, "sqlite")?;
+    bench.sqlite.open(&db)?;
     for size in bench.sized(&[1, 4, 10][..], &[1, 10]) {
         of_size(bench, *size, &server.address, &fixed.address)?;
+        of_sqlite(bench, *size)?;
+    }
+    bench.sqlite.close()
+}
+
+fn of_sqlite(bench: &mut Bench, size: usize) -> Outcome<()> {
+    let store = Job::Attach { session: "root-1".into(), bytes: size * MIB, count: 3 };
+    let jobs = [("sqlite_in", store), ("sqlite_out", Job::ReadAttachment { count: 3 })];
+    let mut times = [Vec::new(), Vec::new()];
+    for _ in 0..bench.repeats {
+        for (values, (_, job)) in times.iter_mut().zip(&jobs) {
+            values.push(median(&bench.sqlite.ask(job)?.micros) / 1e3);
+        }
+    }
+    for (values, (name, _)) in times.iter().zip(&jobs) {
+        bench.add_sized(&format!("attachment.{name}_mib"), size, Unit::Milliseconds, values);
     }
     Ok(())
 }

@@ -37,9 +37,9 @@ struct Round {
     chunks: Vec<Bytes>,
 }
 
-/// An upload whose chunks are all there.
+/// An upload that is all there, its last chunks not yet written.
 struct Finish {
-    key: i64,
+    last: Round,
     attachment: Attachment,
 }
 
@@ -53,10 +53,7 @@ pub(super) async fn upload(
     let place = Begin { session: session.clone(), id: new.id.clone() };
     let Some(key) = writer.call(place, |conn, place| Box::pin(begin(conn, place))).await? else { return Ok(None) };
     let finished = match arrive(writer, key, session, new, source).await {
-        Ok(attachment) => {
-            let input = Finish { key, attachment };
-            writer.call(input, |conn, input| Box::pin(finish(conn, input))).await
-        }
+        Ok(finish) => writer.call(finish, |conn, input| Box::pin(complete(conn, input))).await,
         Err(error) => Err(error),
     };
     if !matches!(finished, Ok(Some(_)))
@@ -67,24 +64,17 @@ pub(super) async fn upload(
     finished
 }
 
-async fn arrive(
-    writer: &Writer,
-    key: i64,
-    session: &SessionId,
-    new: NewAttachment,
-    source: Source,
-) -> Result<Attachment> {
+async fn arrive(writer: &Writer, key: i64, session: &SessionId, new: NewAttachment, source: Source) -> Result<Finish> {
     let mut arriving = Arriving::new(source);
-    let mut chunks = arriving.round().await?;
-    let mut place = 0;
-    while !chunks.is_empty() {
-        let round = Round { key, place, chunks };
-        place += i64::try_from(round.chunks.len()).unwrap_or(i64::MAX);
-        let write = writer.call(round, |conn, round| Box::pin(store(conn, round)));
-        ((), chunks) = tokio::try_join!(write, arriving.round())?;
+    let mut last = Round { key, place: 0, chunks: arriving.round().await? };
+    while arriving.more().await? {
+        let place = last.place + i64::try_from(last.chunks.len()).unwrap_or(i64::MAX);
+        let write = writer.call(last, |conn, round| Box::pin(store(conn, round)));
+        let ((), chunks) = tokio::try_join!(write, arriving.round())?;
+        last = Round { key, place, chunks };
     }
     let Arriving { hasher, detected, size, .. } = arriving;
-    Ok(Attachment {
+    let attachment = Attachment {
         url: AttachmentUrl { session: session.clone(), id: new.id.clone() }.to_string(),
         id: new.id,
         session_id: session.clone(),
@@ -94,13 +84,15 @@ async fn arrive(
         size,
         sha256: hex(&hasher.finalize()),
         created_at: new.created_at,
-    })
+    };
+    Ok(Finish { last, attachment })
 }
 
 /// Bytes that arrive, and what is known of them so far.
 struct Arriving {
     source: Fuse<Source>,
-    held: BytesMut,
+    /// What of the last piece is in no chunk yet.
+    held: Bytes,
     hasher: Sha256,
     detected: Option<&'static str>,
     size: i64,
@@ -108,7 +100,7 @@ struct Arriving {
 
 impl Arriving {
     fn new(source: Source) -> Self {
-        Self { source: source.fuse(), held: BytesMut::new(), hasher: Sha256::new(), detected: None, size: 0 }
+        Self { source: source.fuse(), held: Bytes::new(), hasher: Sha256::new(), detected: None, size: 0 }
     }
 
     /// The next chunks; none at the end.
@@ -122,13 +114,22 @@ impl Arriving {
         Ok(chunks)
     }
 
-    async fn chunk(&mut self) -> Result<Option<Bytes>> {
-        while self.held.len() < CHUNK
-            && let Some(piece) = self.source.try_next().await.map_err(Error::Source)?
-        {
-            self.held.extend_from_slice(&piece);
+    /// Whether there is more: it waits for it.
+    async fn more(&mut self) -> Result<bool> {
+        while self.held.is_empty() {
+            let Some(piece) = self.source.try_next().await.map_err(Error::Source)? else { return Ok(false) };
+            self.held = piece;
         }
-        let chunk = self.held.split_to(self.held.len().min(CHUNK)).freeze();
+        Ok(true)
+    }
+
+    async fn chunk(&mut self) -> Result<Option<Bytes>> {
+        let mut chunk = BytesMut::with_capacity(CHUNK);
+        while chunk.len() < CHUNK && self.more().await? {
+            let part = self.held.split_to(self.held.len().min(CHUNK - chunk.len()));
+            chunk.extend_from_slice(&part);
+        }
+        let chunk = chunk.freeze();
         if self.size == 0 {
             self.detected = detected_mime_type(&chunk);
         }
@@ -170,18 +171,19 @@ async fn store(conn: &mut SqliteConnection, round: &Round) -> Result<()> {
     Ok(())
 }
 
-/// The instant from which an attachment is seen. None when another with its id came first.
-async fn finish(conn: &mut SqliteConnection, input: &Finish) -> Result<Option<Attachment>> {
+/// The last chunks, and the instant from which the attachment is seen. None when another with its id came first.
+async fn complete(conn: &mut SqliteConnection, input: &Finish) -> Result<Option<Attachment>> {
     let new = &input.attachment;
     let session = sessions::row_to_write(conn, &new.session_id).await?.session_key;
     if is_there(conn, session, &new.id).await? {
         return Ok(None);
     }
-    let id = new.id.as_str();
+    store(conn, &input.last).await?;
+    let (key, id) = (input.last.key, new.id.as_str());
     let insert = sqlx::query!(
         "insert into attachments (attachment_key, session_key, id, mime_type, detected_mime_type, filename, size, sha256, created_at)
          values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
-        input.key,
+        key,
         session,
         id,
         new.mime_type,
@@ -192,7 +194,7 @@ async fn finish(conn: &mut SqliteConnection, input: &Finish) -> Result<Option<At
         new.created_at.0
     );
     insert.execute(&mut *conn).await.map_err(error::of)?;
-    let owned = sqlx::query!("delete from loose_chunks where attachment_key = ?1", input.key);
+    let owned = sqlx::query!("delete from loose_chunks where attachment_key = ?1", key);
     owned.execute(conn).await.map_err(error::of)?;
     Ok(Some(new.clone()))
 }

@@ -4,6 +4,7 @@ mod append;
 mod attachments;
 mod backends;
 mod check;
+mod checkpoint;
 mod children;
 mod closing;
 mod deletion;
@@ -46,11 +47,13 @@ use crate::model::{
     SessionSave, SessionTree, SessionUpdate, Teardown, TeardownJob, Truncate, TruncateReceipt, UpdatedChild,
     UsageRecord, WholeSession, Worktree, WorktreeStep,
 };
+use checkpoint::Checkpoints;
 use writer::Writer;
 
 /// Sessions in one SQLite file.
 pub struct SqliteStorage {
     writer: Writer,
+    checkpoints: Checkpoints,
     readers: SqlitePool,
     /// Held until the database is closed.
     lock: Mutex<Option<Lock>>,
@@ -376,6 +379,7 @@ impl Storage for SqliteStorage {
 
     async fn close(&self) {
         self.readers.close().await;
+        self.checkpoints.close().await;
         self.writer.close().await;
         drop(self.lock.lock().await.take());
     }

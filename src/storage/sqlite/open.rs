@@ -19,7 +19,9 @@ use sqlx::{
 };
 
 use super::{
-    LogBounds, SqliteStorage, attachments, events, teardown,
+    LogBounds, SqliteStorage, attachments,
+    checkpoint::{self, Checkpoints},
+    events, teardown,
     writer::{self, Writer},
 };
 
@@ -191,8 +193,10 @@ impl SqliteStorage {
             .after_connect(|conn, _| Box::pin(show_words(conn)))
             .connect_lazy_with(to_read(path));
         let last_event = events::last(&mut conn).await.map_err(|error| damaged(path, &error))?;
+        let options_to_write = options_to_write.create_if_missing(false);
         Ok(Self {
-            writer: Writer::start(conn, options_to_write.create_if_missing(false), last_event, options.log),
+            checkpoints: Checkpoints::start(options_to_write.clone()),
+            writer: Writer::start(conn, options_to_write, last_event, options.log),
             readers,
             lock: Some(lock).into(),
         })
@@ -268,7 +272,7 @@ fn to_write(path: &Path, create: bool) -> SqliteConnectOptions {
         .pragma("cell_size_check", "on")
         .pragma("temp_store", "memory")
         .pragma("journal_size_limit", "67108864")
-        .pragma("wal_autocheckpoint", "1000")
+        .pragma("wal_autocheckpoint", checkpoint::LONGEST)
         .thread_name(|id| format!("{THREADS}-writer-{id}"))
 }
 

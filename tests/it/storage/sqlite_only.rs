@@ -134,6 +134,16 @@ async fn what_is_left_of_an_upload_is_purged_at_the_next_start() {
     assert!(database.storage().attachments(&id("a"), None, 10).await.unwrap().items.is_empty());
 }
 
+/// No write does it: of this many bytes, so few frames are left only if somebody else copies them.
+#[tokio::test]
+async fn the_log_is_copied_beside_the_writer() {
+    let database = sqlite().await;
+    create(database.storage(), "a").await;
+    attach(database.storage(), "a", "f", vec![7; 8 << 20]).await;
+    let mut shell = database.shell().await;
+    log_copied(&mut shell, 1000).await;
+}
+
 #[tokio::test]
 async fn an_upload_that_broke_off_is_purged() {
     let database = sqlite().await;

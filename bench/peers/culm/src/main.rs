@@ -16,6 +16,10 @@ use futures_util::future::join_all;
 
 type Outcome<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
+/// As the server's own.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// As the server's default.
 const CACHE: usize = 64 << 20;
 

@@ -2,6 +2,7 @@
 //! through a thin binding and without a server's layers. It is the limit that Culm is compared with.
 
 mod append;
+mod attachment;
 mod delete;
 mod fill;
 mod index;
@@ -89,6 +90,14 @@ impl Peer {
             Job::CleanUp {} => {
                 let open = self.open()?;
                 timed([()], |()| delete::clean_up(open))
+            }
+            Job::Attach { session, bytes, count } => {
+                let (bytes, writer) = (vec![7; bytes], &mut self.open()?.writer);
+                timed(0..count, |_| attachment::store(writer, &session, &bytes))
+            }
+            Job::ReadAttachment { count } => {
+                let reader = &self.open()?.reader;
+                timed(0..count, |_| attachment::read(reader))
             }
             Job::Index { path, layout, count } => index::index(&path, layout, count, &self.texts),
             other => Err(format!("not a job for bare SQLite: {other:?}").into()),
