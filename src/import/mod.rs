@@ -20,7 +20,7 @@ pub struct Options {
     pub dry_run: bool,
 }
 
-/// Hears before each session how many are done, and how many there are.
+/// Hears before each session is read how many were, and how many there are.
 pub type Progress<'a> = &'a mut (dyn FnMut(u64, u64) + Send);
 
 /// Why an import ended early. What was imported until then stays, and is passed over when it is run again.
@@ -43,7 +43,7 @@ pub enum ImportError {
     /// The database failed.
     #[error("the import stopped at '{session}': {error}; what was imported before it is kept, so run it again")]
     Storage {
-        /// The session's directory in the source.
+        /// The directory in the source of the session, or of the first of those that were to be saved together.
         session: String,
         /// What the storage says.
         error: storage::Error,

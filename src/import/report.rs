@@ -1,6 +1,6 @@
 //! What an import did and what it met, as text for people.
 
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, ops::AddAssign};
 
 /// Findings of one kind that are kept; the rest is counted.
 const KEPT: u64 = 1000;
@@ -14,6 +14,14 @@ pub struct Count {
     pub present: u64,
     /// Not imported; a finding says why.
     pub skipped: u64,
+}
+
+impl AddAssign for Count {
+    fn add_assign(&mut self, more: Self) {
+        self.added += more.added;
+        self.present += more.present;
+        self.skipped += more.skipped;
+    }
 }
 
 macro_rules! finding_kinds {
@@ -119,6 +127,20 @@ impl Report {
         *found += 1;
         if *found <= KEPT {
             self.findings.push(Finding { kind, path: path.into(), text: text.into() });
+        }
+    }
+
+    /// Takes over what was done and met in a part of the import.
+    pub(super) fn absorb(&mut self, part: Self) {
+        self.sessions += part.sessions;
+        self.messages += part.messages;
+        self.attachments += part.attachments;
+        self.usage_records += part.usage_records;
+        for finding in part.findings {
+            self.add(finding.kind, finding.path, finding.text);
+        }
+        for (kind, found) in part.found.into_iter().filter(|(_, found)| *found > KEPT) {
+            *self.found.entry(kind).or_default() += found - KEPT;
         }
     }
 }

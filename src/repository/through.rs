@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use super::{SessionRepository, Touched, locked};
 use crate::{
     model::*,
-    storage::{Answer, AppendOptions, Claim, Result, Source, Storage},
+    storage::{Answer, AppendOptions, Claim, Result, Saved, Source, Storage},
 };
 
 #[async_trait]
@@ -112,10 +112,10 @@ impl Storage for SessionRepository {
         self.storage.load_session(id).await
     }
 
-    async fn save_session(&self, save: SessionSave) -> Result<(Session, Vec<(MessageId, i64)>)> {
-        let touched =
-            Touched::These(std::iter::once(&save.session.id).chain(&save.session.parent_session_id).cloned().collect());
-        self.write(touched, |storage| async move { storage.save_session(save).await }).await
+    async fn save_sessions(&self, saves: Vec<SessionSave>) -> Result<Vec<Result<Saved>>> {
+        let written = |save: &SessionSave| [Some(save.session.id.clone()), save.session.parent_session_id.clone()];
+        let touched = Touched::These(saves.iter().flat_map(written).flatten().collect());
+        self.write(touched, |storage| async move { storage.save_sessions(saves).await }).await
     }
 
     async fn append_usage(&self, id: &SessionId, record: JsonObject) -> Result<UsageRecord> {

@@ -151,6 +151,9 @@ pub type SourceError = Box<dyn std::error::Error + Send + Sync>;
 /// Bytes as they arrive.
 pub type Source = Pin<Box<dyn Stream<Item = std::result::Result<Bytes, SourceError>> + Send>>;
 
+/// What a save made: the row as it is now, and the places of the messages that were added.
+pub type Saved = (Session, Vec<(MessageId, i64)>);
+
 /// An idempotency key with what it is valid for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Claim {
@@ -255,9 +258,15 @@ pub trait Storage: Send + Sync {
     /// A session with all its messages, from one instant.
     async fn load_session(&self, id: &SessionId) -> Result<Option<WholeSession>>;
 
-    /// Writes what a holder of a whole session changed, or creates it when it was not loaded. Gives the row as it is
-    /// now, and the places of the messages that were added.
-    async fn save_session(&self, save: SessionSave) -> Result<(Session, Vec<(MessageId, i64)>)>;
+    /// Writes what holders of whole sessions changed, and creates those that were not loaded, in this order and in one
+    /// transaction. One that is refused fails alone, and the others are written.
+    async fn save_sessions(&self, saves: Vec<SessionSave>) -> Result<Vec<Result<Saved>>>;
+
+    /// The same of one.
+    async fn save_session(&self, save: SessionSave) -> Result<Saved> {
+        let saved = self.save_sessions(vec![save]).await?.pop();
+        saved.unwrap_or_else(|| Err(Error::Failed("a save ended without an outcome".into())))
+    }
 
     /// Appends one record to the session's token-usage log.
     async fn append_usage(&self, id: &SessionId, record: JsonObject) -> Result<UsageRecord>;

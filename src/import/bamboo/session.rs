@@ -76,6 +76,8 @@ pub(super) struct Source {
     pub(super) messages: Vec<Value>,
     /// When its file was last changed: the last resort for times.
     pub(super) modified: Timestamp,
+    /// The bytes of its file.
+    pub(super) size: usize,
 }
 
 /// Reads a session: the messages from its own file, all else from the sidecar if that can be read.
@@ -93,7 +95,7 @@ pub(super) fn read(place: Place<'_>, report: &mut Report) -> Option<Source> {
         }
     };
     let fields = with_sidecar(place, fields, report);
-    Some(Source { fields, messages, modified: contents.modified })
+    Some(Source { fields, messages, modified: contents.modified, size: contents.bytes.len() })
 }
 
 fn with_sidecar(place: Place<'_>, own: JsonObject, report: &mut Report) -> JsonObject {

@@ -26,13 +26,6 @@ pub(super) struct Target<'a> {
     pub(super) dry_run: bool,
 }
 
-/// What an id is in the storage.
-pub(super) enum Standing {
-    New,
-    Here(Box<Session>),
-    Deleted,
-}
-
 /// Whether a refusal is about one session alone, and not about the storage.
 pub(super) fn is_refusal(error: &Error) -> bool {
     !matches!(error, Error::Full | Error::Busy(_) | Error::Unavailable(_) | Error::Failed(_))
@@ -44,26 +37,40 @@ impl<'a> Target<'a> {
         self.storage.filter(|_| !self.dry_run)
     }
 
-    pub(super) async fn standing(&self, id: &SessionId) -> Result<Standing> {
-        let Some(storage) = self.storage else { return Ok(Standing::New) };
-        if let Some(session) = storage.session(id).await? {
-            return Ok(Standing::Here(Box::new(session)));
+    /// The session that has this id in the storage.
+    pub(super) async fn session(&self, id: &SessionId) -> Result<Option<Session>> {
+        match self.storage {
+            Some(storage) => storage.session(id).await,
+            None => Ok(None),
         }
-        // Only a write is told that an id was deleted; one of nothing changes nothing.
-        match storage.append_messages(id, Vec::new(), AppendOptions::default()).await {
-            Err(Error::SessionDeleted(_)) => Ok(Standing::Deleted),
-            Ok(_) | Err(Error::SessionNotFound(_)) => Ok(Standing::New),
+    }
+
+    /// Creates sessions together. One that is refused fails alone.
+    pub(super) async fn create(&self, saves: Vec<SessionSave>) -> Result<Vec<Result<Session>>> {
+        if let Some(storage) = self.writes() {
+            let saved = storage.save_sessions(saves).await?;
+            return Ok(saved.into_iter().map(|saved| saved.map(|(row, _)| row)).collect());
+        }
+        let mut outcomes = Vec::with_capacity(saves.len());
+        for save in saves {
+            outcomes.push(self.would_create(save.session).await);
+        }
+        Ok(outcomes)
+    }
+
+    /// Only a write is told that an id was deleted; one of nothing changes nothing.
+    async fn would_create(&self, session: Session) -> Result<Session> {
+        let Some(storage) = self.storage else { return Ok(session) };
+        match storage.append_messages(&session.id, Vec::new(), AppendOptions::default()).await {
+            Err(Error::SessionNotFound(_)) => Ok(session),
+            Ok(_) => Err(Error::SessionExists(session.id)),
             Err(error) => Err(error),
         }
     }
 
-    pub(super) async fn create(&self, mut session: Session, messages: Vec<Message>) -> Result<()> {
+    /// Adds the slices that follow the first to a session that was created with that.
+    pub(super) async fn add_slices(&self, mut row: Session, slices: Vec<Vec<Message>>) -> Result<()> {
         let Some(storage) = self.writes() else { return Ok(()) };
-        let mut slices = slices(messages).into_iter();
-        let first = slices.next().unwrap_or_default();
-        mark(&mut session, &first);
-        let save = WholeSession::new(session, first).changes();
-        let (mut row, _) = storage.save_session(save).await?;
         for added in slices {
             // Without a change of the row, its times stay those of the source.
             row = self.add(storage, row.clone(), row, added).await?;
@@ -161,6 +168,14 @@ fn as_stored(record: &JsonObject) -> String {
     let once = serde_json::to_string(record).unwrap_or_default();
     let again = serde_json::from_str::<JsonObject>(&once).unwrap_or_default();
     serde_json::to_string(&again).unwrap_or_default()
+}
+
+/// What creates a session with the first slice of its messages, and the slices that are to follow.
+pub(super) fn creation(mut session: Session, messages: Vec<Message>) -> (SessionSave, Vec<Vec<Message>>) {
+    let mut slices = slices(messages);
+    let added = if slices.is_empty() { Vec::new() } else { slices.remove(0) };
+    mark(&mut session, &added);
+    (SessionSave { session, base: None, added, changed: Vec::new(), removed: Vec::new() }, slices)
 }
 
 fn mark(session: &mut Session, messages: &[Message]) {

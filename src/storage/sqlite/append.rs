@@ -66,42 +66,28 @@ pub(super) struct Batch {
     now: Timestamp,
 }
 
-/// A row for each session that is asked for, and one with the version of the database in any case.
-macro_rules! look_at_places {
-    ($begin:literal, $ids:expr) => {
-        sqlx::query!(
-            $begin
-                + r#"select cast(v.data_version as integer) as "data_version!: i64", cast(j.value as text) as "id?: SessionId",
+/// Begins a transaction, and looks at the sessions that are appended to: a row for each, and one with the version of the
+/// database in any case.
+pub(super) async fn begin(conn: &mut SqliteConnection, appends: &[&Append]) -> Result<Begun> {
+    let ids = types::object(&appends.iter().map(|append| &append.session).collect::<BTreeSet<_>>());
+    let rows = sqlx::query!(
+        r#"begin immediate; select cast(v.data_version as integer) as "data_version!: i64", cast(j.value as text) as "id?: SessionId",
                  s.session_key as "key?: i64", s.last_seq as "last_seq?: i64", t.id is not null as "deleted!: bool",
                  exists (select 1 from runs r where r.session_key = s.session_key and r.status in ('pending', 'running')) as "busy!: bool"
                from pragma_data_version v left join json_each(?1) j left join sessions s on s.id = j.value
                  left join tombstones t on t.id = j.value"#,
-            $ids
-        )
-        .map(|row| {
-            let place = match (row.key, row.last_seq) {
-                (Some(key), Some(last_seq)) => Ok(Place { key, last_seq, busy: row.busy }),
-                _ => Err(row.deleted),
-            };
-            (row.data_version, row.id.map(|id| (id, place)))
-        })
-    };
-}
-
-/// Begins a transaction, and looks at the sessions that are appended to.
-pub(super) async fn begin(conn: &mut SqliteConnection, appends: &[&Append]) -> Result<Begun> {
-    let ids = types::object(&appends.iter().map(|append| &append.session).collect::<BTreeSet<_>>());
-    let rows = look_at_places!("begin immediate; ", ids).fetch_all(conn).await.map_err(error::of)?;
+        ids
+    )
+    .map(|row| {
+        let place = match (row.key, row.last_seq) {
+            (Some(key), Some(last_seq)) => Ok(Place { key, last_seq, busy: row.busy }),
+            _ => Err(row.deleted),
+        };
+        (row.data_version, row.id.map(|id| (id, place)))
+    });
+    let rows = rows.fetch_all(conn).await.map_err(error::of)?;
     let data_version = rows.first().map(|(version, _)| *version).unwrap_or_default();
     Ok(Begun { data_version, places: rows.into_iter().filter_map(|(_, place)| place).collect() })
-}
-
-/// One session that is written to.
-pub(super) async fn place(conn: &mut SqliteConnection, id: &SessionId) -> Result<Place> {
-    let ids = types::object(&[id]);
-    let rows = look_at_places!("", ids).fetch_all(conn).await.map_err(error::of)?;
-    let place = rows.into_iter().find_map(|(_, place)| place);
-    place.map_or(Err(false), |(_, place)| place).map_err(|deleted| gone(id, deleted))
 }
 
 /// Decides on each append: all or none of its messages. An error of the whole is the engine's; a refused append fails
@@ -120,7 +106,7 @@ pub(super) async fn decide(conn: &mut SqliteConnection, appends: &[&Append], mut
 
 /// Writes what was decided, in a transaction that goes on.
 pub(super) async fn write(conn: &mut SqliteConnection, appends: &[&Append], batch: &Batch) -> Result<()> {
-    insert(conn, &batch.rows, batch.now, Opens::Always, Tells::Yes).await?;
+    insert(conn, &batch.rows, Opens::At(batch.now), Tells::Yes).await?;
     for (append, outcome) in appends.iter().zip(&batch.outcomes) {
         if let (Some(claim), Ok(appended)) = (&append.options.claim, outcome) {
             let ids: Vec<_> = appended.messages.iter().map(|m| &m.id).collect();
@@ -212,7 +198,8 @@ fn take_in(
 /// Whether messages open the session again that they are added to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Opens {
-    Always,
+    /// Always: they come now.
+    At(Timestamp),
     /// When they are of a later time than its closing: a whole session that comes closed stays closed.
     IfLater,
 }
@@ -238,19 +225,23 @@ impl Parameters {
     /// Rows in the order of their places, under the key or the id of their session.
     fn of<'a, S: Serialize + Copy + Eq + Hash>(
         rows: impl Iterator<Item = (S, &'a Message)> + Clone,
-        now: Timestamp,
         opens: Opens,
         tells: Tells,
     ) -> Self {
-        let mut counts: HashMap<S, i64> = HashMap::new();
-        for (session, _) in rows.clone() {
-            *counts.entry(session).or_default() += 1;
+        let mut counts: HashMap<S, (i64, i64)> = HashMap::new();
+        for (session, message) in rows.clone() {
+            let (count, latest) = counts.entry(session).or_default();
+            *count += 1;
+            *latest = message.created_at.0.max(*latest);
         }
-        let counters = counts.iter().map(|(session, count)| (session, count, now.0, opens == Opens::Always));
+        let counters = counts.iter().map(|(session, (count, latest))| match opens {
+            Opens::At(now) => (session, count, now.0, true),
+            Opens::IfLater => (session, count, *latest, false),
+        });
         let counters = types::object(&counters.collect::<Vec<_>>());
         let (mut written, mut told, told_at) = (Vec::new(), Vec::new(), Timestamp::now().0);
         for (session, message) in rows {
-            let left = counts.entry(session).or_default();
+            let (left, _) = counts.entry(session).or_default();
             *left -= 1;
             written.push(row_as_json(session, *left, message));
             told.push((session, *left, told_at));
@@ -310,7 +301,7 @@ pub(super) async fn at_once(conn: &mut SqliteConnection, appends: &[&Append]) ->
     let now = Timestamp::now();
     let mut new: Vec<Vec<Message>> = appends.iter().map(|append| append.placed(now)).collect();
     let rows = appends.iter().zip(&new).flat_map(|(append, new)| new.iter().map(|m| (append.session.as_str(), m)));
-    let parameters = Parameters::of(rows, now, Opens::Always, Tells::Yes);
+    let parameters = Parameters::of(rows, Opens::At(now), Tells::Yes);
     let written = write_rows!(
         query,
         "begin immediate; ",
@@ -357,14 +348,13 @@ pub(super) async fn at_once(conn: &mut SqliteConnection, appends: &[&Append]) ->
 pub(super) async fn insert(
     conn: &mut SqliteConnection,
     rows: &[(i64, Message)],
-    now: Timestamp,
     opens: Opens,
     tells: Tells,
 ) -> Result<()> {
     if rows.is_empty() {
         return Ok(());
     }
-    let parameters = Parameters::of(rows.iter().map(|(key, message)| (*key, message)), now, opens, tells);
+    let parameters = Parameters::of(rows.iter().map(|(key, message)| (*key, message)), opens, tells);
     let write = write_rows!(query, "", "session_key = j.value ->> 0", "s.session_key = j.value ->> 0", "", &parameters);
     write.execute(conn).await.map(drop).map_err(error::of)
 }

@@ -37,7 +37,7 @@ pub use events::LogBounds;
 pub use open::{Lock, OpenError, Options, THREADS, beside, was_left_open};
 pub use reindex::reindex;
 
-use super::{Answer, AppendOptions, Claim, Result, Source, Storage};
+use super::{Answer, AppendOptions, Claim, Result, Saved, Source, Storage};
 use crate::model::{
     AgentSession, Answered, Appended, Attachment, AttachmentId, BackendFilter, BackendId, BackendState, ChildStep,
     ChildUpdate, Cleanup, CleanupReceipt, ClearReceipt, Closing, ContinuedChild, CreatedChild, DeleteOptions,
@@ -155,8 +155,8 @@ impl Storage for SqliteStorage {
         whole::load(&self.readers, id).await
     }
 
-    async fn save_session(&self, save: SessionSave) -> Result<(Session, Vec<(MessageId, i64)>)> {
-        self.writer.call(save, |conn, input| Box::pin(whole::save(conn, input))).await
+    async fn save_sessions(&self, saves: Vec<SessionSave>) -> Result<Vec<Result<Saved>>> {
+        self.writer.call(saves, |conn, saves| Box::pin(whole::save(conn, saves))).await
     }
 
     async fn append_usage(&self, id: &SessionId, record: JsonObject) -> Result<UsageRecord> {

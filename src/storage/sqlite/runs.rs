@@ -183,7 +183,7 @@ pub(super) async fn add(
     let messages: Vec<Message> =
         placed.map(|(new, seq)| Message { run_id: run.cloned(), ..new.into_message(seq, now) }).collect();
     let rows: Vec<_> = messages.iter().map(|message| (session, message.clone())).collect();
-    append::insert(conn, &rows, now, Opens::Always, Tells::Yes).await?;
+    append::insert(conn, &rows, Opens::At(now), Tells::Yes).await?;
     Ok(messages)
 }
 

@@ -279,7 +279,7 @@ pub(super) async fn create(conn: &mut SqliteConnection, input: &Create) -> Resul
     if let Some(prompt) = &input.prompt {
         let message = prompt.clone().into_message(1, session.created_at);
         let rows = [(key, message)];
-        append::insert(conn, &rows, session.created_at, Opens::Always, Tells::Yes).await?;
+        append::insert(conn, &rows, Opens::At(session.created_at), Tells::Yes).await?;
     }
     keep_claim(conn, input).await?;
     Ok(row_to_write(conn, &input.id).await?.into_session())

@@ -1,4 +1,4 @@
-//! A whole session: read from one snapshot, written as the difference to what was read.
+//! Whole sessions: one is read from one snapshot, any number are written together, as the difference to what was read.
 
 use std::collections::HashMap;
 
@@ -6,7 +6,9 @@ use sqlx::{SqliteConnection, SqlitePool};
 
 use super::{
     append::{self, Opens, Tells},
-    error, events, messages,
+    error,
+    events::{self, NewEvent},
+    messages,
     sessions::{self, SessionRow, select_sessions},
     types::{self, Json, Text, Word},
 };
@@ -15,7 +17,7 @@ use crate::{
         EventKind, JsonObject, Kind, Message, MessageId, ModelRef, ReasoningEffort, RunStatus, Session, SessionId,
         SessionSave, Timestamp, WholeSession,
     },
-    storage::{Error, Result},
+    storage::{Error, Result, Saved},
 };
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -29,41 +31,86 @@ pub(super) async fn load(pool: &SqlitePool, id: &SessionId) -> Result<Option<Who
     Ok(Some(WholeSession::loaded(row.into_session(), messages)))
 }
 
-pub(super) async fn save(conn: &mut SqliteConnection, save: &SessionSave) -> Result<(Session, Vec<(MessageId, i64)>)> {
-    let id = &save.session.id;
-    let key = match &save.base {
-        None => {
-            let key = create(conn, &save.session).await?;
-            let told = json!({ "kind": save.session.kind, "title": save.session.title });
-            events::tell(conn, key, EventKind::SessionCreated, told).await?;
-            key
+/// Writes all that is not refused. A save is refused before anything of it is written, so that it needs no savepoint:
+/// at each of those the search index would write a piece of its own.
+pub(super) async fn save(conn: &mut SqliteConnection, saves: &[SessionSave]) -> Result<Vec<Result<Saved>>> {
+    let (mut rows, mut outcomes) = (Rows::default(), Vec::with_capacity(saves.len()));
+    for save in saves {
+        let places = match save.base {
+            None => create(conn, save, &mut rows).await,
+            Some(_) => change(conn, save, &mut rows).await,
+        };
+        match places {
+            Err(error) if error::is_engine(&error) => return Err(error),
+            places => outcomes.push(places),
         }
-        Some(_) => {
-            let row = sessions::row_to_write(conn, id).await?;
-            write_fields(conn, row, save).await?
-        }
+    }
+    rows.write(conn).await?;
+    let stored = stored_sessions(conn, saves).await?;
+    let saved = |(save, places): (&SessionSave, Result<Places>)| {
+        let row = stored.get(&save.session.id).cloned();
+        places.and_then(|places| Ok((row.ok_or_else(|| append::gone(&save.session.id, false))?, places)))
     };
-    remove(conn, key, &save.removed).await?;
-    change(conn, key, &save.changed).await?;
-    let places = add(conn, id, key, save).await?;
-    Ok((sessions::row_to_write(conn, id).await?.into_session(), places))
+    Ok(saves.iter().zip(outcomes).map(saved).collect())
 }
 
-async fn create(conn: &mut SqliteConnection, session: &Session) -> Result<i64> {
-    if sessions::row(conn, &session.id).await?.is_some() {
-        return Err(Error::SessionExists(session.id.clone()));
+/// Where messages are that were saved.
+type Places = Vec<(MessageId, i64)>;
+
+/// Rows of messages that are written together, and the events of what they belong to.
+#[derive(Default)]
+struct Rows {
+    created: Vec<NewEvent>,
+    of_new: Vec<(i64, Message)>,
+    of_known: Vec<(i64, Message)>,
+}
+
+impl Rows {
+    async fn write(&mut self, conn: &mut SqliteConnection) -> Result<()> {
+        let Self { created, of_new, of_known } = std::mem::take(self);
+        events::record(conn, &created).await?;
+        append::insert(conn, &of_new, Opens::IfLater, Tells::No).await?;
+        append::insert(conn, &of_known, Opens::IfLater, Tells::Yes).await
     }
+
+    fn hold_any_of(&self, key: i64) -> bool {
+        self.of_new.iter().chain(&self.of_known).any(|(of, _)| *of == key)
+    }
+}
+
+async fn create(conn: &mut SqliteConnection, save: &SessionSave, rows: &mut Rows) -> Result<Places> {
+    let (new, places) = new_messages(&save.added, &HashMap::new(), 0)?;
     // The tree says where a session is, not its holder.
-    let parent = match &session.parent_session_id {
+    let parent = match &save.session.parent_session_id {
         Some(parent) => Some(sessions::row_to_write(conn, parent).await?),
         None => None,
     };
-    let mut placed = session.clone();
+    let mut placed = save.session.clone();
     sessions::place(&mut placed, parent.as_ref());
-    sessions::insert(conn, &placed, None).await
+    let key = sessions::insert(conn, &placed, None).await?;
+    let told = json!({ "kind": save.session.kind, "title": save.session.title });
+    rows.created.push(NewEvent::new(key, EventKind::SessionCreated, told));
+    rows.of_new.extend(new.into_iter().map(|message| (key, message)));
+    Ok(places)
 }
 
-async fn write_fields(conn: &mut SqliteConnection, row: SessionRow, save: &SessionSave) -> Result<i64> {
+async fn change(conn: &mut SqliteConnection, save: &SessionSave, rows: &mut Rows) -> Result<Places> {
+    let mut row = sessions::row_to_write(conn, &save.session.id).await?;
+    if rows.hold_any_of(row.session_key) {
+        rows.write(conn).await?;
+        row = sessions::row_to_write(conn, &save.session.id).await?;
+    }
+    let key = row.session_key;
+    let there = stored(conn, key, &save.added).await?;
+    let (new, places) = new_messages(&save.added, &there, row.last_seq)?;
+    write_fields(conn, row, save).await?;
+    remove(conn, key, &save.removed).await?;
+    rewrite(conn, key, &save.changed).await?;
+    rows.of_known.extend(new.into_iter().map(|message| (key, message)));
+    Ok(places)
+}
+
+async fn write_fields(conn: &mut SqliteConnection, row: SessionRow, save: &SessionSave) -> Result<()> {
     let key = row.session_key;
     let stored = row.into_session();
     let mut merged = save.merged(&stored);
@@ -74,7 +121,7 @@ async fn write_fields(conn: &mut SqliteConnection, row: SessionRow, save: &Sessi
         let told = json!({ "title": merged.title, "pinned": merged.pinned, "version": merged.version });
         events::tell(conn, key, EventKind::SessionUpdated, told).await?;
     }
-    Ok(key)
+    Ok(())
 }
 
 async fn remove(conn: &mut SqliteConnection, key: i64, removed: &[MessageId]) -> Result<()> {
@@ -88,12 +135,12 @@ async fn remove(conn: &mut SqliteConnection, key: i64, removed: &[MessageId]) ->
         ids
     );
     remove.execute(&mut *conn).await.map_err(error::of)?;
-    let told = |id| events::NewEvent::new(key, EventKind::MessageDeleted, json!({ "message_id": id }));
+    let told = |id| NewEvent::new(key, EventKind::MessageDeleted, json!({ "message_id": id }));
     events::record(conn, &removed.iter().map(told).collect::<Vec<_>>()).await
 }
 
 /// Writes loaded messages that were changed. One that was deleted in between stays deleted.
-async fn change(conn: &mut SqliteConnection, key: i64, changed: &[Message]) -> Result<()> {
+async fn rewrite(conn: &mut SqliteConnection, key: i64, changed: &[Message]) -> Result<()> {
     for m in changed {
         let (id, role, terms, run) =
             (m.id.as_str(), types::word(&m.role), messages::terms(&m.content), m.run_id.as_ref().map(|id| id.as_str()));
@@ -114,41 +161,44 @@ async fn change(conn: &mut SqliteConnection, key: i64, changed: &[Message]) -> R
     Ok(())
 }
 
-/// Adds messages at the end. One that is there already with the same content keeps its place.
-async fn add(
-    conn: &mut SqliteConnection,
-    id: &SessionId,
-    key: i64,
-    save: &SessionSave,
-) -> Result<Vec<(MessageId, i64)>> {
-    let added = &save.added;
-    if added.is_empty() {
-        return Ok(Vec::new());
-    }
-    // One that comes twice in the save is met as one that is stored.
-    let mut there = stored(conn, key, added).await?;
-    let mut seq = append::place(conn, id).await?.last_seq;
-    let (mut rows, mut given) = (Vec::new(), Vec::new());
+/// Messages to add at the end, and the places of all. One that is there already with the same content keeps its own.
+fn new_messages(
+    added: &[Message],
+    there: &HashMap<MessageId, Message>,
+    mut seq: i64,
+) -> Result<(Vec<Message>, Places)> {
+    let (mut new, mut places) = (Vec::<Message>::new(), Vec::with_capacity(added.len()));
+    let mut place_of_new: HashMap<&MessageId, usize> = HashMap::new();
     for message in added {
-        match there.get(&message.id) {
-            Some(stored) if stored.same_content(message) => given.push((message.id.clone(), stored.seq)),
+        // One that comes twice in the save is met as one that is stored.
+        let before = there.get(&message.id).or_else(|| place_of_new.get(&message.id).and_then(|place| new.get(*place)));
+        match before {
+            Some(stored) if stored.same_content(message) => places.push((message.id.clone(), stored.seq)),
             Some(_) => return Err(Error::MessageExists(message.id.clone())),
             None => {
                 seq += 1;
-                given.push((message.id.clone(), seq));
-                let message = Message { seq, ..message.clone() };
-                there.insert(message.id.clone(), message.clone());
-                rows.push((key, message));
+                places.push((message.id.clone(), seq));
+                place_of_new.insert(&message.id, new.len());
+                new.push(Message { seq, ..message.clone() });
             }
         }
     }
-    let last = rows.iter().map(|(_, m)| m.created_at).max().unwrap_or(Timestamp(1));
-    let tells = if save.base.is_some() { Tells::Yes } else { Tells::No };
-    append::insert(conn, &rows, last, Opens::IfLater, tells).await?;
-    Ok(given)
+    Ok((new, places))
 }
 
+/// The rows as they are now.
+async fn stored_sessions(conn: &mut SqliteConnection, saves: &[SessionSave]) -> Result<HashMap<SessionId, Session>> {
+    let ids = types::object(&saves.iter().map(|save| &save.session.id).collect::<Vec<_>>());
+    let rows = select_sessions!("where s.id in (select value from json_each(?1))", ids);
+    let rows = rows.fetch_all(conn).await.map_err(error::of)?;
+    Ok(rows.into_iter().map(|row| (row.id.clone(), row.into_session())).collect())
+}
+
+/// Those of the messages whose ids are stored already.
 async fn stored(conn: &mut SqliteConnection, key: i64, added: &[Message]) -> Result<HashMap<MessageId, Message>> {
+    if added.is_empty() {
+        return Ok(HashMap::new());
+    }
     let ids = types::object(&added.iter().map(|m| &m.id).collect::<Vec<_>>());
     let keys = sqlx::query_scalar!(
         r#"select message_key as "key!: i64" from messages where session_key = ?1 and id in (select value from json_each(?2))"#,

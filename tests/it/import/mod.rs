@@ -269,6 +269,54 @@ async fn what_was_deleted_never_comes_back() {
     assert!(setup.storage.session(&id).await.unwrap().is_none());
 }
 
+/// Sessions are saved together, and each of these is met among the others.
+#[tokio::test]
+async fn among_many_sessions_each_is_what_it_is_alone() {
+    let setup = Setup::new().await;
+    let ids: Vec<String> = (0..60).map(|n| format!("s{n}")).collect();
+    setup.index(&ids.iter().map(String::as_str).collect::<Vec<_>>());
+    for id in ids.iter().step_by(2) {
+        setup.session(id, &root(id, json!([user("a", "1")])));
+    }
+    assert_eq!(setup.import().await.sessions, added(30));
+    setup.storage.delete_session(&"s10".parse().unwrap(), DeleteOptions::default()).await.unwrap();
+    for id in &ids {
+        setup.session(id, &root(id, json!([user("a", "1"), user("b", "2")])));
+    }
+    setup.session("s10/children/below", &child("below", "s10", "s10"));
+    setup.session("s11/children/c", &child("c", "s11", "s11"));
+    setup.write("sessions/s12/session.json", "{");
+    setup.write("sessions/s13/attachments/a.bin", "1");
+
+    let report = setup.import().await;
+    // s10 with what is below it was deleted, and s12 cannot be read.
+    assert_eq!(report.sessions, Count { added: 31, present: 28, skipped: 3 }, "{report}");
+    assert_eq!(report.messages, Count { added: 30 * 2 + 28, present: 28, skipped: 0 }, "{report}");
+    assert_eq!(report.attachments, added(1));
+    let place = |finding: &culm::import::Finding| finding.path.clone();
+    let deleted = report.findings.iter().filter(|finding| finding.kind == FindingKind::Deleted).map(place);
+    assert_eq!(deleted.collect::<Vec<_>>(), ["sessions/s10", "sessions/s10/children/below"]);
+    for (id, messages) in [("s9", 2), ("s11", 2), ("s12", 1), ("c", 0)] {
+        assert_eq!(setup.load(id).await.session.message_count, messages, "{id}");
+    }
+    assert_eq!(setup.load("c").await.session.parent_session_id, "s11".parse().ok());
+}
+
+/// What goes to the index in small pieces is merged again and again: most of an import's time, when it was so.
+#[tokio::test]
+async fn sessions_that_are_imported_together_are_one_piece_of_the_index() {
+    let setup = Setup::new().await;
+    let ids: Vec<String> = (0..100).map(|n| format!("s{n}")).collect();
+    for id in &ids {
+        setup.session(id, &root(id, json!([user("a", "bamboo and reed")])));
+    }
+    assert_eq!(setup.import().await.messages, added(100));
+    let mut shell = crate::support::shell(&setup.dir.path().join("culm.db")).await;
+    let pieces = crate::support::number(&mut shell, "select count(distinct segid) from message_index_idx").await;
+    assert_eq!(pieces, 1);
+    crate::support::assert_sound(&mut shell).await;
+}
+
 #[tokio::test]
 async fn the_index_is_compared_and_never_believed() {
     let setup = Setup::new().await;

@@ -56,7 +56,7 @@ async fn a_save_that_failed_is_nowhere_and_can_be_tried_again() {
     whole.session.title = "mine".into();
     whole.messages.push(super::merge::message("mine"));
     let held = whole.clone();
-    steered.fail("save_session", Place::Before);
+    steered.fail("save_sessions", Place::Before);
     assert_fails!(repository.save(&mut whole).await, Error::Unavailable(_));
     assert_eq!((&whole.session, &whole.messages), (&held.session, &held.messages), "the copy was changed");
     assert_eq!(shown(&repository, "a").await, before);
@@ -96,7 +96,7 @@ async fn unanswered(steered: &Steered, repository: &SessionRepository) -> WholeS
     create(repository, "a").await;
     let mut whole = repository.load(&id("a")).await.unwrap().unwrap();
     whole.messages.push(super::merge::message("mine"));
-    let mut save = steered.stop("save_session", Place::After);
+    let mut save = steered.stop("save_sessions", Place::After);
     begin(repository.save(&mut whole), &mut save).await;
     save.go();
     whole

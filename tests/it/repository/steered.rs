@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use culm::{
     model::*,
-    storage::{Answer, AppendOptions, Claim, Error, Result, Source, Storage},
+    storage::{Answer, AppendOptions, Claim, Error, Result, Saved, Source, Storage},
 };
 use serde_json::Value;
 use tokio::sync::{oneshot, watch};
@@ -144,7 +144,7 @@ steered! {
     delete_message(id: &SessionId, message: &MessageId, if_match: Option<i64>) -> MessageReceipt;
     truncate_messages(id: &SessionId, cut: Truncate, if_match: Option<i64>) -> TruncateReceipt;
     load_session(id: &SessionId) -> Option<WholeSession>;
-    save_session(save: SessionSave) -> (Session, Vec<(MessageId, i64)>);
+    save_sessions(saves: Vec<SessionSave>) -> Vec<Result<Saved>>;
     append_usage(id: &SessionId, record: JsonObject) -> UsageRecord;
     usage(id: &SessionId, after: Option<Position>, limit: i64) -> Page<UsageRecord>;
     add_attachment(id: &SessionId, new: NewAttachment, bytes: Source) -> Option<Attachment>;

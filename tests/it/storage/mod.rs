@@ -139,6 +139,8 @@ on_each_backend! {
         a_saved_child_takes_its_place_below_its_parent,
         a_saved_child_needs_a_parent_that_is_there,
         one_message_twice_in_a_save_is_refused_or_stored_once,
+        sessions_are_saved_together_and_a_refused_one_fails_alone,
+        two_holders_of_one_session_are_saved_together,
         concurrent_saves_of_one_session_lose_no_message,
         saving_after_a_delete_does_not_bring_the_session_back,
         messages_keep_their_identity_from_load_to_load,

@@ -161,6 +161,60 @@ pub(super) async fn one_message_twice_in_a_save_is_refused_or_stored_once(storag
     assert_eq!(all_ids(storage).await, ["a"]);
 }
 
+pub(super) async fn sessions_are_saved_together_and_a_refused_one_fails_alone(storage: &dyn Storage) {
+    create(storage, "used").await;
+    create(storage, "deleted").await;
+    storage.delete_session(&id("deleted"), DeleteOptions::default()).await.unwrap();
+    say(storage, "used", &["first"]).await;
+    let mut known = load(storage, "used").await;
+    known.session.model = Some("m".into());
+    known.messages.push(message("second"));
+    let new = |session: Session, messages| WholeSession::new(session, messages).changes();
+    let one = message("one");
+    let saves = vec![
+        new(Session::new(id("r")), vec![one.clone(), message("two")]),
+        new(Session::new(id("used")), vec![message("x")]),
+        new(Session::new(id("deleted")), vec![message("x")]),
+        // Below a session that is saved with it.
+        new(child_of("r", "r", 1), vec![message("three")]),
+        new(Session::new(id("unequal")), vec![one.clone(), Message { content: "other".into(), ..one.clone() }]),
+        new(Session { id: id("orphan"), ..child_of("nobody", "nobody", 1) }, vec![message("x")]),
+        new(Session::new(id("r")), vec![]),
+        known.changes(),
+        new(Session::new(id("last")), vec![one]),
+    ];
+    let mut saved = storage.save_sessions(saves).await.unwrap().into_iter();
+    let (root, places) = saved.next().unwrap().unwrap();
+    assert_eq!(places, [(mid("one"), 1), (mid("two"), 2)]);
+    assert_fails!(saved.next().unwrap(), Error::SessionExists(who) if who == id("used"));
+    assert_fails!(saved.next().unwrap(), Error::SessionDeleted(who) if who == id("deleted"));
+    assert_eq!(saved.next().unwrap().unwrap().0.parent_session_id, Some(id("r")));
+    assert_fails!(saved.next().unwrap(), Error::MessageExists(who) if who == mid("one"));
+    assert_fails!(saved.next().unwrap(), Error::SessionNotFound(who) if who == id("nobody"));
+    assert_fails!(saved.next().unwrap(), Error::SessionExists(who) if who == id("r"));
+    let (known, places) = saved.next().unwrap().unwrap();
+    assert_eq!((known.model.as_deref(), places), (Some("m"), vec![(mid("second"), 2)]));
+    assert_eq!(saved.next().unwrap().unwrap().0.message_count, 1);
+    assert_eq!((root.message_count, root.children_count), (2, 1));
+    assert_eq!(read(storage, "r").await, root);
+    assert_eq!(texts(storage, "child").await, ["three"]);
+    assert_eq!(texts(storage, "used").await, ["first", "second"]);
+    let mut ids = all_ids(storage).await;
+    ids.sort();
+    assert_eq!(ids, ["child", "last", "r", "used"]);
+}
+
+pub(super) async fn two_holders_of_one_session_are_saved_together(storage: &dyn Storage) {
+    create(storage, "a").await;
+    let (mut one, mut both) = (load(storage, "a").await, load(storage, "a").await);
+    one.messages.push(message("x"));
+    both.messages.extend([one.messages[0].clone(), message("y")]);
+    let saves = vec![one.changes(), both.changes()];
+    let saved: Vec<_> = storage.save_sessions(saves).await.unwrap().into_iter().map(|saved| saved.unwrap()).collect();
+    assert_eq!(saved[1].1.iter().map(|(_, seq)| *seq).collect::<Vec<_>>(), [1, 2]);
+    assert_eq!(texts(storage, "a").await, ["x", "y"]);
+}
+
 /// Defects 2 and 20 are gone: twenty holders of one session save at once, without a lock and without a loss.
 pub(super) async fn concurrent_saves_of_one_session_lose_no_message(storage: &dyn Storage) {
     create(storage, "a").await;
