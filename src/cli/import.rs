@@ -22,6 +22,9 @@ pub(crate) async fn bamboo(home: &Path, db: &Path, dry_run: bool) -> Result<Exit
             Some(SqliteStorage::open(&sqlite::Options::new(db)).await?)
         }
     };
+    if let Some(storage) = storage.as_ref().filter(|_| !dry_run) {
+        storage.gather_index().await.map_err(|error| Failure::new(1, error))?;
+    }
     // Drawn only where standard error is a terminal.
     let bar = indicatif::ProgressBar::new(0);
     let mut progress = |done, total| {

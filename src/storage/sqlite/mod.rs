@@ -20,6 +20,7 @@ mod runs;
 mod search;
 mod sessions;
 mod teardown;
+mod transaction;
 mod types;
 mod usage;
 mod whole;
@@ -386,6 +387,12 @@ impl Storage for SqliteStorage {
 }
 
 impl SqliteStorage {
+    /// Has the search index take in what is written at once in larger pieces from now on, for an import: small ones are
+    /// merged again and again. A transaction may take up 16 MiB for it.
+    pub async fn gather_index(&self) -> Result<()> {
+        self.writer.call((), |conn, ()| Box::pin(reindex::gather(conn))).await
+    }
+
     /// Merges the search index into one piece, step by step. Bulk writes leave it in many, and the small writes that
     /// follow would each pay a part of it. The cost is that of writing the index once.
     pub async fn merge_index(&self) -> Result<()> {

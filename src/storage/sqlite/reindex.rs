@@ -74,6 +74,15 @@ async fn step_end(conn: &mut SqliteConnection, last: i64) -> sqlx::Result<Option
     end.fetch_one(conn).await
 }
 
+/// Has the index of messages gather the words of up to so many bytes, 16 MiB, before it writes a piece; 1 MiB as it is made.
+/// A transaction that ends before is a piece, too: so only many messages at once are written in larger ones. To index
+/// 200 000 messages of 170 words took 40 seconds of a processor in pieces of one session each, 26 in pieces of 1 MiB, and
+/// 15 in pieces of 16 MiB.
+pub(super) async fn gather(conn: &mut SqliteConnection) -> Result<()> {
+    let gather = sqlx::query!("insert into message_index (message_index, rank) values ('hashsize', 16777216)");
+    gather.execute(conn).await.map(drop).map_err(error::of)
+}
+
 /// Pages that one step of a merge writes: some ten milliseconds' work.
 pub(super) const STEP_OF_MERGE: i64 = 256;
 /// The same for the first step: FTS5 takes a negative number as the order to merge everything.

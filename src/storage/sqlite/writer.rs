@@ -10,19 +10,20 @@
 //! is never right again after the engine rolled back by itself.
 
 use std::{
-    panic::AssertUnwindSafe,
     path::PathBuf,
     time::{Duration, Instant},
 };
 
-use futures_util::{FutureExt, future::BoxFuture};
 use sqlx::{ConnectOptions, Connection, Executor, SqliteConnection, sqlite::SqliteConnectOptions};
 use tokio::{
     sync::{mpsc, oneshot, watch},
     task::JoinHandle,
 };
 
-use super::{LogBounds, append, attachments, error, events};
+use super::{
+    LogBounds, append, attachments, error, events,
+    transaction::{Call, Job, Outcomes, Work, at_once, begin, fill, or_panic, run},
+};
 use crate::{
     model::Appended,
     storage::{Error, Result},
@@ -37,37 +38,6 @@ const BATCH: usize = 256;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How often the writer looks for commits of other processes, and purges bytes of deleted attachments.
 const TICK: Duration = Duration::from_millis(250);
-
-/// What a job does with the connection, inside a transaction. It may be run again after the engine failed.
-pub(super) type Work<I, T> = for<'c> fn(&'c mut SqliteConnection, &'c I) -> BoxFuture<'c, Result<T>>;
-
-trait Job: Send {
-    fn run<'c>(&'c mut self, conn: &'c mut SqliteConnection) -> BoxFuture<'c, Result<()>>;
-    fn answer(self: Box<Self>, outcome: Result<()>);
-}
-
-struct Call<I, T> {
-    input: I,
-    work: Work<I, T>,
-    output: Option<T>,
-    reply: oneshot::Sender<Result<T>>,
-}
-
-impl<I: Send + Sync, T: Send> Job for Call<I, T> {
-    fn run<'c>(&'c mut self, conn: &'c mut SqliteConnection) -> BoxFuture<'c, Result<()>> {
-        Box::pin(async {
-            self.output = Some((self.work)(conn, &self.input).await?);
-            Ok(())
-        })
-    }
-
-    fn answer(self: Box<Self>, outcome: Result<()>) {
-        let Self { output, reply, .. } = *self;
-        let answer = outcome.and_then(|()| output.ok_or_else(|| Error::Failed("a job ended without an output".into())));
-        // Nobody waits any more: the work is done all the same.
-        let _ = reply.send(answer);
-    }
-}
 
 struct Append {
     input: append::Append,
@@ -125,7 +95,7 @@ impl Writer {
         work: Work<I, T>,
     ) -> Result<T> {
         let (reply, answer) = oneshot::channel();
-        self.send(Command::Call(Box::new(Call { input, work, output: None, reply }))).await?;
+        self.send(Command::Call(Box::new(Call::new(input, work, reply)))).await?;
         answer.await.map_err(|_| self.gone())?
     }
 
@@ -372,82 +342,6 @@ impl Working {
             tracing::debug!(%error, "a given-up connection did not close");
         }
     }
-}
-
-/// Work whose panic is an error of the engine: what it left on the connection goes with the connection.
-async fn or_panic<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
-    let done = AssertUnwindSafe(work).catch_unwind().await;
-    done.unwrap_or_else(|_| Err(Error::Failed("a write panicked; the log says where".into())))
-}
-
-/// What came of each, and what the transaction saw of the rest.
-struct Outcomes {
-    appends: Vec<Result<Appended>>,
-    calls: Vec<Result<()>>,
-    data_version: i64,
-    last_event: i64,
-}
-
-/// Appends that nothing is wrong with, and that are alone.
-async fn at_once(conn: &mut SqliteConnection, appends: &[&append::Append], alone: bool) -> Result<Option<Outcomes>> {
-    if appends.is_empty() || !alone {
-        return Ok(None);
-    }
-    let written = or_panic(append::at_once(conn, appends)).await?;
-    Ok(written.map(|written| Outcomes {
-        appends: written.appends.into_iter().map(Ok).collect(),
-        calls: Vec::new(),
-        data_version: written.data_version,
-        last_event: written.last_event,
-    }))
-}
-
-async fn fill(
-    conn: &mut SqliteConnection,
-    begun: append::Begun,
-    appends: &[&append::Append],
-    calls: &mut [Box<dyn Job>],
-) -> Result<Outcomes> {
-    let data_version = begun.data_version;
-    let batch = append::decide(conn, appends, begun.places).await?;
-    append::write(conn, appends, &batch).await?;
-    let mut called = Vec::with_capacity(calls.len());
-    for call in calls {
-        run(conn, "savepoint job").await?;
-        let outcome = call.run(conn).await;
-        keep_or_undo(conn, &outcome).await?;
-        called.push(match outcome {
-            Err(error) if error::is_engine(&error) => return Err(error),
-            outcome => outcome,
-        });
-    }
-    let last_event = events::commit(conn).await?;
-    Ok(Outcomes { appends: batch.outcomes, calls: called, data_version, last_event })
-}
-
-async fn keep_or_undo(conn: &mut SqliteConnection, outcome: &Result<()>) -> Result<()> {
-    match outcome {
-        Ok(_) => run(conn, "release job").await,
-        Err(error) if error::is_engine(error) => Ok(()),
-        Err(_) => {
-            run(conn, "rollback to job").await?;
-            run(conn, "release job").await
-        }
-    }
-}
-
-/// Begins, and tries again in small steps while another process holds the lock.
-async fn begin(conn: &mut SqliteConnection, appends: &[&append::Append], until: Instant) -> Result<append::Begun> {
-    loop {
-        match append::begin(conn, appends).await {
-            Err(Error::Busy(_)) if Instant::now() < until => {}
-            begun => return begun,
-        }
-    }
-}
-
-async fn run(conn: &mut SqliteConnection, statement: &'static str) -> Result<()> {
-    conn.execute(sqlx::query(statement)).await.map(drop).map_err(error::of)
 }
 
 async fn data_version(conn: &mut SqliteConnection) -> Result<i64> {
