@@ -159,24 +159,25 @@ async fn doomed(conn: &mut SqliteConnection, cleanup: &Cleanup) -> Result<Keys> 
              union
              select c.session_key from sessions c join pinned on c.parent_key = pinned.session_key
            ),
-           kept (session_key) as (
-             select session_key from pinned
+           kept (session_key, parent_key) as (
+             select session_key, parent_key from pinned join sessions using (session_key)
              union
-             select session_key from sessions where last_activity_at >= ?2
+             select session_key, parent_key from sessions where last_activity_at >= ?2
              union
-             select s.session_key from sessions s where ?3 and (
+             select s.session_key, s.parent_key from sessions s where ?3 and (
                s.attachment_count > 0 or s.message_count > 1
                or exists (select 1 from messages m where m.session_key = s.session_key and m.role <> 'system')
                or exists (select 1 from runs r where r.session_key = s.session_key and r.status in ('pending', 'running')))
            ),
            -- and whatever is kept keeps everything above it.
            above (session_key) as (
-             select session_key from kept
+             select parent_key from kept where parent_key is not null
              union
              select s.parent_key from sessions s join above using (session_key) where s.parent_key is not null
            )
            select json_group_array(s.session_key) as "keys!: Keys" from sessions s
-           where s.session_key not in (select session_key from above) and (not ?4 or s.parent_key is not null)"#,
+           where s.session_key not in (select session_key from kept)
+             and s.session_key not in (select session_key from above) and (not ?4 or s.parent_key is not null)"#,
         cleanup.keep_pinned,
         inactive_before,
         empty,

@@ -92,13 +92,6 @@ impl MessageRow {
     }
 }
 
-/// Rows as the messages of a history.
-fn in_order(rows: impl IntoIterator<Item = MessageRow>) -> Vec<Message> {
-    let mut messages: Vec<Message> = rows.into_iter().map(MessageRow::into_message).collect();
-    messages.sort_by_key(|message| message.seq);
-    messages
-}
-
 pub(super) async fn rows_by_key(conn: &mut SqliteConnection, keys: &[i64]) -> Result<Vec<MessageRow>> {
     if keys.is_empty() {
         return Ok(Vec::new());
@@ -127,26 +120,39 @@ pub(super) async fn short_by_key(conn: &mut SqliteConnection, keys: &[i64]) -> R
 pub(super) async fn find(pool: &SqlitePool, id: &SessionId, message: &MessageId) -> Result<Option<Message>> {
     let (id, message) = (id.as_str(), message.as_str());
     let rows = select_messages!("where s.id = ?1 and m.id = ?2", id, message).fetch_one(pool).await;
-    rows.map(|Json(rows)| in_order(rows).pop()).map_err(error::of)
+    rows.map(|Json(mut rows)| rows.pop().map(MessageRow::into_message)).map_err(error::of)
 }
 
-/// Every message of a session, on a connection that holds a snapshot. They come in pieces: one is made while the last
-/// is taken apart.
-pub(super) async fn all(conn: &mut SqliteConnection, id: &SessionId) -> Result<Vec<Message>> {
-    let id = id.as_str();
+/// Every message of a session, on a connection that holds a snapshot.
+pub(super) async fn all(conn: &mut SqliteConnection, key: i64, last_seq: i64) -> Result<Vec<Message>> {
+    between(conn, key, (1, last_seq), None).await
+}
+
+/// The messages of a session from one place to another, in order. They come in pieces: one is made while the last is
+/// taken apart.
+async fn between(
+    conn: &mut SqliteConnection,
+    key: i64,
+    (first, last): (i64, i64),
+    role: Option<&str>,
+) -> Result<Vec<Message>> {
     let pieces = select_messages!(
-        "with recursive piece (session_key, last_seq, beyond) as (
-           select session_key, last_seq, 0 from sessions where id = ?1
-           union all
-           select session_key, last_seq, beyond + 64 from piece where beyond + 64 < last_seq
-         )
+        "with recursive piece (first) as (select ?2 union all select first + 64 from piece where first + 64 <= ?3)
          select ";
-        r#"from messages m where m.session_key = piece.session_key and m.seq > beyond and m.seq <= beyond + 64)
-             as "rows!: Json<Vec<MessageRow>>" from piece join sessions s using (session_key)"#,
-        id
+        r#"from messages m where m.session_key = ?1 and m.seq >= first and m.seq < first + 64 and m.seq <= ?3
+             and (?4 is null or m.role = ?4)) as "rows!: Json<Vec<MessageRow>>"
+           from piece join sessions s on s.session_key = ?1"#,
+        key,
+        first,
+        last,
+        role
     );
-    let pieces = pieces.fetch(conn).map_ok(|Json(rows)| rows).try_collect::<Vec<_>>().await.map_err(error::of)?;
-    Ok(in_order(pieces.into_iter().flatten()))
+    let (mut messages, mut pieces) = (Vec::new(), pieces.fetch(conn));
+    while let Some(Json(rows)) = pieces.try_next().await.map_err(error::of)? {
+        messages.extend(rows.into_iter().map(MessageRow::into_message));
+    }
+    messages.sort_by_key(|message| message.seq);
+    Ok(messages)
 }
 
 pub(super) async fn page(pool: &SqlitePool, id: &SessionId, filter: MessageFilter) -> Result<MessagePage> {
@@ -198,41 +204,63 @@ pub(super) async fn page(pool: &SqlitePool, id: &SessionId, filter: MessageFilte
     })
 }
 
-/// The messages of a session on one side of a place, nearest first: as many as the limit and the bytes allow. What they
-/// have is summed up before they are read, from the lengths that a row's head holds.
-macro_rules! messages_beyond {
-    ($beyond:literal, $not_beyond:literal, $last:literal, $order:literal, $key:expr, $seq:expr, $role:expr, $limit:expr, $bytes:expr) => {
-        select_messages!(
-            "where m.session_key = ?1 and m.seq " $beyond " ?2 and (?3 is null or m.role = ?3)
-               and m.seq " $not_beyond " (
-                 select " $last "(seq) from (
-                   select seq, row_number() over nearest as place, sum(bytes) over nearest as through from (
-                     select seq, octet_length(content) + coalesce(octet_length(reasoning), 0)
-                         + coalesce(octet_length(parts), 0) + coalesce(octet_length(tool_calls), 0)
-                         + coalesce(octet_length(metadata), 0) + octet_length(extra) as bytes
-                     from messages
-                     where session_key = ?1 and seq " $beyond " ?2 and (?3 is null or role = ?3)
-                     order by seq " $order " limit ?4
-                   )
-                   window nearest as (order by seq " $order " rows unbounded preceding)
+/// The first and the last place of the messages of a session on one side of a place, nearest first: of as many as the
+/// limit and the bytes allow. What they have is summed up before they are read, from the lengths that a row's head holds.
+macro_rules! edges_beyond {
+    ($beyond:literal, $order:literal, $key:expr, $seq:expr, $role:expr, $limit:expr, $bytes:expr) => {
+        sqlx::query!(
+            r#"select min(seq) as "first: i64", max(seq) as "last: i64" from (
+                 select seq, row_number() over nearest as place, sum(bytes) over nearest as through from (
+                   select seq, octet_length(content) + coalesce(octet_length(reasoning), 0)
+                       + coalesce(octet_length(parts), 0) + coalesce(octet_length(tool_calls), 0)
+                       + coalesce(octet_length(metadata), 0) + octet_length(extra) as bytes
+                   from messages
+                   where session_key = ?1 and seq "#
+                + $beyond
+                + " ?2 and (?3 is null or role = ?3)
+                   order by seq "
+                + $order
+                + " limit ?4
                  )
-                 where place = 1 or through <= ?5
-               )",
-            $key, $seq, $role, $limit, $bytes
+                 window nearest as (order by seq "
+                + $order
+                + " rows unbounded preceding)
+               )
+               where place = 1 or through <= ?5",
+            $key,
+            $seq,
+            $role,
+            $limit,
+            $bytes
         )
+        .map(|row| row.first.zip(row.last))
     };
 }
 
 async fn after(conn: &mut SqliteConnection, key: i64, seq: i64, filter: &MessageFilter) -> Result<Vec<Message>> {
     let role = filter.role.as_ref().map(types::word);
-    let rows = messages_beyond!(">", "<=", "max", "asc", key, seq, role, filter.limit, filter.bytes);
-    rows.fetch_one(conn).await.map(|Json(rows)| in_order(rows)).map_err(error::of)
+    let edges = edges_beyond!(">", "asc", key, seq, role, filter.limit, filter.bytes);
+    let edges = edges.fetch_one(&mut *conn).await.map_err(error::of)?;
+    page_between(conn, key, edges, role.as_deref()).await
 }
 
 async fn before(conn: &mut SqliteConnection, key: i64, seq: i64, filter: &MessageFilter) -> Result<Vec<Message>> {
     let role = filter.role.as_ref().map(types::word);
-    let rows = messages_beyond!("<", ">=", "min", "desc", key, seq, role, filter.limit, filter.bytes);
-    rows.fetch_one(conn).await.map(|Json(rows)| in_order(rows)).map_err(error::of)
+    let edges = edges_beyond!("<", "desc", key, seq, role, filter.limit, filter.bytes);
+    let edges = edges.fetch_one(&mut *conn).await.map_err(error::of)?;
+    page_between(conn, key, edges, role.as_deref()).await
+}
+
+async fn page_between(
+    conn: &mut SqliteConnection,
+    key: i64,
+    edges: Option<(i64, i64)>,
+    role: Option<&str>,
+) -> Result<Vec<Message>> {
+    match edges {
+        Some(edges) => between(conn, key, edges, role).await,
+        None => Ok(Vec::new()),
+    }
 }
 
 /// A message to change.

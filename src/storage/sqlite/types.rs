@@ -45,7 +45,11 @@ impl<T> Type<Sqlite> for Json<T> {
 impl<'r, T: DeserializeOwned> Decode<'r, Sqlite> for Json<T> {
     fn decode(value: SqliteValueRef<'r>) -> Result<Self, BoxDynError> {
         let bytes = <&[u8] as Decode<Sqlite>>::decode(value)?;
-        Ok(Self(serde_json::from_str(&String::from_utf8_lossy(bytes))?))
+        match serde_json::from_slice(bytes) {
+            Ok(value) => Ok(Self(value)),
+            // Perhaps it is only no UTF-8.
+            Err(_) => Ok(Self(serde_json::from_str(&String::from_utf8_lossy(bytes))?)),
+        }
     }
 }
 

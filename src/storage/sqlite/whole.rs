@@ -27,7 +27,7 @@ pub(super) async fn load(pool: &SqlitePool, id: &SessionId) -> Result<Option<Who
     let text = id.as_str();
     let row = select_sessions!("where s.id = ?1", text).fetch_optional(&mut *snapshot).await.map_err(error::of)?;
     let Some(row) = row else { return Ok(None) };
-    let messages = messages::all(&mut snapshot, id).await?;
+    let messages = messages::all(&mut snapshot, row.session_key, row.last_seq).await?;
     Ok(Some(WholeSession::loaded(row.into_session(), messages)))
 }
 

@@ -38,7 +38,7 @@ const RANKED_SESSIONS: usize = 100;
 const TEXT: i64 = 4 << 20;
 /// How long the index is read, in windows: until there is a page, and for more to rank.
 const PATIENCE: Duration = Duration::from_millis(40);
-const PATIENCE_FOR_MORE: Duration = Duration::from_millis(15);
+const PATIENCE_FOR_MORE: Duration = Duration::from_millis(8);
 /// A window that took this long is not followed by a larger one.
 const LONG: Duration = Duration::from_millis(8);
 /// Rows whose texts are looked at together, where the index alone does not say what matches.
