@@ -35,7 +35,8 @@ use tokio_util::sync::CancellationToken;
 /// How long the end of an agent may take: longer than it takes to be asked, terminated and killed.
 const DISPOSE: Duration = Duration::from_secs(20);
 
-/// A request makes and drops a few dozen small things, in threads that hand them to one another.
+/// A request makes and drops a few dozen small things, in threads that hand them to one another. The system's allocator
+/// takes longer for them; this one takes 18 MiB of memory more as the server starts.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
