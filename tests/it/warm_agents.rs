@@ -78,13 +78,18 @@ async fn last(server: &Serving) -> String {
 #[tokio::test]
 async fn a_killed_server_leaves_no_process_and_the_next_one_goes_on() {
     let place = Place::new("");
+    goes_on_after_a_kill(&place, async || place.processes().await).await;
+}
+
+/// `left` counts what runs for the server: an agent, and what it started, in a group of three.
+async fn goes_on_after_a_kill(place: &Place, left: impl AsyncFn() -> usize) {
     let mut server = place.serve();
     assert_eq!(server.post("/sessions", json!({ "id": "s" })).await.0, 201);
     assert_eq!(run(&server, "one", "/spawn 1000").await, "completed");
-    assert_eq!((place.processes().await, place.warm().await), (3, 1));
+    assert_eq!((left().await, place.warm().await), (3, 1));
     server.signal("KILL");
     // Whoever led the group ends it, though nobody is there to ask for that.
-    while place.processes().await > 0 {
+    while left().await > 0 {
         tokio::task::yield_now().await;
     }
     let mut server = place.serve();
@@ -92,7 +97,7 @@ async fn a_killed_server_leaves_no_process_and_the_next_one_goes_on() {
     assert_eq!(run(&server, "two", "/memory").await, "completed");
     assert_eq!(last(&server).await, r#"["/spawn 1000", "/memory"]"#);
     assert_eq!(server.signal("TERM"), 0);
-    assert_eq!((place.processes().await, place.warm().await), (0, 0));
+    assert_eq!((left().await, place.warm().await), (0, 0));
 }
 
 #[tokio::test]
@@ -135,20 +140,7 @@ async fn the_home_of_an_agent_that_is_not_configured_any_more_goes_with_its_sess
 #[tokio::test]
 async fn a_killed_server_leaves_no_server_of_agents_and_the_next_one_goes_on() {
     let place = Place::of("opencode", "demo-opencode", "");
-    let mut server = place.serve();
-    assert_eq!(server.post("/sessions", json!({ "id": "s" })).await.0, 201);
-    assert_eq!(run(&server, "one", "/spawn 1000").await, "completed");
-    assert_eq!((place.servers(), place.warm().await), (3, 1));
-    server.signal("KILL");
-    while place.servers() > 0 {
-        tokio::task::yield_now().await;
-    }
-    let mut server = place.serve();
-    assert_eq!(place.warm().await, 0);
-    assert_eq!(run(&server, "two", "/memory").await, "completed");
-    assert_eq!(last(&server).await, r#"["/spawn 1000", "/memory"]"#);
-    assert_eq!(server.signal("TERM"), 0);
-    assert_eq!((place.servers(), place.warm().await), (0, 0));
+    goes_on_after_a_kill(&place, async || place.servers()).await;
 }
 
 #[tokio::test]
