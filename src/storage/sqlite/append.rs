@@ -256,7 +256,7 @@ impl Parameters {
 /// that it should have, has no session to refer to, and is refused. (sqlx counts the parameters of each statement: the
 /// one of each has no number.)
 macro_rules! write_rows {
-    ($query:ident, $begin:literal, $session:literal, $open_session:literal, $end:literal, $parameters:expr $(, $argument:expr)*) => {{
+    ($query:ident, $begin:literal, $session:literal, $unless:literal, $end:literal, $parameters:expr $(, $argument:expr)*) => {{
         let parameters: &Parameters = $parameters;
         sqlx::$query!(
             $begin + r#"update sessions set message_count = message_count + (j.value ->> 1), last_seq = last_seq + (j.value ->> 1),
@@ -269,8 +269,8 @@ macro_rules! write_rows {
                select s.session_key, s.last_seq - (value ->> 1), value ->> 3, value ->> 4, value ->> 5, value ->> 6, value ->> 7,
                  value ->> 8, value ->> 9, value ->> 10, value ->> 11, value ->> 12, value ->> 13, value ->> 14, value ->> 15,
                  value ->> 16, value ->> 17, value ->> 18, value ->> 19
-               from json_each(?) j left join sessions s on coalesce(j.value ->> 2 = s.last_seq - (j.value ->> 1), true) and "#
-               + $open_session + r#";
+               from json_each(?) j left join sessions s on coalesce(j.value ->> 2 = s.last_seq - (j.value ->> 1), true) and s."#
+               + $session + $unless + r#";
                insert into events (session_key, root_key, kind, message_key, data, created_at)
                select m.session_key, s.root_key, 'message.appended', m.message_key,
                  json_object('message_id', m.id, 'seq', m.seq, 'role', m.role), j.value ->> 2
@@ -306,8 +306,7 @@ pub(super) async fn at_once(conn: &mut SqliteConnection, appends: &[&Append]) ->
         query,
         "begin immediate; ",
         "id = j.value ->> 0",
-        "s.id = j.value ->> 0
-           and not exists (select 1 from runs r where r.session_key = s.session_key and r.status in ('pending', 'running'))",
+        " and not exists (select 1 from runs r where r.session_key = s.session_key and r.status in ('pending', 'running'))",
         r#"select cast(v.data_version as integer) as "data_version!: i64", s.id as "id!: SessionId", s.last_seq as "last_seq!: i64",
              coalesce((select seq from sqlite_sequence where name = 'events'), 0) as "last_event!: i64"
            from pragma_data_version v cross join json_each(?) j join sessions s on s.id = j.value ->> 0; commit"#,
@@ -355,7 +354,7 @@ pub(super) async fn insert(
         return Ok(());
     }
     let parameters = Parameters::of(rows.iter().map(|(key, message)| (*key, message)), opens, tells);
-    let write = write_rows!(query, "", "session_key = j.value ->> 0", "s.session_key = j.value ->> 0", "", &parameters);
+    let write = write_rows!(query, "", "session_key = j.value ->> 0", "", "", &parameters);
     write.execute(conn).await.map(drop).map_err(error::of)
 }
 
