@@ -1,16 +1,12 @@
-//! Appending: all appends that are committed together are written by one statement a table, whatever their number.
+//! Appending: all appends that are committed together are written by one statement, whatever their number.
 //!
-//! Each call of the connection is a hand-over to its thread and back, as dear as a small statement. So the statements
-//! of a transaction that only appends go in one call, and the schema checks them: a session that is not there, or has a
-//! run, an id in use, another end of the history than the client expects. What is refused as a whole is looked at one by
-//! one then. With one writer nothing changes between that look and its write.
+//! Each statement is a hand-over to the connection's thread and back, as dear as a small statement itself. So a transaction
+//! that only appends is one insert into the view `appends`, and the schema checks it: a session that is not there, or has
+//! a run, an id in use, another end of the history than the client expects. What is refused as a whole is looked at one
+//! by one then. With one writer nothing changes between that look and its write.
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    hash::Hash,
-};
+use std::collections::{BTreeSet, HashMap};
 
-use serde::Serialize;
 use serde_json::json;
 use sqlx::SqliteConnection;
 
@@ -28,7 +24,7 @@ pub(super) struct Append {
 }
 
 impl Append {
-    /// Whether the statements that write it can tell whether it may be written.
+    /// Whether the statement that writes it can tell whether it may be written.
     fn is_plain(&self) -> bool {
         let Self { messages, options, .. } = self;
         options.claim.is_none() && !messages.is_empty() && options.expected_last_seq.is_none_or(|last| last >= 0)
@@ -45,7 +41,6 @@ impl Append {
 /// A session as the batch sees it.
 #[derive(Debug)]
 pub(super) struct Place {
-    pub(super) key: i64,
     pub(super) last_seq: i64,
     pub(super) busy: bool,
 }
@@ -62,7 +57,7 @@ pub(super) struct Begun {
 /// What appends come to: an outcome for each, and the rows to write.
 pub(super) struct Batch {
     pub(super) outcomes: Vec<Result<Appended>>,
-    rows: Vec<(i64, Message)>,
+    rows: Vec<(SessionId, Message)>,
     now: Timestamp,
 }
 
@@ -72,17 +67,14 @@ pub(super) async fn begin(conn: &mut SqliteConnection, appends: &[&Append]) -> R
     let ids = types::object(&appends.iter().map(|append| &append.session).collect::<BTreeSet<_>>());
     let rows = sqlx::query!(
         r#"begin immediate; select cast(v.data_version as integer) as "data_version!: i64", cast(j.value as text) as "id?: SessionId",
-                 s.session_key as "key?: i64", s.last_seq as "last_seq?: i64", t.id is not null as "deleted!: bool",
+                 s.last_seq as "last_seq?: i64", t.id is not null as "deleted!: bool",
                  exists (select 1 from runs r where r.session_key = s.session_key and r.status in ('pending', 'running')) as "busy!: bool"
                from pragma_data_version v left join json_each(?1) j left join sessions s on s.id = j.value
                  left join tombstones t on t.id = j.value"#,
         ids
     )
     .map(|row| {
-        let place = match (row.key, row.last_seq) {
-            (Some(key), Some(last_seq)) => Ok(Place { key, last_seq, busy: row.busy }),
-            _ => Err(row.deleted),
-        };
+        let place = row.last_seq.map(|last_seq| Place { last_seq, busy: row.busy }).ok_or(row.deleted);
         (row.data_version, row.id.map(|id| (id, place)))
     });
     let rows = rows.fetch_all(conn).await.map_err(error::of)?;
@@ -138,8 +130,8 @@ async fn brought_before(conn: &mut SqliteConnection, appends: &[&Append]) -> Res
     let brought = types::object(&brought);
     let keys: Vec<i64> = sqlx::query_scalar!(
         r#"select m.message_key as "key!: i64" from json_each(?1) j
-           join sessions s on s.id = json_extract(j.value, '$[0]')
-           join messages m on m.session_key = s.session_key and m.id = json_extract(j.value, '$[1]')"#,
+           cross join sessions s on s.id = json_extract(j.value, '$[0]')
+           cross join messages m on m.session_key = s.session_key and m.id = json_extract(j.value, '$[1]')"#,
         brought
     )
     .fetch_all(&mut *conn)
@@ -154,7 +146,7 @@ fn take_in(
     append: &Append,
     place: Option<&mut std::result::Result<Place, bool>>,
     known: &mut Known,
-    rows: &mut Vec<(i64, Message)>,
+    rows: &mut Vec<(SessionId, Message)>,
     now: Timestamp,
 ) -> Result<Appended> {
     let place = match place {
@@ -190,7 +182,7 @@ fn take_in(
     place.last_seq = seq;
     for message in new {
         known.insert((append.session.clone(), message.id.clone()), message.clone());
-        rows.push((place.key, message));
+        rows.push((append.session.clone(), message));
     }
     Ok(Appended { messages: answer, last_seq: seq })
 }
@@ -212,75 +204,41 @@ pub(super) enum Tells {
     No,
 }
 
-/// Rows as the parameters of the statements that write them: one JSON array each.
-struct Parameters {
-    /// A session, how many rows it gets, when, and whether they open it again.
-    counters: String,
+/// Rows to be appended, as the statement takes them.
+struct Rows {
+    /// JSON: an array for each, in the order of the statement's columns.
     rows: String,
-    /// The sessions and places of those that events tell of.
-    told: String,
+    /// When they come; none for each its own time.
+    at: Option<i64>,
+    told_at: Option<i64>,
 }
 
-impl Parameters {
-    /// Rows in the order of their places, under the key or the id of their session.
-    fn of<'a, S: Serialize + Copy + Eq + Hash>(
-        rows: impl Iterator<Item = (S, &'a Message)> + Clone,
-        opens: Opens,
-        tells: Tells,
-    ) -> Self {
-        let mut counts: HashMap<S, (i64, i64)> = HashMap::new();
-        for (session, message) in rows.clone() {
-            let (count, latest) = counts.entry(session).or_default();
-            *count += 1;
-            *latest = message.created_at.0.max(*latest);
-        }
-        let counters = counts.iter().map(|(session, (count, latest))| match opens {
-            Opens::At(now) => (session, count, now.0, true),
-            Opens::IfLater => (session, count, *latest, false),
-        });
-        let counters = types::object(&counters.collect::<Vec<_>>());
-        let (mut written, mut told, told_at) = (Vec::new(), Vec::new(), Timestamp::now().0);
-        for (session, message) in rows {
-            let (left, _) = counts.entry(session).or_default();
-            *left -= 1;
-            written.push(row_as_json(session, *left, message));
-            told.push((session, *left, told_at));
-        }
-        told.retain(|_| tells == Tells::Yes);
-        Self { counters, rows: types::object(&written), told: types::object(&told) }
+impl Rows {
+    /// Rows in the order of their places.
+    fn of<'a>(rows: impl Iterator<Item = (&'a SessionId, &'a Message)>, opens: Opens, tells: Tells) -> Self {
+        let rows: Vec<_> = rows.map(|(session, message)| row_as_json(session, message)).collect();
+        let at = match opens {
+            Opens::At(now) => Some(now.0),
+            Opens::IfLater => None,
+        };
+        Self { rows: types::object(&rows), at, told_at: (tells == Tells::Yes).then(|| Timestamp::now().0) }
     }
 }
 
-/// The counters of the sessions first: the trigger on messages counts only what these do not. Then the rows, each so many
-/// places before the end, and the events of them. A row whose session is not found so, or whose place is not the one
-/// that it should have, has no session to refer to, and is refused. (sqlx counts the parameters of each statement: the
-/// one of each has no number.)
-macro_rules! write_rows {
-    ($query:ident, $begin:literal, $session:literal, $unless:literal, $end:literal, $parameters:expr $(, $argument:expr)*) => {{
-        let parameters: &Parameters = $parameters;
-        sqlx::$query!(
-            $begin + r#"update sessions set message_count = message_count + (j.value ->> 1), last_seq = last_seq + (j.value ->> 1),
-                 version = version + 1,
-                 updated_at = max(updated_at, j.value ->> 2), last_activity_at = max(last_activity_at, j.value ->> 2),
-                 closed_at = iif(not (j.value ->> 3) and closed_at >= j.value ->> 2, closed_at, null)
-               from json_each(?) j where sessions."# + $session + r#";
-               insert into messages (session_key, seq, id, role, content, content_terms, reasoning, reasoning_terms, parts, tool_calls,
-                 tool_call_id, tool_success, phase, metadata, run_id, compressed, extra, created_at, updated_at)
-               select s.session_key, s.last_seq - (value ->> 1), value ->> 3, value ->> 4, value ->> 5, value ->> 6, value ->> 7,
+macro_rules! append_rows {
+    ($rows:expr, $rest:literal) => {{
+        let rows: &Rows = $rows;
+        sqlx::query!(
+            r#"insert into appends (session_id, seq, id, role, content, content_terms, reasoning, reasoning_terms, parts, tool_calls,
+                 tool_call_id, tool_success, phase, metadata, run_id, compressed, extra, created_at, updated_at, at, opens,
+                 told_at, beside_run)
+               select value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, value ->> 7,
                  value ->> 8, value ->> 9, value ->> 10, value ->> 11, value ->> 12, value ->> 13, value ->> 14, value ->> 15,
-                 value ->> 16, value ->> 17, value ->> 18, value ->> 19
-               from json_each(?) j left join sessions s on coalesce(j.value ->> 2 = s.last_seq - (j.value ->> 1), true) and s."#
-               + $session + $unless + r#";
-               insert into events (session_key, root_key, kind, message_key, data, created_at)
-               select m.session_key, s.root_key, 'message.appended', m.message_key,
-                 json_object('message_id', m.id, 'seq', m.seq, 'role', m.role), j.value ->> 2
-               from json_each(?) j join sessions s on s."# + $session + r#"
-                 join messages m on m.session_key = s.session_key and m.seq = s.last_seq - (j.value ->> 1)
-               order by j.key; "# + $end,
-            parameters.counters,
-            parameters.rows,
-            parameters.told
-            $(, $argument)*
+                 value ->> 16, value ->> 17, value ->> 18, coalesce(?2, value ->> 17), ?2 is not null, ?3, "#
+                + $rest,
+            rows.rows,
+            rows.at,
+            rows.told_at
         )
     }};
 }
@@ -293,41 +251,41 @@ pub(super) struct Written {
     pub(super) last_event: i64,
 }
 
-/// Writes appends and commits, in one call. None when one of them must be looked at: then nothing was written.
+/// Writes appends and commits, in one statement. None when one of them must be looked at: then nothing was written.
 pub(super) async fn at_once(conn: &mut SqliteConnection, appends: &[&Append]) -> Result<Option<Written>> {
     if !appends.iter().all(|append| append.is_plain()) {
         return Ok(None);
     }
     let now = Timestamp::now();
     let mut new: Vec<Vec<Message>> = appends.iter().map(|append| append.placed(now)).collect();
-    let rows = appends.iter().zip(&new).flat_map(|(append, new)| new.iter().map(|m| (append.session.as_str(), m)));
-    let parameters = Parameters::of(rows, Opens::At(now), Tells::Yes);
-    let written = write_rows!(
-        query,
-        "begin immediate; ",
-        "id = j.value ->> 0",
-        " and not exists (select 1 from runs r where r.session_key = s.session_key and r.status in ('pending', 'running'))",
-        r#"select cast(v.data_version as integer) as "data_version!: i64", s.id as "id!: SessionId", s.last_seq as "last_seq!: i64",
-             coalesce((select seq from sqlite_sequence where name = 'events'), 0) as "last_event!: i64"
-           from pragma_data_version v cross join json_each(?) j join sessions s on s.id = j.value ->> 0; commit"#,
-        &parameters,
-        parameters.counters
+    let rows = appends.iter().zip(&new).flat_map(|(append, new)| new.iter().map(|m| (&append.session, m)));
+    let rows = Rows::of(rows, Opens::At(now), Tells::Yes);
+    // Only what speaks of the row is looked up anew for each: so the last event does.
+    let write = append_rows!(
+        &rows,
+        r#"false from jsonb_each(?1)
+           returning cast(session_id as text) as "id!: SessionId",
+             (select last_seq from sessions where id = appends.session_id) as "seq!: i64",
+             (select max(event_id) from events where appends.id is not null) as "event!: i64",
+             (select cast(data_version as integer) from pragma_data_version) as "data_version!: i64""#
     );
-    // All rows, that is to say, to the end of the last statement: the one that commits.
-    let seen = match written.fetch_all(&mut *conn).await {
+    // All rows, that is to say, to the end of the statement: it commits there.
+    let seen = match write.fetch_all(conn).await {
         Ok(seen) => seen,
-        Err(error) if error::broken_rule(&error).is_some() => {
-            sqlx::query("rollback").execute(conn).await.map_err(error::of)?;
-            return Ok(None);
-        }
+        Err(error) if error::broken_rule(&error).is_some() => return Ok(None),
         Err(error) => match error::of(error) {
             // Not even begun.
             Error::Busy(_) => return Ok(None),
             error => return Err(error),
         },
     };
-    let (data_version, last_event) = seen.first().map_or((0, 0), |row| (row.data_version, row.last_event));
-    let mut last: HashMap<SessionId, i64> = seen.into_iter().map(|row| (row.id, row.last_seq)).collect();
+    let last_event = seen.iter().map(|row| row.event).max().unwrap_or_default();
+    let data_version = seen.first().map(|row| row.data_version).unwrap_or_default();
+    let mut last: HashMap<SessionId, i64> = HashMap::new();
+    for row in seen {
+        let last = last.entry(row.id).or_default();
+        *last = row.seq.max(*last);
+    }
     // From the last one back, as they were placed.
     let mut done = Vec::with_capacity(appends.len());
     for (append, messages) in appends.iter().zip(&mut new).rev() {
@@ -346,23 +304,21 @@ pub(super) async fn at_once(conn: &mut SqliteConnection, appends: &[&Append]) ->
 /// Writes rows in a transaction that goes on.
 pub(super) async fn insert(
     conn: &mut SqliteConnection,
-    rows: &[(i64, Message)],
+    rows: &[(SessionId, Message)],
     opens: Opens,
     tells: Tells,
 ) -> Result<()> {
     if rows.is_empty() {
         return Ok(());
     }
-    let parameters = Parameters::of(rows.iter().map(|(key, message)| (*key, message)), opens, tells);
-    let write = write_rows!(query, "", "session_key = j.value ->> 0", "", "", &parameters);
-    write.execute(conn).await.map(drop).map_err(error::of)
+    let rows = Rows::of(rows.iter().map(|(session, message)| (session, message)), opens, tells);
+    append_rows!(&rows, "true from jsonb_each(?1)").execute(conn).await.map(drop).map_err(error::of)
 }
 
 /// Columns in the order of the statement. JSON columns are texts within the JSON, so that they are kept as they are.
-fn row_as_json(session: impl Serialize, left: i64, m: &Message) -> serde_json::Value {
+fn row_as_json(session: &SessionId, m: &Message) -> serde_json::Value {
     json!([
         session,
-        left,
         (m.seq > 0).then_some(m.seq),
         m.id,
         m.role,

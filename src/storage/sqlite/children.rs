@@ -88,8 +88,8 @@ pub(super) async fn create(conn: &mut SqliteConnection, input: &Create) -> Resul
     if parent.spawn_depth >= input.max_depth {
         return Err(Error::NotRootSession(input.parent.clone()));
     }
-    let key = sessions::add(conn, &input.session(parent), &hash).await?;
-    runs::add(conn, key, 0, &input.messages, None).await?;
+    sessions::add(conn, &input.session(parent), &hash).await?;
+    runs::add(conn, &input.id, 0, &input.messages, None).await?;
     let run = match &input.run {
         Some(run) => Some(runs::create(conn, run).await?),
         None => None,
@@ -187,7 +187,7 @@ fn apply(update: &ChildUpdate, child: &mut Session) -> Result<Option<String>> {
 async fn reassign(conn: &mut SqliteConnection, key: i64, last_seq: i64, input: &Update, text: String) -> Result<i64> {
     let Some(seq) = messages::last_of_user(conn, key).await? else {
         let message = NewMessage { id: Some(input.message.clone()), ..NewMessage::text(Role::User, text) };
-        runs::add(conn, key, last_seq, &[message], None).await?;
+        runs::add(conn, &input.place.child, last_seq, &[message], None).await?;
         messages::forget_derived(conn, key).await?;
         return Ok(0);
     };
@@ -262,7 +262,7 @@ pub(super) async fn proceed(conn: &mut SqliteConnection, input: &Continue) -> Re
     };
     let run = match &input.run {
         Some(run) => Some(runs::create(conn, run).await?),
-        None => leave_for_later(conn, key, last_seq, &input.step).await?,
+        None => leave_for_later(conn, key, last_seq, input).await?,
     };
     let message = match &input.step {
         ChildStep::Take(message) => message.id.as_ref(),
@@ -279,10 +279,10 @@ async fn leave_for_later(
     conn: &mut SqliteConnection,
     key: i64,
     last_seq: i64,
-    step: &ChildStep,
+    input: &Continue,
 ) -> Result<Option<Run>> {
-    if let ChildStep::Take(message) = step {
-        runs::add(conn, key, last_seq, std::slice::from_ref(message), None).await?;
+    if let ChildStep::Take(message) = &input.step {
+        runs::add(conn, &input.place.child, last_seq, std::slice::from_ref(message), None).await?;
     }
     runs::follow(conn, key, RunStatus::Pending, None, None).await?;
     let told = json!({ "last_run_status": RunStatus::Pending });

@@ -63,7 +63,7 @@ pub(super) async fn record(conn: &mut SqliteConnection, events: &[NewEvent]) -> 
     sqlx::query!(
         "insert into events (session_key, root_key, kind, message_key, data, created_at)
          select s.session_key, s.root_key, j.value ->> 1, j.value ->> 2, j.value ->> 3, ?2
-         from json_each(?1) j join sessions s on s.session_key = j.value ->> 0 order by j.key",
+         from json_each(?1) j cross join sessions s on s.session_key = j.value ->> 0",
         rows,
         now
     )

@@ -113,7 +113,7 @@ pub(super) async fn create(conn: &mut SqliteConnection, input: &Create) -> Resul
     sessions::check_idle(conn, &session).await?;
     let (key, now) = (session.session_key, Timestamp::now());
     if let Some(message) = &input.new.message {
-        add(conn, key, session.last_seq, std::slice::from_ref(message), None).await?;
+        add(conn, &input.session, session.last_seq, std::slice::from_ref(message), None).await?;
     }
     let id = input.id.as_str();
     let insert = sqlx::query!(
@@ -173,7 +173,7 @@ pub(super) async fn follow(
 /// Adds messages at the end of a history, those of a run with its id.
 pub(super) async fn add(
     conn: &mut SqliteConnection,
-    session: i64,
+    session: &SessionId,
     last_seq: i64,
     messages: &[NewMessage],
     run: Option<&RunId>,
@@ -182,7 +182,7 @@ pub(super) async fn add(
     let placed = messages.iter().cloned().zip(last_seq + 1..);
     let messages: Vec<Message> =
         placed.map(|(new, seq)| Message { run_id: run.cloned(), ..new.into_message(seq, now) }).collect();
-    let rows: Vec<_> = messages.iter().map(|message| (session, message.clone())).collect();
+    let rows: Vec<_> = messages.iter().map(|message| (session.clone(), message.clone())).collect();
     append::insert(conn, &rows, Opens::At(now), Tells::Yes).await?;
     Ok(messages)
 }
@@ -299,7 +299,7 @@ pub(super) struct Said {
 pub(super) async fn append_messages(conn: &mut SqliteConnection, input: &Said) -> Result<Appended> {
     let row = running(conn, &input.run).await?;
     let session = sessions::row_to_write(conn, &row.session_id).await?;
-    let messages = add(conn, row.session_key, session.last_seq, &input.messages, Some(&input.run)).await?;
+    let messages = add(conn, &row.session_id, session.last_seq, &input.messages, Some(&input.run)).await?;
     let last_seq = messages.last().map_or(session.last_seq, |message| message.seq);
     note_places(conn, row.key, &messages).await?;
     Ok(Appended { messages, last_seq })
@@ -338,7 +338,7 @@ pub(super) async fn finish(conn: &mut SqliteConnection, input: &Finish) -> Resul
     if let Some(partial) = &end.partial {
         let session = sessions::row_to_write(conn, &row.session_id).await?;
         let partial = std::slice::from_ref(partial);
-        let messages = add(conn, row.session_key, session.last_seq, partial, Some(&input.run)).await?;
+        let messages = add(conn, &row.session_id, session.last_seq, partial, Some(&input.run)).await?;
         note_places(conn, row.key, &messages).await?;
     }
     end_row(conn, &row, end).await?;
@@ -447,7 +447,7 @@ pub(super) async fn answer(conn: &mut SqliteConnection, input: &Answer) -> Resul
         ..NewMessage::text(Role::Tool, &input.response)
     };
     let run = active.as_ref().map(|row| &row.id);
-    let mut messages = add(conn, key, last_seq, std::slice::from_ref(&result), run).await?;
+    let mut messages = add(conn, &input.session, last_seq, std::slice::from_ref(&result), run).await?;
     let told = json!({ "response": input.response });
     events::tell(conn, key, EventKind::QuestionAnswered, told).await?;
     let message = messages.remove(0);

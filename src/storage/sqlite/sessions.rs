@@ -275,10 +275,10 @@ pub(super) async fn create(conn: &mut SqliteConnection, input: &Create) -> Resul
         None => None,
     };
     let session = input.session(parent.as_ref());
-    let key = add(conn, &session, &hash).await?;
+    add(conn, &session, &hash).await?;
     if let Some(prompt) = &input.prompt {
         let message = prompt.clone().into_message(1, session.created_at);
-        let rows = [(key, message)];
+        let rows = [(session.id.clone(), message)];
         append::insert(conn, &rows, Opens::At(session.created_at), Tells::Yes).await?;
     }
     keep_claim(conn, input).await?;

@@ -61,8 +61,8 @@ type Places = Vec<(MessageId, i64)>;
 #[derive(Default)]
 struct Rows {
     created: Vec<NewEvent>,
-    of_new: Vec<(i64, Message)>,
-    of_known: Vec<(i64, Message)>,
+    of_new: Vec<(SessionId, Message)>,
+    of_known: Vec<(SessionId, Message)>,
 }
 
 impl Rows {
@@ -73,8 +73,8 @@ impl Rows {
         append::insert(conn, &of_known, Opens::IfLater, Tells::Yes).await
     }
 
-    fn hold_any_of(&self, key: i64) -> bool {
-        self.of_new.iter().chain(&self.of_known).any(|(of, _)| *of == key)
+    fn hold_any_of(&self, session: &SessionId) -> bool {
+        self.of_new.iter().chain(&self.of_known).any(|(of, _)| of == session)
     }
 }
 
@@ -90,13 +90,13 @@ async fn create(conn: &mut SqliteConnection, save: &SessionSave, rows: &mut Rows
     let key = sessions::insert(conn, &placed, None).await?;
     let told = json!({ "kind": save.session.kind, "title": save.session.title });
     rows.created.push(NewEvent::new(key, EventKind::SessionCreated, told));
-    rows.of_new.extend(new.into_iter().map(|message| (key, message)));
+    rows.of_new.extend(new.into_iter().map(|message| (save.session.id.clone(), message)));
     Ok(places)
 }
 
 async fn change(conn: &mut SqliteConnection, save: &SessionSave, rows: &mut Rows) -> Result<Places> {
     let mut row = sessions::row_to_write(conn, &save.session.id).await?;
-    if rows.hold_any_of(row.session_key) {
+    if rows.hold_any_of(&row.id) {
         rows.write(conn).await?;
         row = sessions::row_to_write(conn, &save.session.id).await?;
     }
@@ -106,7 +106,7 @@ async fn change(conn: &mut SqliteConnection, save: &SessionSave, rows: &mut Rows
     write_fields(conn, row, save).await?;
     remove(conn, key, &save.removed).await?;
     rewrite(conn, key, &save.changed).await?;
-    rows.of_known.extend(new.into_iter().map(|message| (key, message)));
+    rows.of_known.extend(new.into_iter().map(|message| (save.session.id.clone(), message)));
     Ok(places)
 }
 
