@@ -39,6 +39,11 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// How often the writer looks for commits of other processes, and purges bytes of deleted attachments.
 const TICK: Duration = Duration::from_millis(250);
 
+/// Statistics for whoever opens the database next, of large tables alone. That a table was small when it was last looked
+/// at is worse than nothing: it is read to its end for each row that is looked for, however large it has become. Of a
+/// table without statistics SQLite supposes that it is large.
+const ANALYZE: &str = "pragma optimize; delete from sqlite_stat1 where cast(stat as integer) < 10000";
+
 struct Append {
     input: append::Append,
     reply: oneshot::Sender<Result<Appended>>,
@@ -168,7 +173,7 @@ impl Working {
             }
         }
         if let Some(mut conn) = self.conn.take() {
-            let _ = conn.execute("pragma optimize").await;
+            let _ = conn.execute(ANALYZE).await;
             let _ = conn.execute("pragma wal_checkpoint(truncate)").await;
             if let Err(error) = conn.close().await {
                 tracing::warn!(%error, "the database was not closed cleanly");
@@ -358,9 +363,12 @@ pub(super) fn wal_path(database: &std::path::Path) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::storage::{
-        Storage,
-        sqlite::{Options, SqliteStorage},
+    use crate::{
+        model::NewSession,
+        storage::{
+            Storage,
+            sqlite::{Options, SqliteStorage},
+        },
     };
 
     async fn storage() -> (tempfile::TempDir, SqliteStorage) {
@@ -392,6 +400,19 @@ mod tests {
             sqlx::query_scalar("select id from tombstones order by id").fetch_all(&storage.readers).await.unwrap();
         assert_eq!(buried, ["a", "b"]);
         storage.check_writable().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_database_that_was_small_is_not_read_to_its_end_when_it_is_large() {
+        let (dir, storage) = storage().await;
+        storage.create_session(NewSession::default(), None).await.unwrap();
+        storage.writer.call((), |conn, ()| Box::pin(run(conn, "analyze"))).await.unwrap();
+        storage.close().await;
+        let storage = SqliteStorage::open(&Options::new(dir.path().join("culm.db"))).await.unwrap();
+        let plan =
+            "explain query plan select title from sessions where session_key in (select value from json_each('[]'))";
+        let steps: Vec<(i64, i64, i64, String)> = sqlx::query_as(plan).fetch_all(&storage.readers).await.unwrap();
+        assert!(steps.iter().any(|(.., step)| step.starts_with("SEARCH sessions")), "{steps:?}");
     }
 
     #[tokio::test]
