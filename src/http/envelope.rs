@@ -78,7 +78,8 @@ fn request_id(headers: &HeaderMap) -> HeaderValue {
 fn made_id() -> HeaderValue {
     static SERVER: LazyLock<String> = LazyLock::new(|| uuid::Uuid::now_v7().simple().to_string());
     static REQUESTS: AtomicU64 = AtomicU64::new(0);
-    let id = format!("{}-{}", *SERVER, REQUESTS.fetch_add(1, Ordering::Relaxed));
+    let number = REQUESTS.fetch_add(1, Ordering::Relaxed).to_string();
+    let id = [&SERVER, "-", &number].concat();
     HeaderValue::try_from(id).unwrap_or(HeaderValue::from_static("0"))
 }
 

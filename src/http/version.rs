@@ -86,6 +86,7 @@ impl IfNoneMatch {
 
 /// The header of a version.
 pub(super) fn etag(version: i64) -> (header::HeaderName, HeaderValue) {
-    let value = HeaderValue::try_from(format!("\"{version}\"")).unwrap_or(HeaderValue::from_static("\"0\""));
+    let value =
+        HeaderValue::try_from(["\"", &version.to_string(), "\""].concat()).unwrap_or(HeaderValue::from_static("\"0\""));
     (header::ETAG, value)
 }
