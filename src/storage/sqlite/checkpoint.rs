@@ -2,7 +2,7 @@
 //! was written once more, and two waits for the disk.
 //!
 //! **The log is bounded.** It begins anew only when all of it was copied, which beside a writer that goes on may never
-//! come to be. Beyond [`LONGEST`] pages the writer copies what is left itself, with its commit.
+//! come to be. Beyond [`LONG`] pages the writer waits, then, while the little is copied that it has written meanwhile.
 
 use std::time::Duration;
 
@@ -12,12 +12,20 @@ use tokio_util::sync::CancellationToken;
 
 use crate::tasks;
 
-/// After which pause the log is looked at again: in it the writer can copy, which two cannot do at one time.
+/// After which pause the log is looked at again.
 const PAUSE: Duration = Duration::from_millis(250);
 /// Pages from which on the log is copied: an append writes about twenty.
 const WORTHWHILE: i64 = 1000;
-/// Pages of 4 KiB: 64 MiB, which is what the log's file may keep (`journal_size_limit`).
-pub(super) const LONGEST: &str = "16384";
+/// Pages of 4 KiB after which the log is to begin anew: 64 MiB, which is what its file may keep (`journal_size_limit`).
+const LONG: i64 = 16384;
+/// How long a log that is to begin anew waits for those who still read it, with the writer waiting behind it. If they
+/// stay, it tries again when as much was written as is worth while.
+const PATIENCE: Duration = Duration::from_millis(10);
+
+/// A connection that copies nothing itself.
+pub(super) fn left_to_others(options: SqliteConnectOptions) -> SqliteConnectOptions {
+    options.pragma("wal_autocheckpoint", "0")
+}
 
 /// The task that copies.
 pub(super) struct Checkpoints {
@@ -29,8 +37,7 @@ impl Checkpoints {
     /// Starts to look after the log of the database that these options open.
     pub(super) fn start(options: SqliteConnectOptions) -> Self {
         let closing = CancellationToken::new();
-        // It writes no row.
-        let copying = Copying { options: options.pragma("query_only", "on"), conn: None };
+        let copying = Copying::new(options, LONG);
         Self { task: Some(tasks::owned(copying.run(closing.clone()))).into(), closing }
     }
 
@@ -48,9 +55,16 @@ impl Checkpoints {
 struct Copying {
     options: SqliteConnectOptions,
     conn: Option<SqliteConnection>,
+    /// Pages after which the log is to begin anew.
+    long: i64,
 }
 
 impl Copying {
+    /// Writes no row.
+    fn new(options: SqliteConnectOptions, long: i64) -> Self {
+        Self { options: options.busy_timeout(PATIENCE).pragma("query_only", "on"), conn: None, long }
+    }
+
     async fn run(mut self, closing: CancellationToken) {
         while closing.run_until_cancelled(tokio::time::sleep(PAUSE)).await.is_some() {
             if let Err(error) = self.copy().await {
@@ -65,20 +79,84 @@ impl Copying {
         }
     }
 
-    async fn copy(&mut self) -> sqlx::Result<()> {
+    /// Whether the log begins anew with the next write, for being long.
+    async fn copy(&mut self) -> sqlx::Result<bool> {
         let conn = match self.conn {
             Some(ref mut conn) => conn,
             None => self.conn.insert(self.options.connect().await?),
         };
         let (_, pages, copied) = checkpoint(conn, "pragma wal_checkpoint(noop)").await?;
-        if pages - copied >= WORTHWHILE {
-            checkpoint(conn, "pragma wal_checkpoint(passive)").await?;
+        if pages - copied < WORTHWHILE {
+            return Ok(false);
         }
-        Ok(())
+        let (_, pages, copied) = checkpoint(conn, "pragma wal_checkpoint(passive)").await?;
+        // Where much is left, somebody still reads what was before it.
+        if pages < self.long || pages - copied >= WORTHWHILE {
+            return Ok(false);
+        }
+        let (refused, ..) = checkpoint(conn, "pragma wal_checkpoint(restart)").await?;
+        Ok(refused == 0)
     }
 }
 
 /// Whether another is at it, the log's pages, and how many of them were copied.
 async fn checkpoint(conn: &mut SqliteConnection, how: &'static str) -> sqlx::Result<(i64, i64, i64)> {
     sqlx::query_as(how).fetch_one(conn).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::open, *};
+
+    async fn log_pages(conn: &mut SqliteConnection) -> i64 {
+        checkpoint(conn, "pragma wal_checkpoint(noop)").await.unwrap().1
+    }
+
+    async fn connect(options: SqliteConnectOptions) -> SqliteConnection {
+        left_to_others(options).connect().await.unwrap()
+    }
+
+    async fn run(conn: &mut SqliteConnection, statement: &'static str) {
+        sqlx::raw_sql(statement).execute(conn).await.unwrap();
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_long_log_begins_anew_beside_a_writer_that_goes_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("culm.db");
+        let mut writer = connect(open::to_make(&path)).await;
+        run(&mut writer, "create table bytes (bytes)").await;
+        let mut copying = Copying::new(open::to_write(&path), 2 * WORTHWHILE);
+        let mut shell = connect(open::to_read(&path)).await;
+        let writes = async {
+            loop {
+                run(&mut writer, "insert into bytes values (zeroblob(100000))").await;
+            }
+        };
+        let shorter = async {
+            while !copying.copy().await.unwrap() {}
+            while log_pages(&mut shell).await >= 2 * WORTHWHILE {}
+        };
+        tokio::select! {
+            () = writes => {}
+            done = tokio::time::timeout(Duration::from_secs(60), shorter) => done.expect("the log grows and grows"),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_log_that_somebody_reads_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("culm.db");
+        let mut writer = connect(open::to_make(&path)).await;
+        run(&mut writer, "create table bytes (bytes); insert into bytes values (1)").await;
+        let mut reader = connect(open::to_read(&path)).await;
+        run(&mut reader, "begin; select bytes from bytes").await;
+        run(&mut writer, "insert into bytes values (zeroblob(6 << 20))").await;
+        assert!(!Copying::new(open::to_write(&path), WORTHWHILE).copy().await.unwrap());
+        run(&mut writer, "insert into bytes values (1)").await;
+        let mut shell = connect(open::to_read(&path)).await;
+        assert!(log_pages(&mut shell).await > WORTHWHILE);
+        let seen: i64 = sqlx::query_scalar("select count(*) from bytes").fetch_one(&mut reader).await.unwrap();
+        assert_eq!(seen, 1);
+    }
 }

@@ -177,8 +177,12 @@ impl SqliteStorage {
             None | Some(0) => {}
             Some(_) => probe(path).await?,
         }
-        let options_to_write = to_write(path, size.is_none());
-        let mut conn = options_to_write.connect().await.map_err(|error| refusal(path, &error))?;
+        let options_to_write = checkpoint::left_to_others(to_write(path));
+        let conn = match size {
+            None | Some(0) => checkpoint::left_to_others(to_make(path)).connect().await,
+            Some(_) => options_to_write.connect().await,
+        };
+        let mut conn = conn.map_err(|error| refusal(path, &error))?;
         check_library(&mut conn).await?;
         migrate(path, &mut conn).await?;
         if !known {
@@ -193,7 +197,6 @@ impl SqliteStorage {
             .after_connect(|conn, _| Box::pin(show_words(conn)))
             .connect_lazy_with(to_read(path));
         let last_event = events::last(&mut conn).await.map_err(|error| damaged(path, &error))?;
-        let options_to_write = options_to_write.create_if_missing(false);
         Ok(Self {
             checkpoints: Checkpoints::start(options_to_write.clone()),
             writer: Writer::start(conn, options_to_write, last_event, options.log),
@@ -207,7 +210,7 @@ impl SqliteStorage {
 pub(super) async fn connect_existing(path: &Path) -> Result<(Lock, SqliteConnection), OpenError> {
     let lock = Lock::take(path)?;
     probe(path).await?;
-    let mut conn = to_write(path, false).connect().await.map_err(|error| refusal(path, &error))?;
+    let mut conn = to_write(path).connect().await.map_err(|error| refusal(path, &error))?;
     check_library(&mut conn).await?;
     migrate(path, &mut conn).await?;
     Ok((lock, conn))
@@ -256,13 +259,17 @@ async fn migrate(path: &Path, conn: &mut SqliteConnection) -> Result<(), OpenErr
     write.await.map_err(|error| refusal(path, &error))
 }
 
+/// The connection that makes a database. That its pages can be given back is settled with the first: said again to a
+/// database that is there, it is a write, which waits for others.
+pub(super) fn to_make(path: &Path) -> SqliteConnectOptions {
+    to_write(path).create_if_missing(true).auto_vacuum(SqliteAutoVacuum::Incremental)
+}
+
 /// The connection that writes. `synchronous=full`: acknowledged means on disk. `secure_delete`: deleted text is zeroed.
 /// `recursive_triggers` stays off: the trigger that deletes what is below a session must not fire itself.
-fn to_write(path: &Path, create: bool) -> SqliteConnectOptions {
+pub(super) fn to_write(path: &Path) -> SqliteConnectOptions {
     SqliteConnectOptions::new()
         .filename(path)
-        .create_if_missing(create)
-        .auto_vacuum(SqliteAutoVacuum::Incremental)
         .journal_mode(SqliteJournalMode::Wal)
         .synchronous(SqliteSynchronous::Full)
         .foreign_keys(true)
@@ -272,7 +279,6 @@ fn to_write(path: &Path, create: bool) -> SqliteConnectOptions {
         .pragma("cell_size_check", "on")
         .pragma("temp_store", "memory")
         .pragma("journal_size_limit", "67108864")
-        .pragma("wal_autocheckpoint", checkpoint::LONGEST)
         .thread_name(|id| format!("{THREADS}-writer-{id}"))
 }
 
