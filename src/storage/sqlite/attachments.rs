@@ -20,7 +20,8 @@ use crate::{
 /// Bytes in one row; see the migration for why. It is part of the format: a place in a file is found by it.
 const CHUNK: usize = PIECE as usize;
 /// Chunks that are written by one transaction: each waits for the disk, and no other write should wait long for it.
-const ROUND: usize = 8;
+const CHUNKS: i64 = 8;
+const ROUND: usize = CHUNKS as usize * CHUNK;
 /// Rows that one purge step removes: 4 MiB, so that no other write waits long for it.
 const STEP: i64 = 16;
 
@@ -30,20 +31,20 @@ struct Begin {
     id: AttachmentId,
 }
 
-/// Chunks that arrived, from this place on.
+/// Bytes that arrived, from this chunk on.
 struct Round {
     key: i64,
     place: i64,
-    chunks: Vec<Bytes>,
+    bytes: Bytes,
 }
 
-/// An upload that is all there, its last chunks not yet written.
+/// An upload that is all there, its last bytes not yet written.
 struct Finish {
     last: Round,
     attachment: Attachment,
 }
 
-/// Takes in bytes as they arrive: a round of chunks in memory, one on its way to the disk.
+/// Takes in bytes as they arrive: a round of them in memory, one on its way to the disk.
 pub(super) async fn upload(
     writer: &Writer,
     session: &SessionId,
@@ -66,12 +67,12 @@ pub(super) async fn upload(
 
 async fn arrive(writer: &Writer, key: i64, session: &SessionId, new: NewAttachment, source: Source) -> Result<Finish> {
     let mut arriving = Arriving::new(source);
-    let mut last = Round { key, place: 0, chunks: arriving.round().await? };
+    let mut last = Round { key, place: 0, bytes: arriving.round().await? };
     while arriving.more().await? {
-        let place = last.place + i64::try_from(last.chunks.len()).unwrap_or(i64::MAX);
+        let place = last.place + CHUNKS;
         let write = writer.call(last, |conn, round| Box::pin(store(conn, round)));
-        let ((), chunks) = tokio::try_join!(write, arriving.round())?;
-        last = Round { key, place, chunks };
+        let ((), bytes) = tokio::try_join!(write, arriving.round())?;
+        last = Round { key, place, bytes };
     }
     let Arriving { hasher, detected, size, .. } = arriving;
     let attachment = Attachment {
@@ -91,7 +92,7 @@ async fn arrive(writer: &Writer, key: i64, session: &SessionId, new: NewAttachme
 /// Bytes that arrive, and what is known of them so far.
 struct Arriving {
     source: Fuse<Source>,
-    /// What of the last piece is in no chunk yet.
+    /// What of the last piece is in no round yet.
     held: Bytes,
     hasher: Sha256,
     detected: Option<&'static str>,
@@ -103,15 +104,19 @@ impl Arriving {
         Self { source: source.fuse(), held: Bytes::new(), hasher: Sha256::new(), detected: None, size: 0 }
     }
 
-    /// The next chunks; none at the end.
-    async fn round(&mut self) -> Result<Vec<Bytes>> {
-        let mut chunks = Vec::with_capacity(ROUND);
-        while chunks.len() < ROUND
-            && let Some(chunk) = self.chunk().await?
-        {
-            chunks.push(chunk);
+    /// The next bytes, as many as a round has unless they are the last.
+    async fn round(&mut self) -> Result<Bytes> {
+        let mut round = BytesMut::with_capacity(ROUND);
+        while round.len() < ROUND && self.more().await? {
+            let part = self.held.split_to(self.held.len().min(ROUND - round.len()));
+            self.hasher.update(&part);
+            round.extend_from_slice(&part);
         }
-        Ok(chunks)
+        if self.size == 0 {
+            self.detected = detected_mime_type(&round);
+        }
+        self.size += i64::try_from(round.len()).unwrap_or(i64::MAX);
+        Ok(round.freeze())
     }
 
     /// Whether there is more: it waits for it.
@@ -121,21 +126,6 @@ impl Arriving {
             self.held = piece;
         }
         Ok(true)
-    }
-
-    async fn chunk(&mut self) -> Result<Option<Bytes>> {
-        let mut chunk = BytesMut::with_capacity(CHUNK);
-        while chunk.len() < CHUNK && self.more().await? {
-            let part = self.held.split_to(self.held.len().min(CHUNK - chunk.len()));
-            chunk.extend_from_slice(&part);
-        }
-        let chunk = chunk.freeze();
-        if self.size == 0 {
-            self.detected = detected_mime_type(&chunk);
-        }
-        self.hasher.update(&chunk);
-        self.size += i64::try_from(chunk.len()).unwrap_or(i64::MAX);
-        Ok(Some(chunk).filter(|chunk| !chunk.is_empty()))
     }
 }
 
@@ -157,21 +147,26 @@ async fn is_there(conn: &mut SqliteConnection, session: i64, id: &AttachmentId) 
     there.fetch_optional(conn).await.map(|row| row.is_some()).map_err(error::of)
 }
 
+/// Writes bytes as chunks.
 async fn store(conn: &mut SqliteConnection, round: &Round) -> Result<()> {
-    for (place, chunk) in (round.place..).zip(&round.chunks) {
-        let bytes = &chunk[..];
-        let insert = sqlx::query!(
-            "insert into attachment_chunks (attachment_key, place, bytes) values (?1, ?2, ?3)",
-            round.key,
-            place,
-            bytes
-        );
-        insert.execute(&mut *conn).await.map_err(error::of)?;
-    }
-    Ok(())
+    let bytes = &round.bytes[..];
+    let insert = sqlx::query!(
+        "with recursive chunk (n) as (
+           select 0 where length(?3) > 0
+           union all
+           select n + 1 from chunk where (n + 1) * ?4 < length(?3)
+         )
+         insert into attachment_chunks (attachment_key, place, bytes)
+         select ?1, ?2 + n, substr(?3, n * ?4 + 1, ?4) from chunk",
+        round.key,
+        round.place,
+        bytes,
+        PIECE
+    );
+    insert.execute(conn).await.map(drop).map_err(error::of)
 }
 
-/// The last chunks, and the instant from which the attachment is seen. None when another with its id came first.
+/// The last bytes, and the instant from which the attachment is seen. None when another with its id came first.
 async fn complete(conn: &mut SqliteConnection, input: &Finish) -> Result<Option<Attachment>> {
     let new = &input.attachment;
     let session = sessions::row_to_write(conn, &new.session_id).await?.session_key;
