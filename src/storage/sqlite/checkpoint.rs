@@ -94,6 +94,8 @@ impl Copying {
         if pages < self.long || pages - copied >= WORTHWHILE {
             return Ok(false);
         }
+        // Once more, so that there is little to wait for.
+        checkpoint(conn, "pragma wal_checkpoint(passive)").await?;
         let (refused, ..) = checkpoint(conn, "pragma wal_checkpoint(restart)").await?;
         Ok(refused == 0)
     }
