@@ -1,16 +1,18 @@
 //! What is read often, over HTTP, against answers of that size that are ready: a session, and the last page of 100
 //! messages.
 
-use super::{histories, together::rate};
+use super::histories;
 use crate::{
     Outcome,
     bench::Bench,
     figures::{Unit, ratios},
-    http,
+    http::{self, Address},
     server::Server,
 };
 
 const CLIENTS: usize = 8;
+/// How often the two servers take turns in a repeat: what the machine does meanwhile meets both.
+const TURNS: usize = 10;
 const SESSION: &str = "/api/v1/sessions/n1000";
 const PAGE: &str = "/api/v1/sessions/n1000/messages?order=desc&limit=100";
 
@@ -30,11 +32,23 @@ fn compare(bench: &mut Bench, server: &Server, target: &str, fixed: &Server, rea
     http::load_same(&fixed.address, CLIENTS, count / 4, &ready)?;
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     for _ in 0..bench.repeats {
-        ours.push(rate(&http::load_same(&server.address, CLIENTS, count, &ask)?));
-        theirs.push(rate(&http::load_same(&fixed.address, CLIENTS, count, &ready)?));
+        let rates = in_turns(count, [(&server.address, &ask), (&fixed.address, &ready)])?;
+        ours.push(rates[0]);
+        theirs.push(rates[1]);
     }
     bench.add_values(&format!("read.{what}"), Unit::PerSecond, &ours);
     bench.add_values(&format!("read.{what}_static"), Unit::PerSecond, &theirs);
     bench.add_values(&format!("read.{what}_share_of_static"), Unit::Times, &ratios(&ours, &theirs));
     Ok(())
+}
+
+/// Answers a second of each server, with so many requests in all.
+fn in_turns(count: usize, servers: [(&Address, &Vec<u8>); 2]) -> Outcome<[f64; 2]> {
+    let mut seconds = [0.0; 2];
+    for _ in 0..TURNS {
+        for (seconds, (address, request)) in seconds.iter_mut().zip(servers) {
+            *seconds += http::load_same(address, CLIENTS, count / TURNS, request)?.seconds;
+        }
+    }
+    Ok(seconds.map(|seconds| count as f64 / seconds))
 }
