@@ -2,8 +2,8 @@
 
 use std::future::Future;
 
-use tokio::task::JoinHandle;
-use tokio_util::task::TaskTracker;
+use tokio::{sync::Mutex, task::JoinHandle};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// Tasks that a server waits for before it ends.
 #[derive(Debug, Clone, Default)]
@@ -46,13 +46,56 @@ impl Tasks {
     }
 }
 
-/// Runs the one task of something that owns and awaits it itself, such as the writer of a database.
+/// Runs a task that somebody else waits for, or nobody.
 pub fn owned<F>(task: F) -> JoinHandle<F::Output>
 where
     F: Future + Send + 'static,
     F::Output: Send + 'static,
 {
     tokio::spawn(task)
+}
+
+/// A task that works until it is told to end, such as the writer of a database.
+#[derive(Debug)]
+pub struct Worker {
+    name: &'static str,
+    task: Mutex<Option<JoinHandle<()>>>,
+    closing: CancellationToken,
+}
+
+impl Worker {
+    /// Starts it. The token tells it to end.
+    pub fn start<F>(name: &'static str, work: impl FnOnce(CancellationToken) -> F) -> Self
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let closing = CancellationToken::new();
+        let task = owned(work(closing.clone()));
+        Self { name, task: Some(task).into(), closing }
+    }
+
+    /// Whether it was told to end.
+    pub fn is_closing(&self) -> bool {
+        self.closing.is_cancelled()
+    }
+
+    /// Tells it to end, and waits until it has.
+    pub async fn close(&self) {
+        self.closing.cancel();
+        if let Some(task) = self.task.lock().await.take()
+            && let Err(error) = task.await
+        {
+            tracing::error!(%error, task = self.name, "a task ended badly");
+        }
+    }
+
+    /// Ends it where it is, as a panic would.
+    #[cfg(test)]
+    pub(crate) async fn abort(&self) {
+        if let Some(task) = self.task.lock().await.as_ref() {
+            task.abort();
+        }
+    }
 }
 
 /// Does work that waits for the file system, or takes long, where it holds up no other task.

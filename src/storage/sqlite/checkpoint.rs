@@ -7,10 +7,9 @@
 use std::time::Duration;
 
 use sqlx::{ConnectOptions, Connection, SqliteConnection, sqlite::SqliteConnectOptions};
-use tokio::{sync::Mutex, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
-use crate::tasks;
+use crate::tasks::Worker;
 
 /// After which pause the log is looked at again.
 const PAUSE: Duration = Duration::from_millis(250);
@@ -27,29 +26,10 @@ pub(super) fn left_to_others(options: SqliteConnectOptions) -> SqliteConnectOpti
     options.pragma("wal_autocheckpoint", "0")
 }
 
-/// The task that copies.
-pub(super) struct Checkpoints {
-    task: Mutex<Option<JoinHandle<()>>>,
-    closing: CancellationToken,
-}
-
-impl Checkpoints {
-    /// Starts to look after the log of the database that these options open.
-    pub(super) fn start(options: SqliteConnectOptions) -> Self {
-        let closing = CancellationToken::new();
-        let copying = Copying::new(options, LONG);
-        Self { task: Some(tasks::owned(copying.run(closing.clone()))).into(), closing }
-    }
-
-    /// Ends, after what is being copied.
-    pub(super) async fn close(&self) {
-        self.closing.cancel();
-        if let Some(task) = self.task.lock().await.take()
-            && let Err(error) = task.await
-        {
-            tracing::error!(%error, "the write-ahead log was looked after no more");
-        }
-    }
+/// Starts to look after the log of the database that these options open.
+pub(super) fn start(options: SqliteConnectOptions) -> Worker {
+    let copying = Copying::new(options, LONG);
+    Worker::start("the copying of the log", |closing| copying.run(closing))
 }
 
 struct Copying {

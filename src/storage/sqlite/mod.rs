@@ -39,22 +39,24 @@ pub use open::{Lock, OpenError, Options, THREADS, beside, was_left_open};
 pub use reindex::reindex;
 
 use super::{Answer, AppendOptions, Claim, Result, Saved, Source, Storage};
-use crate::model::{
-    AgentSession, Answered, Appended, Attachment, AttachmentId, BackendFilter, BackendId, BackendState, ChildStep,
-    ChildUpdate, Cleanup, CleanupReceipt, ClearReceipt, Closing, ContinuedChild, CreatedChild, DeleteOptions,
-    DeleteReceipt, EventPage, EventScope, JsonObject, Message, MessageFilter, MessageId, MessagePage, MessageReceipt,
-    NewAttachment, NewChild, NewMessage, NewRun, NewSession, NewWorktree, Openness, Page, PendingQuestion, Position,
-    Run, RunEnd, RunFilter, RunId, SearchPage, SearchPosition, SearchQuery, Session, SessionFilter, SessionId,
-    SessionSave, SessionTree, SessionUpdate, Teardown, TeardownJob, Truncate, TruncateReceipt, UpdatedChild,
-    UsageRecord, WholeSession, Worktree, WorktreeStep,
+use crate::{
+    model::{
+        AgentSession, Answered, Appended, Attachment, AttachmentId, BackendFilter, BackendId, BackendState, ChildStep,
+        ChildUpdate, Cleanup, CleanupReceipt, ClearReceipt, Closing, ContinuedChild, CreatedChild, DeleteOptions,
+        DeleteReceipt, EventPage, EventScope, JsonObject, Message, MessageFilter, MessageId, MessagePage,
+        MessageReceipt, NewAttachment, NewChild, NewMessage, NewRun, NewSession, NewWorktree, Openness, Page,
+        PendingQuestion, Position, Run, RunEnd, RunFilter, RunId, SearchPage, SearchPosition, SearchQuery, Session,
+        SessionFilter, SessionId, SessionSave, SessionTree, SessionUpdate, Teardown, TeardownJob, Truncate,
+        TruncateReceipt, UpdatedChild, UsageRecord, WholeSession, Worktree, WorktreeStep,
+    },
+    tasks::Worker,
 };
-use checkpoint::Checkpoints;
 use writer::Writer;
 
 /// Sessions in one SQLite file.
 pub struct SqliteStorage {
     writer: Writer,
-    checkpoints: Checkpoints,
+    checkpoints: Worker,
     readers: SqlitePool,
     /// Held until the database is closed.
     lock: Mutex<Option<Lock>>,

@@ -19,9 +19,7 @@ use sqlx::{
 };
 
 use super::{
-    LogBounds, SqliteStorage, attachments,
-    checkpoint::{self, Checkpoints},
-    events, teardown,
+    LogBounds, SqliteStorage, attachments, checkpoint, events, teardown,
     writer::{self, Writer},
 };
 
@@ -198,7 +196,7 @@ impl SqliteStorage {
             .connect_lazy_with(to_read(path));
         let last_event = events::last(&mut conn).await.map_err(|error| damaged(path, &error))?;
         Ok(Self {
-            checkpoints: Checkpoints::start(options_to_write.clone()),
+            checkpoints: checkpoint::start(options_to_write.clone()),
             writer: Writer::start(conn, options_to_write, last_event, options.log),
             readers,
             lock: Some(lock).into(),

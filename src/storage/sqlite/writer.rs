@@ -15,10 +15,8 @@ use std::{
 };
 
 use sqlx::{ConnectOptions, Connection, Executor, SqliteConnection, sqlite::SqliteConnectOptions};
-use tokio::{
-    sync::{mpsc, oneshot, watch},
-    task::JoinHandle,
-};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
 
 use super::{
     LogBounds, append, attachments, error, events,
@@ -27,7 +25,7 @@ use super::{
 use crate::{
     model::Appended,
     storage::{Error, Result},
-    tasks,
+    tasks::Worker,
 };
 
 /// Jobs that wait at most; more are refused after [`PATIENCE`].
@@ -63,8 +61,7 @@ pub(super) struct Writer {
     queue: mpsc::Sender<Queued>,
     foreign: watch::Receiver<u64>,
     last_event: watch::Receiver<i64>,
-    task: tokio::sync::Mutex<Option<JoinHandle<()>>>,
-    closing: tokio_util::sync::CancellationToken,
+    worker: Worker,
 }
 
 impl Writer {
@@ -78,11 +75,10 @@ impl Writer {
         let (queue, jobs) = mpsc::channel(QUEUE);
         let (foreign_commits, foreign) = watch::channel(0);
         let (announced, last_event) = watch::channel(last_event);
-        let closing = tokio_util::sync::CancellationToken::new();
         let (conn, seen, purging, cut_at) = (Some(conn), None, true, None);
         let work = Working { conn, options, seen, foreign_commits, announced, purging, log, cut_at };
-        let task = tasks::owned(work.run(jobs, closing.clone()));
-        Self { queue, foreign, last_event, task: Some(task).into(), closing }
+        let worker = Worker::start("the writer", |closing| work.run(jobs, closing));
+        Self { queue, foreign, last_event, worker }
     }
 
     pub(super) fn foreign_commits(&self) -> watch::Receiver<u64> {
@@ -112,7 +108,7 @@ impl Writer {
     }
 
     async fn send(&self, command: Command) -> Result<()> {
-        if self.closing.is_cancelled() {
+        if self.worker.is_closing() {
             return Err(self.gone());
         }
         self.queue.send_timeout((Instant::now(), command), PATIENCE).await.map_err(|refused| match refused {
@@ -123,7 +119,7 @@ impl Writer {
 
     /// Why nothing is written any more.
     fn gone(&self) -> Error {
-        let why = match self.closing.is_cancelled() {
+        let why = match self.worker.is_closing() {
             true => "the database is closed",
             false => "the writer has ended, and nothing can be written until the server is started again",
         };
@@ -132,12 +128,7 @@ impl Writer {
 
     /// Commits what is queued, empties the write-ahead log and closes the connection.
     pub(super) async fn close(&self) {
-        self.closing.cancel();
-        if let Some(task) = self.task.lock().await.take()
-            && let Err(error) = task.await
-        {
-            tracing::error!(%error, "the writer ended badly");
-        }
+        self.worker.close().await;
     }
 }
 
@@ -156,7 +147,7 @@ struct Working {
 }
 
 impl Working {
-    async fn run(mut self, mut jobs: mpsc::Receiver<Queued>, closing: tokio_util::sync::CancellationToken) {
+    async fn run(mut self, mut jobs: mpsc::Receiver<Queued>, closing: CancellationToken) {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut batch = Vec::with_capacity(BATCH);
@@ -420,7 +411,7 @@ mod tests {
         let (_dir, storage) = storage().await;
         bury(&storage, "a").await.unwrap();
         let mut commits = storage.foreign_commits();
-        storage.writer.task.lock().await.as_ref().unwrap().abort();
+        storage.writer.worker.abort().await;
         while commits.changed().await.is_ok() {}
         let refused = storage.check_writable().await;
         assert!(refused.as_ref().is_err_and(|error| error.to_string().contains("the writer has ended")), "{refused:?}");
