@@ -40,7 +40,8 @@ const TICK: Duration = Duration::from_millis(250);
 /// Statistics for whoever opens the database next, of large tables alone. That a table was small when it was last looked
 /// at is worse than nothing: it is read to its end for each row that is looked for, however large it has become. Of a
 /// table without statistics SQLite supposes that it is large.
-const ANALYZE: &str = "pragma optimize; delete from sqlite_stat1 where cast(stat as integer) < 10000";
+const ANALYZE: &str = "pragma optimize;
+    delete from sqlite_stat1 where tbl not in (select tbl from sqlite_stat1 where cast(stat as integer) >= 10000)";
 
 struct Append {
     input: append::Append,
