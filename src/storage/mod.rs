@@ -220,8 +220,8 @@ pub trait Storage: Send + Sync {
     /// no write waits for it.
     async fn cleanup_sessions(&self, cleanup: Cleanup) -> Result<CleanupReceipt>;
 
-    /// Appends messages, all or none. One whose id is in the session with the same content is answered as it is
-    /// there, whatever else the call would fail with.
+    /// Appends messages, all or none; each new one raises the session's version by one. One whose id is in the session
+    /// with the same content is answered as it is there, whatever else the call would fail with.
     async fn append_messages(
         &self,
         id: &SessionId,
