@@ -66,9 +66,6 @@ impl Access {
 /// SHA-256, in pieces that are compared at once.
 fn digest(token: &str) -> [u64; 4] {
     let bytes: [u8; 32] = Sha256::digest(token).into();
-    let mut words = [0; 4];
-    for (word, piece) in words.iter_mut().zip(bytes.as_chunks().0) {
-        *word = u64::from_ne_bytes(*piece);
-    }
-    words
+    let (pieces, _) = bytes.as_chunks();
+    std::array::from_fn(|n| u64::from_ne_bytes(pieces[n]))
 }

@@ -29,22 +29,17 @@ fn check(text: &str) -> Result<(), InvalidId> {
     if text.is_empty() || text.len() > 128 {
         return Err(InvalidId::Length);
     }
-    // As most are: what the rest asks about is not in it.
+    // Most are of these characters alone, which one pass tells.
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
-    if text.bytes().all(plain) {
-        return not_reserved(text);
+    if !text.bytes().all(plain) {
+        let forbidden = |c: char| c.is_control() || c == '/' || c == '\\';
+        if text.contains(forbidden) || text.trim() != text {
+            return Err(InvalidId::Character);
+        }
+        if text == "." || text.contains("..") {
+            return Err(InvalidId::Dots);
+        }
     }
-    let forbidden = |c: char| c.is_control() || c == '/' || c == '\\';
-    if text.contains(forbidden) || text.trim() != text {
-        return Err(InvalidId::Character);
-    }
-    if text == "." || text.contains("..") {
-        return Err(InvalidId::Dots);
-    }
-    not_reserved(text)
-}
-
-fn not_reserved(text: &str) -> Result<(), InvalidId> {
     match RESERVED.contains(&text) {
         true => Err(InvalidId::Reserved),
         false => Ok(()),

@@ -106,7 +106,7 @@ mod tests {
     async fn a_long_log_begins_anew_beside_a_writer_that_goes_on() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("culm.db");
-        let mut writer = connect(open::to_make(&path)).await;
+        let mut writer = connect(open::to_make(open::to_write(&path))).await;
         run(&mut writer, "create table bytes (bytes)").await;
         let mut copying = Copying::new(open::to_write(&path), 2 * WORTHWHILE);
         let mut shell = connect(open::to_read(&path)).await;
@@ -129,7 +129,7 @@ mod tests {
     async fn a_log_that_somebody_reads_stays() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("culm.db");
-        let mut writer = connect(open::to_make(&path)).await;
+        let mut writer = connect(open::to_make(open::to_write(&path))).await;
         run(&mut writer, "create table bytes (bytes); insert into bytes values (1)").await;
         let mut reader = connect(open::to_read(&path)).await;
         run(&mut reader, "begin; select bytes from bytes").await;

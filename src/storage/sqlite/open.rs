@@ -176,11 +176,11 @@ impl SqliteStorage {
             Some(_) => probe(path).await?,
         }
         let options_to_write = checkpoint::left_to_others(to_write(path));
-        let conn = match size {
-            None | Some(0) => checkpoint::left_to_others(to_make(path)).connect().await,
-            Some(_) => options_to_write.connect().await,
+        let first = match size {
+            None | Some(0) => to_make(options_to_write.clone()),
+            Some(_) => options_to_write.clone(),
         };
-        let mut conn = conn.map_err(|error| refusal(path, &error))?;
+        let mut conn = first.connect().await.map_err(|error| refusal(path, &error))?;
         check_library(&mut conn).await?;
         migrate(path, &mut conn).await?;
         if !known {
@@ -257,10 +257,10 @@ async fn migrate(path: &Path, conn: &mut SqliteConnection) -> Result<(), OpenErr
     write.await.map_err(|error| refusal(path, &error))
 }
 
-/// The connection that makes a database. That its pages can be given back is settled with the first: said again to a
+/// A connection that makes the database which it writes. That its pages can be given back is settled with the first: said again to a
 /// database that is there, it is a write, which waits for others.
-pub(super) fn to_make(path: &Path) -> SqliteConnectOptions {
-    to_write(path).create_if_missing(true).auto_vacuum(SqliteAutoVacuum::Incremental)
+pub(super) fn to_make(options: SqliteConnectOptions) -> SqliteConnectOptions {
+    options.create_if_missing(true).auto_vacuum(SqliteAutoVacuum::Incremental)
 }
 
 /// The connection that writes. `synchronous=full`: acknowledged means on disk. `secure_delete`: deleted text is zeroed.
