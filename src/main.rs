@@ -140,8 +140,7 @@ fn main() -> ExitCode {
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     let cli = Cli::parse();
     let command = cli.command.unwrap_or(Command::Serve { place: cli.place, server: Box::new(cli.server) });
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    let outcome = match runtime {
+    let outcome = match tokio::runtime::Builder::new_multi_thread().worker_threads(workers()).enable_all().build() {
         Ok(runtime) => runtime.block_on(run(command)),
         Err(error) => Err(Failure::new(1, error)),
     };
@@ -152,6 +151,12 @@ fn main() -> ExitCode {
             ExitCode::from(code)
         }
     }
+}
+
+/// One core is left to SQLite's threads, for whose writes and reads the workers wait. Where there are two, a second worker
+/// would take turns with them and with the first: reading a session cost a tenth more with it (`bench/`).
+fn workers() -> usize {
+    std::thread::available_parallelism().map_or(1, |cores| cores.get().saturating_sub(1).max(1))
 }
 
 async fn run(command: Command) -> Result<ExitCode, Failure> {

@@ -2,8 +2,15 @@
 
 use std::future::Future;
 
-use tokio::{sync::Mutex, task::JoinHandle};
+use tokio::{
+    runtime::{Handle, RuntimeFlavor},
+    sync::Mutex,
+    task::JoinHandle,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// Bytes of JSON that take milliseconds, where a request takes microseconds otherwise.
+const MUCH_JSON: usize = 1 << 20;
 
 /// Tasks that a server waits for before it ends.
 #[derive(Debug, Clone, Default)]
@@ -98,6 +105,16 @@ impl Worker {
     }
 }
 
+/// Reads or writes JSON of about this many bytes. Where they are many, what else this thread had to do goes on meanwhile on
+/// another, unless the runtime has but one.
+pub fn on_json<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
+    let runtime = Handle::try_current().ok().filter(|_| bytes >= MUCH_JSON);
+    match runtime.map(|runtime| runtime.runtime_flavor()) {
+        Some(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(work),
+        _ => work(),
+    }
+}
+
 /// Does work that waits for the file system, or takes long, where it holds up no other task.
 ///
 /// # Panics
@@ -114,5 +131,24 @@ where
             // Only the end of the runtime cancels it, which ends the waiter first.
             Err(_) => std::future::pending().await,
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::mpsc, time::Duration};
+
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+    async fn the_only_worker_does_other_things_beside_much_json() {
+        let heard = owned(async {
+            let (say, hear) = mpsc::channel();
+            let other = owned(async move { say.send(()) });
+            let heard = on_json(MUCH_JSON, || hear.recv_timeout(Duration::from_secs(60)));
+            other.await.unwrap().unwrap();
+            heard
+        });
+        assert_eq!(heard.await.unwrap(), Ok(()));
     }
 }

@@ -26,6 +26,7 @@ use serde::{
 };
 
 use super::{App, error::Problem};
+use crate::tasks;
 
 /// How long a body may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
@@ -49,13 +50,18 @@ impl<T: DeserializeOwned> FromRequest<App> for Json<T> {
         }
         check_type(request.headers())?;
         let bytes = read(request, app.limits.body).await?;
-        let mut json = serde_json::Deserializer::from_slice(&bytes);
-        serde_path_to_error::deserialize::<_, NoDoubles>(&mut json).map_err(refused)?;
-        json.end().map_err(|error| Problem::invalid("", error.to_string()))?;
-        let mut json = serde_json::Deserializer::from_slice(&bytes);
-        let Object(value) = serde_path_to_error::deserialize(&mut json).map_err(refused)?;
+        let value = tasks::on_json(bytes.len(), || parse_object(&bytes))?;
         Ok(Self { value, bytes })
     }
+}
+
+fn parse_object<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+    let mut json = serde_json::Deserializer::from_slice(bytes);
+    serde_path_to_error::deserialize::<_, NoDoubles>(&mut json).map_err(refused)?;
+    json.end().map_err(|error| Problem::invalid("", error.to_string()))?;
+    let mut json = serde_json::Deserializer::from_slice(bytes);
+    let Object(value) = serde_path_to_error::deserialize(&mut json).map_err(refused)?;
+    Ok(value)
 }
 
 /// Where a body may be left out, nothing stands for all defaults.

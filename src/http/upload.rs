@@ -26,7 +26,10 @@ use super::{
     error::Problem,
     extract::{Json, Query, pass_over},
 };
-use crate::storage::{Source, SourceError};
+use crate::{
+    storage::{Source, SourceError},
+    tasks,
+};
 
 /// How long a body may be silent, and what it must bring on the average after that: slower ones are cut off.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -163,17 +166,11 @@ fn failed(problem: Problem) -> SourceError {
 
 /// What JSON holds.
 pub(super) fn inline(body: InlineBody, limit: usize) -> Result<Upload, Problem> {
-    let not_base64 = || {
+    let decoded = tasks::on_json(body.data.len(), || decode(&body.data));
+    let (of_url, bytes) = decoded.ok_or_else(|| {
         let status = StatusCode::UNPROCESSABLE_ENTITY;
         Problem::new(status, "invalid_content", "Invalid content", "data is base64, or a data URL").about("data")
-    };
-    let (of_url, bytes) = match DataUrl::process(&body.data) {
-        Ok(url) => {
-            let (bytes, _) = url.decode_to_vec().map_err(|_| not_base64())?;
-            (Some(url.mime_type().to_string()), bytes)
-        }
-        Err(_) => (None, forgiving_base64::decode_to_vec(body.data.as_bytes()).map_err(|_| not_base64())?),
-    };
+    })?;
     if bytes.is_empty() {
         return Err(Problem::invalid("data", "data is the attachment, and it is empty"));
     }
@@ -187,6 +184,14 @@ pub(super) fn inline(body: InlineBody, limit: usize) -> Result<Upload, Problem> 
     let filename = body.filename.map(|name| check_name("filename", name)).transpose()?;
     let bytes = stream::once(async move { Ok(Bytes::from(bytes)) });
     Ok(Upload { mime_type: given.transpose()?.or(of_url), filename, bytes: Box::pin(bytes) })
+}
+
+/// A data URL's type, and the bytes.
+fn decode(data: &str) -> Option<(Option<String>, Vec<u8>)> {
+    match DataUrl::process(data) {
+        Ok(url) => url.decode_to_vec().ok().map(|(bytes, _)| (Some(url.mime_type().to_string()), bytes)),
+        Err(_) => forgiving_base64::decode_to_vec(data.as_bytes()).ok().map(|bytes| (None, bytes)),
+    }
 }
 
 fn check_name(param: &str, name: String) -> Result<String, Problem> {

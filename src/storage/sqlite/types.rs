@@ -7,7 +7,10 @@ use sqlx::{
     sqlite::{SqliteTypeInfo, SqliteValueRef},
 };
 
-use crate::model::{AttachmentId, BackendId, MessageId, RunId, SessionId, Timestamp};
+use crate::{
+    model::{AttachmentId, BackendId, MessageId, RunId, SessionId, Timestamp},
+    tasks,
+};
 
 /// A text that was perhaps edited in a shell: what is no UTF-8 shows as U+FFFD instead of failing a whole list.
 #[derive(Debug)]
@@ -45,11 +48,12 @@ impl<T> Type<Sqlite> for Json<T> {
 impl<'r, T: DeserializeOwned> Decode<'r, Sqlite> for Json<T> {
     fn decode(value: SqliteValueRef<'r>) -> Result<Self, BoxDynError> {
         let bytes = <&[u8] as Decode<Sqlite>>::decode(value)?;
-        match serde_json::from_slice(bytes) {
-            Ok(value) => Ok(Self(value)),
+        let read = || match serde_json::from_slice(bytes) {
+            Ok(value) => Ok(value),
             // Perhaps it is only no UTF-8.
-            Err(_) => Ok(Self(serde_json::from_str(&String::from_utf8_lossy(bytes))?)),
-        }
+            Err(_) => serde_json::from_str(&String::from_utf8_lossy(bytes)),
+        };
+        Ok(Self(tasks::on_json(bytes.len(), read)?))
     }
 }
 
