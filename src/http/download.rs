@@ -17,7 +17,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
-use futures_util::{Stream, StreamExt, stream};
+use futures_util::{Stream, StreamExt, TryStreamExt, stream};
 
 use super::{App, disposition, error::Problem};
 use crate::{
@@ -136,7 +136,8 @@ impl Download {
     fn bytes(self) -> impl Stream<Item = Result<Bytes, Error>> {
         let Self { part, attachment: Attachment { session_id, id, .. }, repository, .. } = self;
         let read = move |piece| read(repository.clone(), session_id.clone(), id.clone(), piece);
-        stream::iter(pieces(part)).map(read).buffered(AHEAD)
+        let read = stream::iter(pieces(part)).map(read).buffered(AHEAD);
+        read.map_ok(|chunks| stream::iter(chunks.into_iter().map(Ok))).try_flatten()
     }
 }
 
@@ -152,15 +153,18 @@ async fn read(
     session: SessionId,
     id: AttachmentId,
     piece: Range<u64>,
-) -> Result<Bytes, Error> {
+) -> Result<Vec<Bytes>, Error> {
     let offset = i64::try_from(piece.start).unwrap_or(i64::MAX);
-    let mut bytes = repository.attachment_bytes(&session, &id, offset).await?;
-    let wanted = usize::try_from(piece.end - piece.start).unwrap_or(usize::MAX);
-    bytes.truncate(wanted);
-    match bytes.len() == wanted {
-        true => Ok(bytes),
+    let mut chunks = repository.attachment_bytes(&session, &id, offset).await?;
+    let mut wanted = usize::try_from(piece.end - piece.start).unwrap_or(usize::MAX);
+    for chunk in &mut chunks {
+        chunk.truncate(wanted);
+        wanted -= chunk.len();
+    }
+    match wanted {
+        0 => Ok(chunks),
         // Deleted while it was sent: the connection breaks, and the client knows that the rest is missing.
-        false => Err(Error::AttachmentNotFound(id)),
+        _ => Err(Error::AttachmentNotFound(id)),
     }
 }
 

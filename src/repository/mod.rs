@@ -27,7 +27,7 @@ use crate::{
         Session, SessionFilter, SessionId, WholeSession, Window,
     },
     storage::{Result, Storage},
-    tasks::Tasks,
+    tasks::{self, Tasks},
 };
 
 /// The newest messages of a session that are kept at most, and the bytes that they have.
@@ -163,7 +163,8 @@ impl SessionRepository {
             }
         }
         let page = self.storage.messages(id, filter).await?;
-        let rows: Vec<Bytes> = page.messages.iter().map(json).collect();
+        let bytes = page.messages.iter().map(|message| message.content.len()).sum();
+        let rows: Vec<Bytes> = tasks::on_json(bytes, || page.messages.iter().map(json).collect());
         Ok(page_json(&mut rows.iter(), descending, page.last_seq, page.has_more_before, page.has_more_after))
     }
 
@@ -342,7 +343,7 @@ impl AttachmentReader for SessionRepository {
             match self.storage.attachment_bytes(session, id, offset).await.map_err(io::Error::other)? {
                 // Deleted while it was read.
                 more if more.is_empty() => return Ok(None),
-                more => bytes.extend_from_slice(&more),
+                more => more.iter().for_each(|more| bytes.extend_from_slice(more)),
             }
         }
         Ok(Some((bytes.freeze(), attachment.mime_type)))

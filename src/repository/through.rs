@@ -136,7 +136,7 @@ impl Storage for SessionRepository {
         self.storage.attachment(id, attachment).await
     }
 
-    async fn attachment_bytes(&self, id: &SessionId, attachment: &AttachmentId, offset: i64) -> Result<Bytes> {
+    async fn attachment_bytes(&self, id: &SessionId, attachment: &AttachmentId, offset: i64) -> Result<Vec<Bytes>> {
         self.storage.attachment_bytes(id, attachment, offset).await
     }
 

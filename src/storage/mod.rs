@@ -33,7 +33,7 @@ use crate::model::{
 };
 
 /// Bytes of an attachment that are read at once.
-pub const PIECE: i64 = 256 << 10;
+pub const PIECE: i64 = 1 << 20;
 
 /// What a storage method gives.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -283,9 +283,9 @@ pub trait Storage: Send + Sync {
     /// What is said of an attachment.
     async fn attachment(&self, id: &SessionId, attachment: &AttachmentId) -> Result<Option<Attachment>>;
 
-    /// The bytes of an attachment from this offset on, up to the next multiple of [`PIECE`]; none at its end and when
-    /// there is no such attachment.
-    async fn attachment_bytes(&self, id: &SessionId, attachment: &AttachmentId, offset: i64) -> Result<Bytes>;
+    /// The bytes of an attachment from this offset on, up to the next multiple of [`PIECE`], as they lie; none at its end
+    /// and when there is no such attachment.
+    async fn attachment_bytes(&self, id: &SessionId, attachment: &AttachmentId, offset: i64) -> Result<Vec<Bytes>>;
 
     /// A session's attachments, oldest first.
     async fn attachments(&self, id: &SessionId, after: Option<Position>, limit: i64) -> Result<Page<Attachment>>;

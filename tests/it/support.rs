@@ -268,7 +268,7 @@ pub(crate) async fn download(
         let offset = offset + i64::try_from(bytes.len()).unwrap();
         match storage.attachment_bytes(&session, &name, offset).await.unwrap() {
             more if more.is_empty() => return Some((attachment, bytes)),
-            more => bytes.extend_from_slice(&more),
+            more => bytes.extend(more.concat()),
         }
     }
 }

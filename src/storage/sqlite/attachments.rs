@@ -3,10 +3,10 @@
 //! **An upload is seen whole or not at all.** Its chunks belong to a key that no attachment has until the transaction
 //! that finishes it; what is left of one that broke off is purged like the bytes of a deleted attachment.
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use futures_util::{StreamExt, TryStreamExt, stream::Fuse};
 use sha2::{Digest, Sha256};
-use sqlx::{SqliteConnection, SqlitePool};
+use sqlx::{Row as _, SqliteConnection, SqlitePool, sqlite::SqliteRow};
 
 use super::{error, sessions, writer::Writer};
 use crate::{
@@ -15,25 +15,20 @@ use crate::{
         detected_mime_type, hex,
     },
     storage::{Error, PIECE, Result, Source},
+    tasks,
 };
 
 /// Bytes in one row; see the migration for why. It is part of the format: a place in a file is found by it.
-const CHUNK: usize = PIECE as usize;
-/// Chunks that are written by one transaction: each waits for the disk, and no other write should wait long for it.
-const CHUNKS: i64 = 8;
-const ROUND: usize = CHUNKS as usize * CHUNK;
+const CHUNK: i64 = 256 << 10;
+/// Chunks that are read by one query, or written by one statement: no other write should wait long for it.
+const CHUNKS: i64 = PIECE / CHUNK;
+const ROUND: usize = PIECE as usize;
 /// Rows that one purge step removes: 4 MiB, so that no other write waits long for it.
 const STEP: i64 = 16;
 
-/// One upload's place.
-struct Begin {
-    session: SessionId,
-    id: AttachmentId,
-}
-
-/// Bytes that arrived, from this chunk on.
+/// Bytes that arrived, from this chunk on. The first of an upload have no key yet.
 struct Round {
-    key: i64,
+    key: Option<i64>,
     place: i64,
     bytes: Bytes,
 }
@@ -46,18 +41,25 @@ struct Finish {
 
 /// Takes in bytes as they arrive: a round of them in memory, one on its way to the disk.
 pub(super) async fn upload(
+    pool: &SqlitePool,
     writer: &Writer,
     session: &SessionId,
     new: NewAttachment,
     source: Source,
 ) -> Result<Option<Attachment>> {
-    let place = Begin { session: session.clone(), id: new.id.clone() };
-    let Some(key) = writer.call(place, |conn, place| Box::pin(begin(conn, place))).await? else { return Ok(None) };
-    let finished = match arrive(writer, key, session, new, source).await {
+    // What is refused is refused before its bytes are taken.
+    let mut conn = pool.acquire().await.map_err(error::of)?;
+    if place(&mut conn, session, &new.id).await?.is_none() {
+        return Ok(None);
+    }
+    drop(conn);
+    let mut key = None;
+    let finished = match arrive(writer, &mut key, session, new, source).await {
         Ok(finish) => writer.call(finish, |conn, input| Box::pin(complete(conn, input))).await,
         Err(error) => Err(error),
     };
-    if !matches!(finished, Ok(Some(_)))
+    if let Some(key) = key
+        && !matches!(finished, Ok(Some(_)))
         && let Err(error) = writer.call(key, |conn, key| Box::pin(give_up(conn, *key))).await
     {
         tracing::warn!(%error, "what is left of an upload is purged at the next start");
@@ -65,16 +67,37 @@ pub(super) async fn upload(
     finished
 }
 
-async fn arrive(writer: &Writer, key: i64, session: &SessionId, new: NewAttachment, source: Source) -> Result<Finish> {
-    let mut arriving = Arriving::new(source);
-    let mut last = Round { key, place: 0, bytes: arriving.round().await? };
+async fn arrive(
+    writer: &Writer,
+    key: &mut Option<i64>,
+    session: &SessionId,
+    new: NewAttachment,
+    source: Source,
+) -> Result<Finish> {
+    let (mut arriving, mut hasher) = (Arriving::new(source), Sha256::new());
+    let mut last = Round { key: None, place: 0, bytes: arriving.round().await? };
     while arriving.more().await? {
         let place = last.place + CHUNKS;
-        let write = writer.call(last, |conn, round| Box::pin(store(conn, round)));
-        let ((), bytes) = tokio::try_join!(write, arriving.round())?;
-        last = Round { key, place, bytes };
+        let hash = hash(hasher, last.bytes.clone());
+        let write = writer.prepare(last, |conn, round| Box::pin(store(conn, round)));
+        let next = async {
+            // The write is to be on its way before.
+            tokio::task::yield_now().await;
+            // Also when no more comes, the key of what was written is to be known.
+            Ok(arriving.round().await)
+        };
+        let flush = async {
+            if key.is_some() {
+                writer.flush().await;
+            }
+            Ok(())
+        };
+        let (written, bytes, hashed, ()) = tokio::try_join!(write, next, hash, flush)?;
+        (*key, hasher) = (Some(written), hashed);
+        last = Round { key: *key, place, bytes: bytes? };
     }
-    let Arriving { hasher, detected, size, .. } = arriving;
+    let hasher = hash(hasher, last.bytes.clone()).await?;
+    let Arriving { detected, size, .. } = arriving;
     let attachment = Attachment {
         url: AttachmentUrl { session: session.clone(), id: new.id.clone() }.to_string(),
         id: new.id,
@@ -89,28 +112,30 @@ async fn arrive(writer: &Writer, key: i64, session: &SessionId, new: NewAttachme
     Ok(Finish { last, attachment })
 }
 
+/// Where it holds up nobody: it takes most of a millisecond for a round.
+async fn hash(hasher: Sha256, bytes: Bytes) -> Result<Sha256> {
+    Ok(tasks::blocking(move || hasher.chain_update(&bytes)).await)
+}
+
 /// Bytes that arrive, and what is known of them so far.
 struct Arriving {
     source: Fuse<Source>,
     /// What of the last piece is in no round yet.
     held: Bytes,
-    hasher: Sha256,
     detected: Option<&'static str>,
     size: i64,
 }
 
 impl Arriving {
     fn new(source: Source) -> Self {
-        Self { source: source.fuse(), held: Bytes::new(), hasher: Sha256::new(), detected: None, size: 0 }
+        Self { source: source.fuse(), held: Bytes::new(), detected: None, size: 0 }
     }
 
     /// The next bytes, as many as a round has unless they are the last.
     async fn round(&mut self) -> Result<Bytes> {
         let mut round = BytesMut::with_capacity(ROUND);
         while round.len() < ROUND && self.more().await? {
-            let part = self.held.split_to(self.held.len().min(ROUND - round.len()));
-            self.hasher.update(&part);
-            round.extend_from_slice(&part);
+            round.extend_from_slice(&self.held.split_to(self.held.len().min(ROUND - round.len())));
         }
         if self.size == 0 {
             self.detected = detected_mime_type(&round);
@@ -129,26 +154,26 @@ impl Arriving {
     }
 }
 
-/// A key for the chunks; none when the id is in use.
-async fn begin(conn: &mut SqliteConnection, place: &Begin) -> Result<Option<i64>> {
-    let session = sessions::row_to_write(conn, &place.session).await?.session_key;
-    if is_there(conn, session, &place.id).await? {
-        return Ok(None);
-    }
-    let key = sqlx::query_scalar!(
-        r#"insert into loose_chunks (uploading) values (1) returning attachment_key as "attachment_key!: i64""#
-    );
-    key.fetch_one(conn).await.map(Some).map_err(error::of)
-}
-
-async fn is_there(conn: &mut SqliteConnection, session: i64, id: &AttachmentId) -> Result<bool> {
+/// The key of the session that an attachment is for; none when its id is in use there.
+async fn place(conn: &mut SqliteConnection, session: &SessionId, id: &AttachmentId) -> Result<Option<i64>> {
+    let session = sessions::row_to_write(conn, session).await?.session_key;
     let id = id.as_str();
     let there = sqlx::query_scalar!("select 1 from attachments where session_key = ?1 and id = ?2", session, id);
-    there.fetch_optional(conn).await.map(|row| row.is_some()).map_err(error::of)
+    let there = there.fetch_optional(conn).await.map_err(error::of)?;
+    Ok(Some(session).filter(|_| there.is_none()))
 }
 
-/// Writes bytes as chunks.
-async fn store(conn: &mut SqliteConnection, round: &Round) -> Result<()> {
+/// Writes bytes as chunks. The key that they have.
+async fn store(conn: &mut SqliteConnection, round: &Round) -> Result<i64> {
+    let key = match round.key {
+        Some(key) => key,
+        None => {
+            let insert = sqlx::query_scalar!(
+                r#"insert into loose_chunks (uploading) values (1) returning attachment_key as "attachment_key!: i64""#
+            );
+            insert.fetch_one(&mut *conn).await.map_err(error::of)?
+        }
+    };
     let bytes = &round.bytes[..];
     let insert = sqlx::query!(
         "with recursive chunk (n) as (
@@ -158,23 +183,20 @@ async fn store(conn: &mut SqliteConnection, round: &Round) -> Result<()> {
          )
          insert into attachment_chunks (attachment_key, place, bytes)
          select ?1, ?2 + n, substr(?3, n * ?4 + 1, ?4) from chunk",
-        round.key,
+        key,
         round.place,
         bytes,
-        PIECE
+        CHUNK
     );
-    insert.execute(conn).await.map(drop).map_err(error::of)
+    insert.execute(conn).await.map_err(error::of)?;
+    Ok(key)
 }
 
 /// The last bytes, and the instant from which the attachment is seen. None when another with its id came first.
 async fn complete(conn: &mut SqliteConnection, input: &Finish) -> Result<Option<Attachment>> {
     let new = &input.attachment;
-    let session = sessions::row_to_write(conn, &new.session_id).await?.session_key;
-    if is_there(conn, session, &new.id).await? {
-        return Ok(None);
-    }
-    store(conn, &input.last).await?;
-    let (key, id) = (input.last.key, new.id.as_str());
+    let Some(session) = place(conn, &new.session_id, &new.id).await? else { return Ok(None) };
+    let (key, id) = (store(conn, &input.last).await?, new.id.as_str());
     let insert = sqlx::query!(
         "insert into attachments (attachment_key, session_key, id, mime_type, detected_mime_type, filename, size, sha256, created_at)
          values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
@@ -279,19 +301,35 @@ pub(super) async fn bytes(
     session: &SessionId,
     attachment: &AttachmentId,
     offset: i64,
-) -> Result<Bytes> {
+) -> Result<Vec<Bytes>> {
     let (of, id) = (session.as_str(), attachment.as_str());
-    let (place, skip) = (offset / PIECE, offset % PIECE);
-    let bytes = sqlx::query_scalar!(
+    let (place, end, skip) = (offset / CHUNK, (offset / PIECE + 1) * CHUNKS, offset % CHUNK);
+    let rows = sqlx::query(
         "select c.bytes from attachments a join sessions s using (session_key)
            join attachment_chunks c on c.attachment_key = a.attachment_key
-         where s.id = ?1 and a.id = ?2 and c.place = ?3",
-        of,
-        id,
-        place
+         where s.id = ?1 and a.id = ?2 and c.place >= ?3 and c.place < ?4
+         order by c.place",
     );
-    let bytes: Bytes = bytes.fetch_optional(pool).await.map_err(error::of)?.unwrap_or_default().into();
-    Ok(bytes.slice(usize::try_from(skip).unwrap_or(CHUNK).min(bytes.len())..))
+    let rows = rows.bind(of).bind(id).bind(place).bind(end).fetch_all(pool).await.map_err(error::of)?;
+    let mut chunks = Vec::with_capacity(rows.len());
+    for row in rows {
+        row.try_get::<&[u8], _>(0).map_err(error::of)?;
+        chunks.push(Bytes::from_owner(Chunk(row)));
+    }
+    if let Some(first) = chunks.first_mut() {
+        first.advance(usize::try_from(skip).unwrap_or(ROUND).min(first.len()));
+    }
+    chunks.retain(|chunk| !chunk.is_empty());
+    Ok(chunks)
+}
+
+/// A row of one chunk, whose bytes are sent from where they lie.
+struct Chunk(SqliteRow);
+
+impl AsRef<[u8]> for Chunk {
+    fn as_ref(&self) -> &[u8] {
+        self.0.try_get(0).unwrap_or_default()
+    }
 }
 
 pub(super) async fn delete(conn: &mut SqliteConnection, session: &SessionId, attachment: &AttachmentId) -> Result<()> {

@@ -172,14 +172,14 @@ impl Storage for SqliteStorage {
     }
 
     async fn add_attachment(&self, id: &SessionId, new: NewAttachment, bytes: Source) -> Result<Option<Attachment>> {
-        attachments::upload(&self.writer, id, new, bytes).await
+        attachments::upload(&self.readers, &self.writer, id, new, bytes).await
     }
 
     async fn attachment(&self, id: &SessionId, attachment: &AttachmentId) -> Result<Option<Attachment>> {
         attachments::find(&self.readers, id, attachment).await
     }
 
-    async fn attachment_bytes(&self, id: &SessionId, attachment: &AttachmentId, offset: i64) -> Result<Bytes> {
+    async fn attachment_bytes(&self, id: &SessionId, attachment: &AttachmentId, offset: i64) -> Result<Vec<Bytes>> {
         attachments::bytes(&self.readers, id, attachment, offset).await
     }
 

@@ -10,6 +10,7 @@
 //! is never right again after the engine rolled back by itself.
 
 use std::{
+    fs::File,
     path::PathBuf,
     time::{Duration, Instant},
 };
@@ -25,7 +26,7 @@ use super::{
 use crate::{
     model::Appended,
     storage::{Error, Result},
-    tasks::Worker,
+    tasks::{self, Worker},
 };
 
 /// Jobs that wait at most; more are refused after [`PATIENCE`].
@@ -55,6 +56,8 @@ enum Command {
     /// Appends are written together, by a number of statements that does not grow with theirs.
     Append(Append),
     Call(Box<dyn Job>),
+    /// What counts for nothing until a later call, which alone waits for the disk.
+    Prepare(Box<dyn Job>),
 }
 
 /// The queue's end that callers hold.
@@ -62,6 +65,7 @@ pub(super) struct Writer {
     queue: mpsc::Sender<Queued>,
     foreign: watch::Receiver<u64>,
     last_event: watch::Receiver<i64>,
+    wal: PathBuf,
     worker: Worker,
 }
 
@@ -77,9 +81,10 @@ impl Writer {
         let (foreign_commits, foreign) = watch::channel(0);
         let (announced, last_event) = watch::channel(last_event);
         let (conn, seen, purging, cut_at) = (Some(conn), None, true, None);
-        let work = Working { conn, options, seen, foreign_commits, announced, purging, log, cut_at };
+        let wal = wal_path(options.get_filename());
+        let work = Working { conn, waits: true, options, seen, foreign_commits, announced, purging, log, cut_at };
         let worker = Worker::start("the writer", |closing| work.run(jobs, closing));
-        Self { queue, foreign, last_event, worker }
+        Self { queue, foreign, last_event, wal, worker }
     }
 
     pub(super) fn foreign_commits(&self) -> watch::Receiver<u64> {
@@ -96,8 +101,35 @@ impl Writer {
         input: I,
         work: Work<I, T>,
     ) -> Result<T> {
+        self.ask(Command::Call, input, work).await
+    }
+
+    /// The same for what may be lost when the power fails: a later call says that it counts, and what was committed
+    /// before that one is on the disk with it.
+    pub(super) async fn prepare<I: Send + Sync + 'static, T: Send + 'static>(
+        &self,
+        input: I,
+        work: Work<I, T>,
+    ) -> Result<T> {
+        self.ask(Command::Prepare, input, work).await
+    }
+
+    /// Has the disk take what was committed, beside the writer: less is left then for the call that waits for it.
+    pub(super) async fn flush(&self) {
+        let wal = self.wal.clone();
+        if let Err(error) = tasks::blocking(move || File::open(wal)?.sync_data()).await {
+            tracing::debug!(%error, "the write-ahead log was not flushed ahead");
+        }
+    }
+
+    async fn ask<I: Send + Sync + 'static, T: Send + 'static>(
+        &self,
+        how: fn(Box<dyn Job>) -> Command,
+        input: I,
+        work: Work<I, T>,
+    ) -> Result<T> {
         let (reply, answer) = oneshot::channel();
-        self.send(Command::Call(Box::new(Call::new(input, work, reply)))).await?;
+        self.send(how(Box::new(Call::new(input, work, reply)))).await?;
         answer.await.map_err(|_| self.gone())?
     }
 
@@ -136,6 +168,8 @@ impl Writer {
 /// The queue's other end.
 struct Working {
     conn: Option<SqliteConnection>,
+    /// Whether its commits wait for the disk, as they do on a new one.
+    waits: bool,
     options: SqliteConnectOptions,
     seen: Option<i64>,
     foreign_commits: watch::Sender<u64>,
@@ -181,6 +215,7 @@ impl Working {
     }
 
     async fn try_idle(&mut self) -> Result<()> {
+        self.wait_for_disk(true).await?;
         let conn = self.connection().await?;
         let (version, last) = (data_version(conn).await?, events::last(conn).await?);
         self.notice(version);
@@ -237,11 +272,14 @@ impl Working {
         self.purging = true;
         // The oldest waits no longer than it may, however many batches were before its own.
         let until = batch.first().map_or_else(Instant::now, |(since, _)| *since) + PATIENCE;
+        if batch.iter().all(|(_, command)| matches!(command, Command::Prepare(_))) {
+            return self.prepare(batch, until).await;
+        }
         let (mut appends, mut calls) = (Vec::new(), Vec::new());
         for (_, command) in batch {
             match command {
                 Command::Append(append) => appends.push(append),
-                Command::Call(call) => calls.push(call),
+                Command::Call(call) | Command::Prepare(call) => calls.push(call),
             }
         }
         match self.transaction(&appends, &mut calls, until).await {
@@ -271,6 +309,31 @@ impl Working {
         }
     }
 
+    /// Jobs that count for nothing yet: each statement commits itself, and no commit waits for the disk.
+    async fn prepare(&mut self, batch: Vec<Queued>, until: Instant) {
+        for (_, command) in batch {
+            if let Command::Prepare(mut call) = command {
+                let outcome = self.prepared(&mut call, until).await;
+                call.answer(outcome);
+            }
+        }
+    }
+
+    async fn prepared(&mut self, call: &mut Box<dyn Job>, until: Instant) -> Result<()> {
+        self.wait_for_disk(false).await?;
+        loop {
+            match or_panic(call.run(self.connection().await?)).await {
+                Err(Error::Busy(_)) if Instant::now() < until => {}
+                Err(error) if error::is_engine(&error) => {
+                    tracing::warn!(%error, "a write failed");
+                    self.discard().await;
+                    return Err(error);
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
     /// The engine failed under a batch: whose fault it was shows when each is alone.
     async fn one_by_one(&mut self, appends: Vec<Append>, calls: Vec<Box<dyn Job>>, until: Instant) {
         for append in appends {
@@ -294,6 +357,7 @@ impl Working {
         calls: &mut [Box<dyn Job>],
         until: Instant,
     ) -> Result<Outcomes> {
+        self.wait_for_disk(true).await?;
         let conn = self.connection().await?;
         let appends: Vec<&append::Append> = appends.iter().map(|append| &append.input).collect();
         let alone = calls.is_empty();
@@ -320,11 +384,23 @@ impl Working {
         }
     }
 
+    /// Whether commits are to wait for the disk from now on.
+    async fn wait_for_disk(&mut self, wait: bool) -> Result<()> {
+        if let Some(conn) = &mut self.conn
+            && self.waits != wait
+        {
+            run(conn, if wait { "pragma synchronous = full" } else { "pragma synchronous = normal" }).await?;
+            self.waits = wait;
+        }
+        Ok(())
+    }
+
     async fn connection(&mut self) -> Result<&mut SqliteConnection> {
         match self.conn {
             Some(ref mut conn) => Ok(conn),
             None => {
                 let conn = self.options.connect().await.map_err(error::of)?;
+                self.waits = true;
                 Ok(self.conn.insert(conn))
             }
         }
@@ -392,6 +468,20 @@ mod tests {
             sqlx::query_scalar("select id from tombstones order by id").fetch_all(&storage.readers).await.unwrap();
         assert_eq!(buried, ["a", "b"]);
         storage.check_writable().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_counts_waits_for_the_disk_also_after_what_does_not() {
+        let (_dir, storage) = storage().await;
+        let synchronous: Work<(), i64> = |conn, ()| {
+            Box::pin(async { sqlx::query_scalar("pragma synchronous").fetch_one(conn).await.map_err(error::of) })
+        };
+        let (normal, full) = (1, 2);
+        assert_eq!(storage.writer.call((), synchronous).await.unwrap(), full);
+        assert_eq!(storage.writer.prepare((), synchronous).await.unwrap(), normal);
+        assert_eq!(storage.writer.call((), synchronous).await.unwrap(), full);
+        let together = tokio::join!(storage.writer.prepare((), synchronous), storage.writer.call((), synchronous));
+        assert_eq!((together.0.unwrap(), together.1.unwrap()), (full, full));
     }
 
     #[tokio::test]

@@ -149,7 +149,7 @@ steered! {
     usage(id: &SessionId, after: Option<Position>, limit: i64) -> Page<UsageRecord>;
     add_attachment(id: &SessionId, new: NewAttachment, bytes: Source) -> Option<Attachment>;
     attachment(id: &SessionId, attachment: &AttachmentId) -> Option<Attachment>;
-    attachment_bytes(id: &SessionId, attachment: &AttachmentId, offset: i64) -> Bytes;
+    attachment_bytes(id: &SessionId, attachment: &AttachmentId, offset: i64) -> Vec<Bytes>;
     attachments(id: &SessionId, after: Option<Position>, limit: i64) -> Page<Attachment>;
     delete_attachment(id: &SessionId, attachment: &AttachmentId) -> ();
     sessions_above(id: &SessionId) -> Vec<SessionId>;

@@ -29,9 +29,9 @@ pub(super) async fn an_attachment_comes_back_byte_for_byte(storage: &dyn Storage
 
 pub(super) async fn an_attachment_is_read_from_any_place(storage: &dyn Storage) {
     create(storage, "a").await;
-    let bytes = counted((512 << 10) + 100);
+    let bytes = counted((2 << 20) + 100);
     attach(storage, "a", "f", bytes.clone()).await;
-    for offset in [1, (256 << 10) - 1, 256 << 10, bytes.len() - 1, bytes.len()] {
+    for offset in [1, (256 << 10) - 1, 256 << 10, (1 << 20) - 1, 1 << 20, bytes.len() - 1, bytes.len()] {
         let (_, read) = download(storage, "a", "f", i64::try_from(offset).unwrap()).await.unwrap();
         assert!(read == bytes[offset..], "from {offset}");
     }
