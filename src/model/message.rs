@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::{Invalid, JsonObject, Limits, MessageId, RunId, Timestamp, check_json, check_line, check_text};
 
 /// Who speaks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 #[expect(missing_docs, reason = "the words are the field's own")]
 pub enum Role {

@@ -111,8 +111,26 @@ impl WholeSession {
 /// Tells a message from a changed one without keeping its text twice.
 fn fingerprint(message: &Message) -> u64 {
     let mut hasher = DefaultHasher::new();
-    let content = Message { seq: 0, ..message.clone() };
-    serde_json::to_string(&content).unwrap_or_default().hash(&mut hasher);
+    let Message {
+        id,
+        seq: _,
+        role,
+        content,
+        reasoning,
+        parts,
+        tool_calls,
+        tool_call_id,
+        tool_success,
+        phase,
+        metadata,
+        run_id,
+        compressed,
+        created_at,
+        updated_at,
+        extra,
+    } = message;
+    (id, role, content, reasoning, parts, tool_calls, tool_call_id, tool_success).hash(&mut hasher);
+    (phase, metadata, run_id, compressed, created_at, updated_at, extra).hash(&mut hasher);
     hasher.finish()
 }
 
