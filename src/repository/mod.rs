@@ -15,7 +15,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 
 pub use cache::{Cache, Key, Ticket};
 
@@ -23,8 +23,8 @@ use crate::{
     agent_sessions::AgentSessions,
     attachments::AttachmentReader,
     model::{
-        AgentSession, AttachmentId, BackendId, BackendState, JsonObject, MessageFilter, NewSession, Page, Position,
-        Session, SessionFilter, SessionId, WholeSession, Window,
+        AgentSession, AttachmentId, BackendId, BackendState, JsonObject, Message, MessageFilter, NewSession, Page,
+        Position, Session, SessionFilter, SessionId, WholeSession, Window,
     },
     storage::{Result, Storage},
     tasks::{self, Tasks},
@@ -163,9 +163,11 @@ impl SessionRepository {
             }
         }
         let page = self.storage.messages(id, filter).await?;
-        let bytes = page.messages.iter().map(|message| message.content.len()).sum();
-        let rows: Vec<Bytes> = tasks::on_json(bytes, || page.messages.iter().map(json).collect());
-        Ok(page_json(&mut rows.iter(), descending, page.last_seq, page.has_more_before, page.has_more_after))
+        let bytes = page.messages.iter().map(|message| message.content.len() + 256).sum();
+        let shown =
+            Shown { descending, last_seq: page.last_seq, before: page.has_more_before, after: page.has_more_after };
+        let put = |json: &mut Vec<u8>, message: &Message| serde_json::to_writer(json, message).unwrap_or_default();
+        Ok(tasks::on_json(bytes, || shown.json(bytes, page.messages.iter(), put)))
     }
 
     /// Waits until what was begun has ended.
@@ -297,29 +299,42 @@ impl Recent {
         }
         let before = from > 0 || self.has_more_before;
         let rows = &self.messages[from..to];
-        let mut rows = rows.iter().map(|(_, json)| json);
-        Some(page_json(&mut rows, descending, self.last_seq, before, to < self.messages.len()))
+        let shown = Shown { descending, last_seq: self.last_seq, before, after: to < self.messages.len() };
+        let bytes = rows.iter().map(|(_, json)| json.len() + 1).sum();
+        Some(shown.json(bytes, rows.iter(), |page, (_, json)| page.extend_from_slice(json)))
     }
 }
 
-fn page_json(
-    rows: &mut dyn DoubleEndedIterator<Item = &Bytes>,
+/// What is said of a page's messages.
+struct Shown {
     descending: bool,
     last_seq: i64,
     before: bool,
     after: bool,
-) -> MessagesJson {
-    let mut json = BytesMut::from(&b"{\"messages\":["[..]);
-    let mut first = true;
-    while let Some(row) = if descending { rows.next_back() } else { rows.next() } {
-        if !std::mem::take(&mut first) {
-            json.put_u8(b',');
+}
+
+impl Shown {
+    /// The page's JSON, of messages in ascending order that take about this many bytes.
+    fn json<T>(
+        &self,
+        bytes: usize,
+        mut messages: impl DoubleEndedIterator<Item = T>,
+        put: impl Fn(&mut Vec<u8>, T),
+    ) -> MessagesJson {
+        let Self { descending, last_seq, before, after } = *self;
+        let mut json = Vec::with_capacity(bytes + 128);
+        json.extend_from_slice(b"{\"messages\":[");
+        let empty = json.len();
+        while let Some(message) = if descending { messages.next_back() } else { messages.next() } {
+            if json.len() > empty {
+                json.push(b',');
+            }
+            put(&mut json, message);
         }
-        json.extend_from_slice(row);
+        let rest = format!("],\"last_seq\":{last_seq},\"has_more_before\":{before},\"has_more_after\":{after}}}");
+        json.extend_from_slice(rest.as_bytes());
+        json.into()
     }
-    let rest = format!("],\"last_seq\":{last_seq},\"has_more_before\":{before},\"has_more_after\":{after}}}");
-    json.extend_from_slice(rest.as_bytes());
-    json.freeze()
 }
 
 #[async_trait]

@@ -2,6 +2,9 @@
 //!
 //! **An upload is seen whole or not at all.** Its chunks belong to a key that no attachment has until the transaction
 //! that finishes it; what is left of one that broke off is purged like the bytes of a deleted attachment.
+//!
+//! **Nothing waits for what it does not need.** While one round of bytes is written, the next one arrives, this one is
+//! hashed, and the one before is brought to the disk: four things that take about as long.
 
 use bytes::{Buf, Bytes, BytesMut};
 use futures_util::{StreamExt, TryStreamExt, stream::Fuse};
@@ -39,7 +42,7 @@ struct Finish {
     attachment: Attachment,
 }
 
-/// Takes in bytes as they arrive: a round of them in memory, one on its way to the disk.
+/// Takes in bytes as they arrive: two rounds of them are in memory at most.
 pub(super) async fn upload(
     pool: &SqlitePool,
     writer: &Writer,
@@ -81,9 +84,9 @@ async fn arrive(
         let hash = hash(hasher, last.bytes.clone());
         let write = writer.prepare(last, |conn, round| Box::pin(store(conn, round)));
         let next = async {
-            // The write is to be on its way before.
+            // First the writer is to hear of this one.
             tokio::task::yield_now().await;
-            // Also when no more comes, the key of what was written is to be known.
+            // Where it fails, the write goes on: what has no key known here would be purged at the next start only.
             Ok(arriving.round().await)
         };
         let flush = async {
@@ -112,7 +115,7 @@ async fn arrive(
     Ok(Finish { last, attachment })
 }
 
-/// Where it holds up nobody: it takes most of a millisecond for a round.
+/// Where it holds up nobody: a round takes most of a millisecond.
 async fn hash(hasher: Sha256, bytes: Bytes) -> Result<Sha256> {
     Ok(tasks::blocking(move || hasher.chain_update(&bytes)).await)
 }
