@@ -14,6 +14,7 @@ mod idempotency;
 mod lists;
 mod messages;
 mod open;
+mod pages;
 mod payload;
 mod reindex;
 mod runs;
@@ -120,7 +121,7 @@ impl Storage for SqliteStorage {
     }
 
     async fn messages(&self, id: &SessionId, filter: MessageFilter) -> Result<MessagePage> {
-        messages::page(&self.readers, id, filter).await
+        pages::page(&self.readers, id, filter).await
     }
 
     async fn message(&self, id: &SessionId, message: &MessageId) -> Result<Option<Message>> {
