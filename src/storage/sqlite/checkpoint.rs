@@ -4,12 +4,16 @@
 //! **The log is bounded.** It begins anew only when all of it was copied, which beside a writer that goes on may never
 //! come to be. Beyond [`LONG`] pages the writer waits, then, while the little is copied that it has written meanwhile.
 
-use std::time::Duration;
+use std::{
+    fs::File,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use sqlx::{ConnectOptions, Connection, SqliteConnection, sqlite::SqliteConnectOptions};
 use tokio_util::sync::CancellationToken;
 
-use crate::tasks::Worker;
+use crate::tasks::{self, Worker};
 
 /// After which pause the log is looked at again.
 const PAUSE: Duration = Duration::from_millis(250);
@@ -84,6 +88,20 @@ impl Copying {
 /// Whether another is at it, the log's pages, and how many of them were copied.
 async fn checkpoint(conn: &mut SqliteConnection, how: &'static str) -> sqlx::Result<(i64, i64, i64)> {
     sqlx::query_as(how).fetch_one(conn).await
+}
+
+/// Brings to the disk what this log has so far. That it failed is found by whoever must wait for it.
+pub(super) async fn flush(wal: PathBuf) {
+    if let Err(error) = tasks::blocking(move || File::open(wal)?.sync_data()).await {
+        tracing::debug!(%error, "the write-ahead log was not flushed ahead");
+    }
+}
+
+/// The path of the file that a database's write-ahead log has.
+pub(super) fn wal_path(database: &Path) -> PathBuf {
+    let mut name = database.as_os_str().to_owned();
+    name.push("-wal");
+    name.into()
 }
 
 #[cfg(test)]

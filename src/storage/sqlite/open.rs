@@ -18,10 +18,7 @@ use sqlx::{
     sqlite::{SqliteAutoVacuum, SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 
-use super::{
-    LogBounds, SqliteStorage, attachments, checkpoint, events, teardown,
-    writer::{self, Writer},
-};
+use super::{LogBounds, SqliteStorage, attachments, checkpoint, events, teardown, writer::Writer};
 
 pub(super) static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
 
@@ -101,7 +98,7 @@ pub enum OpenError {
 
 /// Whether the database's last server was stopped before it could close it.
 pub fn was_left_open(path: &Path) -> bool {
-    std::fs::metadata(writer::wal_path(path)).is_ok_and(|wal| wal.len() > 0)
+    std::fs::metadata(checkpoint::wal_path(path)).is_ok_and(|wal| wal.len() > 0)
 }
 
 /// The instance's lock: held as long as the value lives.

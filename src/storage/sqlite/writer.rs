@@ -10,7 +10,6 @@
 //! is never right again after the engine rolled back by itself.
 
 use std::{
-    fs::File,
     path::PathBuf,
     time::{Duration, Instant},
 };
@@ -20,13 +19,13 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    LogBounds, append, attachments, error, events,
+    LogBounds, append, attachments, checkpoint, error, events,
     transaction::{Call, Job, Outcomes, Work, at_once, begin, fill, or_panic, run},
 };
 use crate::{
     model::Appended,
     storage::{Error, Result},
-    tasks::{self, Worker},
+    tasks::Worker,
 };
 
 /// Jobs that wait at most; more are refused after [`PATIENCE`].
@@ -81,7 +80,7 @@ impl Writer {
         let (foreign_commits, foreign) = watch::channel(0);
         let (announced, last_event) = watch::channel(last_event);
         let (conn, seen, purging, cut_at) = (Some(conn), None, true, None);
-        let wal = wal_path(options.get_filename());
+        let wal = checkpoint::wal_path(options.get_filename());
         let work = Working { conn, waits: true, options, seen, foreign_commits, announced, purging, log, cut_at };
         let worker = Worker::start("the writer", |closing| work.run(jobs, closing));
         Self { queue, foreign, last_event, wal, worker }
@@ -116,10 +115,7 @@ impl Writer {
 
     /// Has the disk take what was committed, beside the writer: less is left then for the call that waits for it.
     pub(super) async fn flush(&self) {
-        let wal = self.wal.clone();
-        if let Err(error) = tasks::blocking(move || File::open(wal)?.sync_data()).await {
-            tracing::debug!(%error, "the write-ahead log was not flushed ahead");
-        }
+        checkpoint::flush(self.wal.clone()).await;
     }
 
     async fn ask<I: Send + Sync + 'static, T: Send + 'static>(
@@ -419,13 +415,6 @@ impl Working {
 
 async fn data_version(conn: &mut SqliteConnection) -> Result<i64> {
     sqlx::query_scalar("pragma data_version").fetch_one(conn).await.map_err(error::of)
-}
-
-/// The path of the file that a database's write-ahead log has.
-pub(super) fn wal_path(database: &std::path::Path) -> PathBuf {
-    let mut name = database.as_os_str().to_owned();
-    name.push("-wal");
-    name.into()
 }
 
 #[cfg(test)]
