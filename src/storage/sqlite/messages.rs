@@ -125,27 +125,34 @@ pub(super) async fn find(pool: &SqlitePool, id: &SessionId, message: &MessageId)
 
 /// Every message of a session, on a connection that holds a snapshot.
 pub(super) async fn all(conn: &mut SqliteConnection, key: i64, last_seq: i64) -> Result<Vec<Message>> {
-    between(conn, key, (1, last_seq), None).await
+    between(conn, key, Some((1, last_seq)), None, None).await
 }
 
-/// The messages of a session from one place to another, in order. They come in pieces: one is made while the last is
-/// taken apart.
+/// The messages of a session from one place to another, in order, but for those that have more than `most` bytes. They
+/// come in pieces: one is made while the last is taken apart.
 pub(super) async fn between(
     conn: &mut SqliteConnection,
     key: i64,
-    (first, last): (i64, i64),
+    edges: Option<(i64, i64)>,
     role: Option<&str>,
+    most: Option<i64>,
 ) -> Result<Vec<Message>> {
+    let Some((first, last)) = edges else { return Ok(Vec::new()) };
     let pieces = select_messages!(
         "with recursive piece (first) as (select ?2 union all select first + 64 from piece where first + 64 <= ?3)
          select ";
         r#"from messages m where m.session_key = ?1 and m.seq >= first and m.seq < first + 64 and m.seq <= ?3
-             and (?4 is null or m.role = ?4)) as "rows!: Json<Vec<MessageRow>>"
+             and (?4 is null or m.role = ?4)
+             and (?5 is null
+               or octet_length(m.content) + coalesce(octet_length(m.reasoning), 0) + coalesce(octet_length(m.parts), 0)
+                 + coalesce(octet_length(m.tool_calls), 0) + coalesce(octet_length(m.metadata), 0) + octet_length(m.extra) <= ?5)
+           ) as "rows!: Json<Vec<MessageRow>>"
            from piece join sessions s on s.session_key = ?1"#,
         key,
         first,
         last,
-        role
+        role,
+        most
     );
     let (mut messages, mut pieces) = (Vec::new(), pieces.fetch(conn));
     while let Some(Json(rows)) = pieces.try_next().await.map_err(error::of)? {

@@ -57,89 +57,57 @@ pub(super) async fn page(pool: &SqlitePool, id: &SessionId, filter: MessageFilte
     })
 }
 
-/// What a query says of the places of a session's messages on one side of a place, nearest first, as many as the limit
-/// allows: of each its `seq`, and the `bytes` that it has, from the lengths that a row's head holds.
-macro_rules! of_places_beyond {
-    ($what:literal, $beyond:literal, $order:literal, [$($rest:tt)+], $key:expr, $seq:expr, $role:expr, $filter:expr) => {
-        sqlx::query!(
-            $what
-                + " from (
-                 select seq, octet_length(content) + coalesce(octet_length(reasoning), 0)
-                     + coalesce(octet_length(parts), 0) + coalesce(octet_length(tool_calls), 0)
-                     + coalesce(octet_length(metadata), 0) + octet_length(extra) as bytes
-                 from messages
-                 where session_key = ?1 and seq "
+/// The messages on one side of a place: as many as the limit and the bytes allow. They are read as if none had more than
+/// its share of the bytes, which is nearly always so; only where one has, what each has is summed up first.
+macro_rules! messages_beyond {
+    ($beyond:literal, $order:literal, $conn:expr, $key:expr, $seq:expr, $filter:expr) => {{
+        let role = $filter.role.as_ref().map(types::word);
+        let all = sqlx::query!(
+            r#"select min(seq) as "first: i64", max(seq) as "last: i64", count(*) as count from (
+                 select seq from messages where session_key = ?1 and seq "#
                 + $beyond
-                + " ?2 and (?3 is null or role = ?3)
-                 order by seq "
+                + " ?2 and (?3 is null or role = ?3) order by seq "
                 + $order
-                + " limit ?4
-               ) "
-                + $($rest)+,
+                + " limit ?4)",
             $key,
             $seq,
-            $role,
-            $filter.limit,
-            $filter.bytes
-        )
-    };
-}
-
-/// The first and the last place of the messages on one side of a place: of as many as the limit and the bytes allow. What
-/// they have is summed up before they are read; one by one only where all together have too much, which is rare.
-macro_rules! edges_beyond {
-    ($conn:expr, $beyond:literal, $order:literal, $key:expr, $seq:expr, $role:expr, $filter:expr) => {{
-        let all = of_places_beyond!(
-            r#"select min(seq) as "first: i64", max(seq) as "last: i64", coalesce(sum(bytes) <= ?5, 1) as "fit!: bool""#,
-            $beyond,
-            $order,
-            [""],
-            $key,
-            $seq,
-            $role,
-            $filter
+            role,
+            $filter.limit
         );
         let all = all.fetch_one(&mut *$conn).await.map_err(error::of)?;
-        if all.fit {
-            all.first.zip(all.last)
-        } else {
-            let some = of_places_beyond!(
-                r#"select min(seq) as "first: i64", max(seq) as "last: i64" from (
-                     select seq, row_number() over nearest as place, sum(bytes) over nearest as through"#,
-                $beyond,
-                $order,
-                ["window nearest as (order by seq " + $order + " rows unbounded preceding)) where place = 1 or through <= ?5"],
-                $key,
-                $seq,
-                $role,
-                $filter
-            );
-            let some = some.fetch_one(&mut *$conn).await.map_err(error::of)?;
-            some.first.zip(some.last)
+        let share = $filter.bytes / $filter.limit.max(1);
+        let messages = between($conn, $key, all.first.zip(all.last), role.as_deref(), Some(share)).await?;
+        if i64::try_from(messages.len()) == Ok(all.count) {
+            return Ok(messages);
         }
+        let fitting = sqlx::query!(
+            r#"select min(seq) as "first: i64", max(seq) as "last: i64" from (
+                 select seq, row_number() over nearest as place, sum(bytes) over nearest as through from (
+                   select seq, octet_length(content) + coalesce(octet_length(reasoning), 0)
+                       + coalesce(octet_length(parts), 0) + coalesce(octet_length(tool_calls), 0)
+                       + coalesce(octet_length(metadata), 0) + octet_length(extra) as bytes
+                   from messages where session_key = ?1 and seq "#
+                + $beyond
+                + " ?2 and (?3 is null or role = ?3) order by seq "
+                + $order
+                + " limit ?4) window nearest as (order by seq "
+                + $order
+                + " rows unbounded preceding)) where place = 1 or through <= ?5",
+            $key,
+            $seq,
+            role,
+            $filter.limit,
+            $filter.bytes
+        );
+        let fitting = fitting.fetch_one(&mut *$conn).await.map_err(error::of)?;
+        between($conn, $key, fitting.first.zip(fitting.last), role.as_deref(), None).await
     }};
 }
 
 async fn after(conn: &mut SqliteConnection, key: i64, seq: i64, filter: &MessageFilter) -> Result<Vec<Message>> {
-    let role = filter.role.as_ref().map(types::word);
-    let edges = edges_beyond!(conn, ">", "asc", key, seq, role, filter);
-    page_between(conn, key, edges, role.as_deref()).await
+    messages_beyond!(">", "asc", conn, key, seq, filter)
 }
 
 async fn before(conn: &mut SqliteConnection, key: i64, seq: i64, filter: &MessageFilter) -> Result<Vec<Message>> {
-    let role = filter.role.as_ref().map(types::word);
-    let edges = edges_beyond!(conn, "<", "desc", key, seq, role, filter);
-    page_between(conn, key, edges, role.as_deref()).await
-}
-
-async fn page_between(
-    conn: &mut SqliteConnection,
-    key: i64,
-    edges: Option<(i64, i64)>,
-    role: Option<&str>,
-) -> Result<Vec<Message>> {
-    match edges {
-        Some(edges) => between(conn, key, edges, role).await,
-        None => Ok(Vec::new()),
-    }
+    messages_beyond!("<", "desc", conn, key, seq, filter)
 }

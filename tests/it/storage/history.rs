@@ -80,6 +80,15 @@ pub(super) async fn a_page_ends_where_its_bytes_are_used_up(storage: &dyn Storag
     }
     let other = MessageFilter { role: Some(Role::Tool), ..within(Window::First, 2500) };
     assert_eq!(shown(storage, other).await, (vec![], false, false));
+    // One that has more than its share of the bytes is there while all together have no more than they may.
+    create(storage, "b").await;
+    let sizes = [10, 900, 10, 10];
+    append(storage, "b", sizes.map(|size| NewMessage::text(Role::User, "x".repeat(size))).into()).await;
+    for (bytes, last) in [(1000, 4), (930, 3), (920, 2), (910, 1)] {
+        let page = MessageFilter { bytes, ..window(Window::First, 5) };
+        let page = storage.messages(&id("b"), page).await.unwrap();
+        assert_eq!((page.messages.len(), page.has_more_after), (last, last < 4), "{bytes}");
+    }
 }
 
 pub(super) async fn an_empty_page_says_what_lies_beyond(storage: &dyn Storage) {
