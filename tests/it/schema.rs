@@ -39,7 +39,9 @@ async fn the_hot_queries_are_answered_from_an_index() {
         let history = query.contains("messages") && (query.contains("seq") || query.contains("compressed = 0"));
         let search = query.contains("_index i ") || query.contains("from message_hours");
         let append = query.contains("appends");
-        if !(list || history || search || append) {
+        let cleanup = query.contains("judged");
+        let runs = query.contains("from runs r ");
+        if !(list || history || search || append || cleanup || runs) {
             continue;
         }
         let mut plan = Vec::new();
@@ -50,7 +52,8 @@ async fn the_hot_queries_are_answered_from_an_index() {
         }
         for line in &plan {
             let scans = ["s", "m", "x", "p", "r", "sessions", "messages", "runs"].map(|table| format!("SCAN {table}"));
-            assert!(!scans.contains(line), "{line} in {query}");
+            // A cleanup looks at each session once.
+            assert!(!scans.contains(line) || cleanup, "{line} in {query}");
         }
         // The column list says nothing about the plan.
         let end = query.find("from sessions s ").or(query.find("from messages m ")).unwrap_or(0);

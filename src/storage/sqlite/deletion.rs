@@ -53,26 +53,25 @@ type Keys = String;
 
 /// What a removal of these sessions removes.
 async fn receipt(conn: &mut SqliteConnection, keys: &Keys) -> Result<DeleteReceipt> {
-    let ids = sqlx::query_scalar!(
-        r#"select json_group_array(id order by id) as "ids!: Json<Vec<String>>" from sessions
-           where session_key in (select value from json_each(?1))"#,
-        keys
-    );
-    let Json(ids) = ids.fetch_one(&mut *conn).await.map_err(error::of)?;
     let counts = sqlx::query!(
-        r#"select coalesce(sum(message_count), 0) as "messages!: i64", coalesce(sum(attachment_count), 0) as "attachments!: i64",
-             coalesce(sum(attachment_bytes), 0) as "attachment_bytes!: i64",
-             (select count(*) from runs where session_key in (select value from json_each(?1))) as "runs!: i64",
-             (select coalesce(sum(octet_length(content) + coalesce(octet_length(reasoning), 0)
-                + coalesce(octet_length(parts), 0) + coalesce(octet_length(tool_calls), 0)), 0)
-              from messages where session_key in (select value from json_each(?1))) as "message_bytes!: i64"
-           from sessions where session_key in (select value from json_each(?1))"#,
+        r#"select json_group_array(s.id) as "ids!: Json<Vec<String>>", coalesce(sum(s.message_count), 0) as "messages!: i64",
+             coalesce(sum(s.attachment_count), 0) as "attachments!: i64",
+             coalesce(sum(s.attachment_bytes), 0) as "attachment_bytes!: i64",
+             coalesce(sum((select count(*) from runs r where r.session_key = s.session_key)), 0) as "runs!: i64",
+             coalesce(sum(iif(s.message_count = 0, 0, (
+               select sum(octet_length(content) + coalesce(octet_length(reasoning), 0)
+                 + coalesce(octet_length(parts), 0) + coalesce(octet_length(tool_calls), 0))
+               from messages m where m.session_key = s.session_key))), 0) as "message_bytes!: i64"
+           from sessions s where s.session_key in (select value from json_each(?1))"#,
         keys
     );
     let counts = counts.fetch_one(&mut *conn).await.map_err(error::of)?;
+    let Json(mut ids) = counts.ids;
+    ids.sort_unstable();
+    // By the few runs that are active, not by the many keys (that is what a `+` is for).
     let active = sqlx::query_scalar!(
         r#"select id as "id: RunId" from runs
-           where session_key in (select value from json_each(?1)) and status in ('pending', 'running') order by id"#,
+           where status in ('pending', 'running') and +session_key in (select value from json_each(?1)) order by id"#,
         keys
     );
     Ok(DeleteReceipt {
@@ -104,9 +103,9 @@ async fn remove(conn: &mut SqliteConnection, keys: &Keys, discard_worktree: bool
 async fn tell_parents(conn: &mut SqliteConnection, keys: &Keys) -> Result<()> {
     let ending = sqlx::query!(
         r#"select s.parent_key as "parent!: i64", s.id as "child: SessionId", r.id as "run: RunId"
-           from runs r join sessions s using (session_key)
-           where r.status in ('pending', 'running') and s.session_key in (select value from json_each(?1))
-             and s.parent_key not in (select value from json_each(?1)) order by r.run_key"#,
+           from runs r cross join sessions s using (session_key)
+           where r.status in ('pending', 'running') and +r.session_key in (select value from json_each(?1))
+             and s.parent_key not in (select value from json_each(?1)) order by +r.run_key"#,
         keys
     );
     let ending = ending.fetch_all(&mut *conn).await.map_err(error::of)?;
@@ -159,25 +158,23 @@ async fn doomed(conn: &mut SqliteConnection, cleanup: &Cleanup) -> Result<Keys> 
              union
              select c.session_key from sessions c join pinned on c.parent_key = pinned.session_key
            ),
-           kept (session_key, parent_key) as (
-             select session_key, parent_key from pinned join sessions using (session_key)
-             union
-             select session_key, parent_key from sessions where last_activity_at >= ?2
-             union
-             select s.session_key, s.parent_key from sessions s where ?3 and (
-               s.attachment_count > 0 or s.message_count > 1
-               or exists (select 1 from messages m where m.session_key = s.session_key and m.role <> 'system')
-               or exists (select 1 from runs r where r.session_key = s.session_key and r.status in ('pending', 'running')))
+           judged (session_key, parent_key, kept) as not materialized (
+             select s.session_key, s.parent_key,
+               s.session_key in (select session_key from pinned) or coalesce(s.last_activity_at >= ?2, 0) or (?3 and (
+                 s.attachment_count > 0 or s.message_count > 1
+                 or s.session_key in (select session_key from runs where status in ('pending', 'running'))
+                 or (s.message_count > 0
+                   and exists (select 1 from messages m where m.session_key = s.session_key and m.role <> 'system'))))
+             from sessions s
            ),
            -- and whatever is kept keeps everything above it.
            above (session_key) as (
-             select parent_key from kept where parent_key is not null
+             select parent_key from judged where parent_key is not null and kept
              union
-             select s.parent_key from sessions s join above using (session_key) where s.parent_key is not null
+             select s.parent_key from above cross join sessions s using (session_key) where +s.parent_key is not null
            )
-           select json_group_array(s.session_key) as "keys!: Keys" from sessions s
-           where s.session_key not in (select session_key from kept)
-             and s.session_key not in (select session_key from above) and (not ?4 or s.parent_key is not null)"#,
+           select json_group_array(session_key) as "keys!: Keys" from judged
+           where not kept and session_key not in (select session_key from above) and (not ?4 or parent_key is not null)"#,
         cleanup.keep_pinned,
         inactive_before,
         empty,

@@ -72,7 +72,8 @@ impl Row {
     }
 }
 
-/// The one list of columns.
+/// The one list of columns. Runs are looked at first: among many sessions few have one that is asked for. The few active
+/// ones are found by their index where nothing else is (a `+` keeps their order from being it).
 macro_rules! select_runs {
     ($rest:literal, $($value:expr),*) => {
         sqlx::query_as!(
@@ -81,7 +82,7 @@ macro_rules! select_runs {
                  r.id as "id: RunId", s.id as "session_id: SessionId", r.executor, r.model, r.status as "status: Word<RunStatus>",
                  r.attempt, r.created_at as "created_at: Timestamp", r.started_at as "started_at: Timestamp",
                  r.finished_at as "finished_at: Timestamp", r.error, r.usage as "usage: Json<JsonObject>", r.first_seq, r.last_seq
-               from runs r join sessions s using (session_key) "# + $rest,
+               from runs r cross join sessions s using (session_key) "# + $rest,
             $($value),*
         )
     };
@@ -267,12 +268,12 @@ pub(super) async fn claim(conn: &mut SqliteConnection, limit: i64) -> Result<Vec
     // Where a worktree is being removed, nothing begins to work in it. One whose removal failed is not waited for: it can
     // take long, and who carries the run out says so.
     let rows = select_runs!(
-        "where r.status = 'pending' and not exists (
+        "where r.status in ('pending', 'running') and r.status = 'pending' and not exists (
            select 1 from worktrees w join sessions root on root.session_key = w.root_key
            where w.root_key = s.root_key and w.state = 'removing' and not exists (
              select 1 from teardown_jobs j
              where j.kind = 'worktree' and j.last_error is not null and j.payload ->> 'session_id' = root.id)
-         ) order by r.run_key limit ?1",
+         ) order by +r.run_key limit ?1",
         limit
     );
     let rows = rows.fetch_all(&mut *conn).await.map_err(error::of)?;
@@ -397,7 +398,7 @@ pub(super) async fn cancel_pending(conn: &mut SqliteConnection, id: &RunId) -> R
 }
 
 pub(super) async fn settle(conn: &mut SqliteConnection) -> Result<i64> {
-    let rows = select_runs!("where r.status = ?1 order by r.run_key", "running");
+    let rows = select_runs!("where r.status in ('pending', 'running') and r.status = ?1 order by +r.run_key", "running");
     let rows = rows.fetch_all(&mut *conn).await.map_err(error::of)?;
     let end = RunEnd { error: Some("the server ended while it ran".into()), ..RunEnd::with(RunStatus::Interrupted) };
     for row in &rows {
