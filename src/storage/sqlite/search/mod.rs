@@ -186,7 +186,9 @@ impl Search<'_> {
             }
             found.matches.extend(self.admitted(rows).await?);
             let patience = if found.matches.len() > self.page { PATIENCE_FOR_MORE } else { PATIENCE };
-            if found.matches.len() == wanted || (floor.is_none() && self.began.elapsed() > patience) {
+            // Another one as long as this must end in time.
+            let is_over = self.began.elapsed() + began.elapsed() > patience;
+            if found.matches.len() == wanted || (floor.is_none() && is_over) {
                 return Ok(found);
             }
         }
