@@ -80,24 +80,28 @@ async fn arrive(
     let (mut arriving, mut hasher) = (Arriving::new(source), Sha256::new());
     let mut last = Round { key: None, place: 0, bytes: arriving.round().await? };
     while arriving.more().await? {
-        let place = last.place + CHUNKS;
+        // Known before it has bytes: what breaks off is given up, whatever of it was written.
+        if key.is_none() {
+            *key = Some(writer.prepare((), |conn, ()| Box::pin(take_key(conn))).await?);
+        }
+        last.key = *key;
+        let (place, is_first) = (last.place + CHUNKS, last.place == 0);
         let hash = hash(hasher, last.bytes.clone());
         let write = writer.prepare(last, |conn, round| Box::pin(store(conn, round)));
         let next = async {
             // First the writer is to hear of this one.
             tokio::task::yield_now().await;
-            // Where it fails, the write goes on: what has no key known here would be purged at the next start only.
-            Ok(arriving.round().await)
+            arriving.round().await
         };
         let flush = async {
-            if key.is_some() {
+            if !is_first {
                 writer.flush().await;
             }
             Ok(())
         };
-        let (written, bytes, hashed, ()) = tokio::try_join!(write, next, hash, flush)?;
-        (*key, hasher) = (Some(written), hashed);
-        last = Round { key: *key, place, bytes: bytes? };
+        let (_, bytes, hashed, ()) = tokio::try_join!(write, next, hash, flush)?;
+        hasher = hashed;
+        last = Round { key: *key, place, bytes };
     }
     let hasher = hash(hasher, last.bytes.clone()).await?;
     let Arriving { detected, size, .. } = arriving;
@@ -166,16 +170,19 @@ async fn place(conn: &mut SqliteConnection, session: &SessionId, id: &Attachment
     Ok(Some(session).filter(|_| there.is_none()))
 }
 
+/// A key for bytes that belong to no attachment yet.
+async fn take_key(conn: &mut SqliteConnection) -> Result<i64> {
+    let insert = sqlx::query_scalar!(
+        r#"insert into loose_chunks (uploading) values (1) returning attachment_key as "attachment_key!: i64""#
+    );
+    insert.fetch_one(conn).await.map_err(error::of)
+}
+
 /// Writes bytes as chunks. The key that they have.
 async fn store(conn: &mut SqliteConnection, round: &Round) -> Result<i64> {
     let key = match round.key {
         Some(key) => key,
-        None => {
-            let insert = sqlx::query_scalar!(
-                r#"insert into loose_chunks (uploading) values (1) returning attachment_key as "attachment_key!: i64""#
-            );
-            insert.fetch_one(&mut *conn).await.map_err(error::of)?
-        }
+        None => take_key(conn).await?,
     };
     let bytes = &round.bytes[..];
     let insert = sqlx::query!(

@@ -398,7 +398,8 @@ pub(super) async fn cancel_pending(conn: &mut SqliteConnection, id: &RunId) -> R
 }
 
 pub(super) async fn settle(conn: &mut SqliteConnection) -> Result<i64> {
-    let rows = select_runs!("where r.status in ('pending', 'running') and r.status = ?1 order by +r.run_key", "running");
+    let rows =
+        select_runs!("where r.status in ('pending', 'running') and r.status = ?1 order by +r.run_key", "running");
     let rows = rows.fetch_all(&mut *conn).await.map_err(error::of)?;
     let end = RunEnd { error: Some("the server ended while it ran".into()), ..RunEnd::with(RunStatus::Interrupted) };
     for row in &rows {

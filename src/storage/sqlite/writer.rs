@@ -320,7 +320,7 @@ impl Working {
         loop {
             match or_panic(call.run(self.connection().await?)).await {
                 Err(Error::Busy(_)) if Instant::now() < until => {}
-                Err(error) if error::is_engine(&error) => {
+                Err(error) if error::is_engine(&error) && !matches!(error, Error::Busy(_)) => {
                     tracing::warn!(%error, "a write failed");
                     self.discard().await;
                     return Err(error);
