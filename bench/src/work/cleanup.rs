@@ -8,7 +8,7 @@ use crate::{
     figures::{Unit, ratios},
 };
 
-const REPEATS: usize = 3;
+const REPEATS: usize = 5;
 
 pub(crate) fn measure(bench: &mut Bench) -> Outcome<()> {
     let sizes = bench.sized(&[100, 1000, 10_000][..], &[100, 1000]);

@@ -31,7 +31,9 @@ struct Peer {
 }
 
 fn main() -> Outcome<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    // As the server's: one core is left to SQLite's threads.
+    let workers = std::thread::available_parallelism()?.get().saturating_sub(1).max(1);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build()?;
     let mut peer = Peer { texts: Texts::default().into(), open: None, next: 1 << 32 };
     serve(|job| runtime.block_on(peer.work(job)).map_err(|error| error.to_string()));
     runtime.block_on(peer.close());
