@@ -15,6 +15,9 @@ use crate::{
 /// Messages before those that are measured.
 const WARM: usize = 20;
 
+/// Turns for each repeat: from one to the next the machine changes more than what is asked.
+pub(super) const TURNS: usize = 3;
+
 pub(crate) fn measure(bench: &mut Bench) -> Outcome<()> {
     let by_messages = to_long_sessions(bench)?;
     among_many_sessions(bench)?;
@@ -36,7 +39,7 @@ fn to_long_sessions(bench: &mut Bench) -> Outcome<Vec<f64>> {
     let (count, sizes) =
         (bench.sized(200, 100), bench.sized(&[10, 100, 1000, 10_000, 100_000][..], &[10, 100, 1000, 5000]));
     let (mut culm, mut sqlite) = (vec![Vec::new(); sizes.len()], vec![Vec::new(); sizes.len()]);
-    for repeat in 0..bench.repeats {
+    for repeat in 0..bench.repeats * TURNS {
         for (place, size) in sizes.iter().enumerate() {
             let session = if *size == 10 { format!("n10-{repeat}") } else { format!("n{size}") };
             culm[place].push(append(&mut bench.culm, &session, count)?);
@@ -65,8 +68,7 @@ fn among_many_sessions(bench: &mut Bench) -> Outcome<()> {
             bench.copy(&data, &plan, "culm")
         })
         .collect::<Outcome<_>>()?;
-    // The first and the last of them are a second apart: the machine changes more from one to the other than what is asked.
-    for _ in 0..bench.repeats * 3 {
+    for _ in 0..bench.repeats * TURNS {
         for (place, copy) in copies.iter().enumerate() {
             bench.culm.open(copy)?;
             culm[place].push(append(&mut bench.culm, "n10", count)?);

@@ -52,7 +52,7 @@ pub(crate) const NAMES: [&str; WORKS.len()] = {
 fn histories(bench: &Bench) -> (&'static str, Plan) {
     let sizes: &[usize] = bench.sized(&[100, 1000, 5000, 10_000, 100_000], &[100, 1000, 5000]);
     let mut histories: Vec<(String, usize)> = sizes.iter().map(|size| (format!("n{size}"), *size)).collect();
-    histories.extend((0..bench.repeats).map(|repeat| (format!("n10-{repeat}"), 10)));
+    histories.extend((0..bench.repeats * append::TURNS).map(|repeat| (format!("n10-{repeat}"), 10)));
     histories.extend((0..CLIENTS).map(|client| (format!("client{client}"), 10)));
     ("histories", Plan { roots: bench.sized(10_000, 1000), histories, ..Plan::default() })
 }
