@@ -163,8 +163,7 @@ async fn doomed(conn: &mut SqliteConnection, cleanup: &Cleanup) -> Result<Keys> 
                s.session_key in (select session_key from pinned) or coalesce(s.last_activity_at >= ?2, 0) or (?3 and (
                  s.attachment_count > 0 or s.message_count > 1
                  or s.session_key in (select session_key from runs where status in ('pending', 'running'))
-                 or (s.message_count > 0
-                   and exists (select 1 from messages m where m.session_key = s.session_key and m.role <> 'system'))))
+                 or exists (select 1 from messages m where m.session_key = s.session_key and m.role <> 'system')))
              from sessions s
            ),
            -- and whatever is kept keeps everything above it.
