@@ -81,11 +81,12 @@ async fn arrive(
     let mut last = Round { key: None, place: 0, bytes: arriving.round().await? };
     while arriving.more().await? {
         // Known before it has bytes: what breaks off is given up, whatever of it was written.
-        if key.is_none() {
+        let is_first = key.is_none();
+        if is_first {
             *key = Some(writer.prepare((), |conn, ()| Box::pin(take_key(conn))).await?);
+            last.key = *key;
         }
-        last.key = *key;
-        let (place, is_first) = (last.place + CHUNKS, last.place == 0);
+        let place = last.place + CHUNKS;
         let hash = hash(hasher, last.bytes.clone());
         let write = writer.prepare(last, |conn, round| Box::pin(store(conn, round)));
         let next = async {
