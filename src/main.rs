@@ -20,6 +20,7 @@ use culm::{
     feed::Feed,
     http::{Access, App, api, serve},
     lifecycle,
+    model::Timestamp,
     repository::SessionRepository,
     runs::{self, Runs},
     storage::{
@@ -160,6 +161,7 @@ fn workers() -> usize {
 }
 
 async fn run(command: Command) -> Result<ExitCode, Failure> {
+    Timestamp::checked_now().map_err(|error| Failure::new(1, error))?;
     match command {
         Command::Serve { place, server } => run_server(place.settings(*server)?).await,
         Command::Import { source: Source::Bamboo { dir, place, dry_run } } => {

@@ -10,7 +10,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::{lifecycle::WorktreeError, model::Invalid, runs, storage, worktree};
+use crate::{
+    lifecycle::WorktreeError,
+    model::{ClockOutOfRange, Invalid},
+    runs, storage, worktree,
+};
 
 /// Characters that an error says of what was sent.
 const ECHO: usize = 500;
@@ -92,6 +96,20 @@ impl Problem {
         let status = StatusCode::RANGE_NOT_SATISFIABLE;
         let detail = format!("there are {size} bytes");
         Self::new(status, "range_not_satisfiable", "Range not satisfiable", detail).about("Range").with("size", size)
+    }
+
+    /// The system clock cannot be right, and no time that it shows can be stored or sent.
+    pub(super) fn of_clock() -> Self {
+        let detail = ClockOutOfRange.to_string();
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "clock_out_of_range", "Clock out of range", detail)
+    }
+
+    /// The whole answer, where hyper cannot send it.
+    pub(super) fn without_hyper(&self) -> Vec<u8> {
+        let body = serde_json::to_string(self).unwrap_or_default();
+        let (status, title, length) = (self.status, &self.title, body.len());
+        let head = format!("HTTP/1.1 {status} {title}\r\ncontent-type: application/problem+json\r\n");
+        format!("{head}content-length: {length}\r\nconnection: close\r\n\r\n{body}").into_bytes()
     }
 
     /// The problem that a bare status of the framework stands for.
@@ -297,6 +315,7 @@ impl From<storage::Error> for Problem {
             }
             E::Full => of(StatusCode::INSUFFICIENT_STORAGE, "storage_full", "Storage full"),
             E::Busy(_) => of(StatusCode::SERVICE_UNAVAILABLE, "storage_busy", "Storage busy"),
+            E::ClockOutOfRange(_) => Self::of_clock(),
             E::Unavailable(reason) => {
                 tracing::error!(%reason, "the disk fails");
                 of(StatusCode::SERVICE_UNAVAILABLE, "storage_busy", "Storage unavailable")

@@ -4,7 +4,7 @@
 //! connections are served here, with a deadline for each head, a bound on heads and on their number. Nor does it ever
 //! give up a client that takes no more of its answer, which would hold the answer, and a server that wants to stop.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{convert::Infallible, sync::Arc, task::Poll, time::Duration};
 
 use axum::body::Body;
 use futures_util::FutureExt;
@@ -14,14 +14,15 @@ use hyper_util::{
     server::graceful::GracefulShutdown,
 };
 use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     sync::Semaphore,
 };
 use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::CancellationToken;
 
-use super::Api;
-use crate::tasks::Tasks;
+use super::{Api, error::Problem};
+use crate::{model::Timestamp, tasks::Tasks};
 
 /// How long a head may take, on a new connection and on one that is kept alive.
 const HEAD: Duration = Duration::from_secs(10);
@@ -46,6 +47,13 @@ pub async fn serve(listener: TcpListener, api: Api, tasks: &Tasks, stop: Cancell
             accepted = accept(&listener, &places) => accepted,
         };
         let Some((stream, place)) = accepted else { continue };
+        if Timestamp::checked_now().is_err() {
+            tasks.spawn(async move {
+                let _ = tokio::time::timeout(HEAD, refuse(stream.into_inner())).await;
+                drop(place);
+            });
+            continue;
+        }
         let api = api.clone();
         let service = service_fn(move |request: Request<Incoming>| {
             api.clone().answer(request.map(Body::new)).map(Ok::<_, Infallible>)
@@ -58,7 +66,7 @@ pub async fn serve(listener: TcpListener, api: Api, tasks: &Tasks, stop: Cancell
         let connection = graceful.watch(connection);
         let given_up = give_up.clone();
         tasks.spawn(async move {
-            if let Some(Err(error)) = given_up.run_until_cancelled(connection).await {
+            if let Some(Err(error)) = given_up.run_until_cancelled(while_the_clock_is_right(connection)).await {
                 tracing::debug!(%error, "a connection broke");
             }
             drop(place);
@@ -69,6 +77,33 @@ pub async fn serve(listener: TcpListener, api: Api, tasks: &Tasks, stop: Cancell
         tracing::warn!("some requests had not ended when the server stopped");
         give_up.cancel();
     }
+}
+
+/// Serves a connection until the clock shows a year that no date in an answer can have: hyper panics then. The client
+/// connects again, and is told.
+async fn while_the_clock_is_right(
+    connection: impl Future<Output = hyper::Result<()>>,
+) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    let mut connection = std::pin::pin!(connection);
+    std::future::poll_fn(|context| match Timestamp::checked_now() {
+        Ok(_) => connection.as_mut().poll(context).map_err(Into::into),
+        Err(error) => Poll::Ready(Err(error.into())),
+    })
+    .await
+}
+
+/// Answers a request without hyper, and without looking at it.
+async fn refuse(mut stream: TcpStream) -> std::io::Result<()> {
+    let mut head = Vec::new();
+    while head.len() < HEAD_BYTES && !head.windows(4).any(|end| end == b"\r\n\r\n") {
+        if stream.read_buf(&mut head).await? == 0 {
+            return Ok(());
+        }
+    }
+    stream.write_all(&Problem::of_clock().without_hyper()).await?;
+    stream.shutdown().await?;
+    // What is left of the request: a connection that is closed before it was read is reset, and the answer with it.
+    tokio::io::copy(&mut stream.take(1 << 20), &mut tokio::io::sink()).await.map(drop)
 }
 
 type Place = tokio::sync::OwnedSemaphorePermit;

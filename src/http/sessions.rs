@@ -247,7 +247,11 @@ pub(super) struct CleanupBody {
     /// Keep a pinned session, everything above it and the tree below it.
     #[serde(default)]
     keep_pinned: bool,
-    /// Keep a session that was active at this time or later, or has one below it that was.
+    /// Keep archived sessions, everything above them and the trees below them. True by default: `false` deletes them too.
+    #[serde(default = "yes")]
+    keep_archived: bool,
+    /// Keep a session that was active at this time or later or has an active run, and everything above it. An active run
+    /// is a pending or running one.
     #[serde(default)]
     inactive_before: Option<Timestamp>,
     /// Only say what would be removed.
@@ -260,12 +264,12 @@ pub(super) async fn cleanup(
     _: NoQuery,
     body: Json<CleanupBody>,
 ) -> Result<Answer<200, CleanupReceipt>, Problem> {
-    let CleanupBody { mode, keep_pinned, inactive_before, dry_run } = body.value;
+    let CleanupBody { mode, keep_pinned, keep_archived, inactive_before, dry_run } = body.value;
     // Clients of the original may write it as they like.
     let word = mode.trim().to_ascii_lowercase();
     let known = CleanupMode::deserialize(word.as_str().into_deserializer());
     let known = known.map_err(|error: serde::de::value::Error| Problem::invalid_mode(&mode, &error.to_string()))?;
-    let cleanup = Cleanup { mode: known, keep_pinned, inactive_before, dry_run };
+    let cleanup = Cleanup { mode: known, keep_pinned, keep_archived, inactive_before, dry_run };
     Ok(Answer::new(&lifecycle::cleanup(&app.runs, &app.worktrees, cleanup).await?))
 }
 

@@ -70,7 +70,7 @@ pub use search::{
 };
 pub use session::{Kind, ModelRef, NewSession, ReasoningEffort, RunStatus, Session, SessionUpdate};
 pub use teardown::{BackendFilter, Closing, Openness, Teardown, TeardownJob, Unfinished};
-pub use time::Timestamp;
+pub use time::{ClockOutOfRange, Timestamp};
 pub use whole::{SessionSave, WholeSession};
 pub use worktree::{
     AbsolutePath, AtRisk, AttachWorktree, Findings, NewWorktree, Removed, Worktree, WorktreeState, WorktreeStep,

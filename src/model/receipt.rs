@@ -70,7 +70,10 @@ pub struct Cleanup {
     pub mode: CleanupMode,
     /// Keep a pinned session, everything above it and the tree below it.
     pub keep_pinned: bool,
-    /// Keep a session that was active at this time or later, or has one below it that was.
+    /// Keep an archived session, everything above it and the tree below it.
+    pub keep_archived: bool,
+    /// Keep a session that was active at this time or later or has an active run (pending or running), and everything
+    /// above it.
     pub inactive_before: Option<Timestamp>,
     /// Only say what would be removed.
     pub dry_run: bool,

@@ -9,6 +9,9 @@
 //!   increasing within a session and never reused. A version that a caller names is compared in the transaction.
 //! - **Busy.** Messages of a session with a run that is pending or running do not change ([`Error::SessionBusy`]);
 //!   its title, pin and settings do.
+//! - **Activity is not in the future.** Whatever a caller brings, a session's last activity is at most the server's time.
+//!   Activity that a wrong clock put into the future is moved back to now, in its order. While the clock shows a year
+//!   before 1970 or after 9999, every write fails with [`Error::ClockOutOfRange`].
 //!
 //! Lists are bounded by the caller's `limit` and go on from a [`Position`].
 
@@ -24,9 +27,9 @@ use tokio::sync::watch;
 
 use crate::model::{
     AbsolutePath, AgentSession, Answered, Appended, Attachment, AttachmentId, BackendFilter, BackendId, BackendState,
-    ChildStep, ChildUpdate, Cleanup, CleanupReceipt, ClearReceipt, Closing, ContinuedChild, CreatedChild,
-    DeleteOptions, DeleteReceipt, EventPage, EventScope, JsonObject, Message, MessageFilter, MessageId, MessagePage,
-    MessageReceipt, NewAttachment, NewChild, NewMessage, NewRun, NewSession, NewWorktree, Openness, Page,
+    ChildStep, ChildUpdate, Cleanup, CleanupReceipt, ClearReceipt, ClockOutOfRange, Closing, ContinuedChild,
+    CreatedChild, DeleteOptions, DeleteReceipt, EventPage, EventScope, JsonObject, Message, MessageFilter, MessageId,
+    MessagePage, MessageReceipt, NewAttachment, NewChild, NewMessage, NewRun, NewSession, NewWorktree, Openness, Page,
     PendingQuestion, Position, Run, RunEnd, RunFilter, RunId, SearchPage, SearchPosition, SearchQuery, Session,
     SessionFilter, SessionId, SessionSave, SessionTree, SessionUpdate, Teardown, TeardownJob, Truncate,
     TruncateReceipt, UpdatedChild, UsageRecord, WholeSession, Worktree, WorktreeStep,
@@ -137,6 +140,9 @@ pub enum Error {
     /// Another process holds the database, or more is queued than is allowed to wait.
     #[error("the database is busy: {0}")]
     Busy(&'static str),
+    /// The system clock shows a year that cannot be stored: nothing is written until it is set right.
+    #[error(transparent)]
+    ClockOutOfRange(#[from] ClockOutOfRange),
     /// The disk fails; it may pass.
     #[error("the disk cannot be written or read: {0}")]
     Unavailable(String),
@@ -216,8 +222,9 @@ pub trait Storage: Send + Sync {
     /// Removes all messages but a first system message, all attachments, derived state and the pending question.
     async fn clear_session(&self, id: &SessionId, if_match: Option<i64>) -> Result<ClearReceipt>;
 
-    /// Deletes every session that the cleanup names, decided at the instant of deletion. A dry run only reads, and
-    /// no write waits for it.
+    /// Deletes every session that the cleanup names, decided at the instant of deletion. A session that it keeps (pinned,
+    /// archived, active since, with an active run: see [`Cleanup`]) keeps everything above it. A dry run only reads, and no
+    /// write waits for it.
     async fn cleanup_sessions(&self, cleanup: Cleanup) -> Result<CleanupReceipt>;
 
     /// Appends messages, all or none; each new one raises the session's version by one. One whose id is in the session

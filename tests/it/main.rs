@@ -8,6 +8,7 @@ mod support;
 mod append_cost;
 mod attachment_reader;
 mod cli;
+mod clock;
 mod demo_model;
 mod executor;
 mod http;

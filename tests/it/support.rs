@@ -87,9 +87,12 @@ impl Database {
 
     /// Closes the database and opens it again.
     pub(crate) async fn reopen(self) -> Self {
-        let Self { dir, storage } = self;
-        storage.close().await;
-        drop(storage);
+        self.storage.close().await;
+        Self::open_in(self.into_closed().0).await
+    }
+
+    /// Opens the database of a directory again.
+    pub(crate) async fn open_in(dir: TempDir) -> Self {
         let storage = SqliteStorage::open(&Options::new(dir.path().join("culm.db"))).await.unwrap();
         Self { dir, storage: Arc::new(storage) }
     }
@@ -291,7 +294,7 @@ pub(crate) async fn all_ids(storage: &dyn Storage) -> Vec<String> {
 }
 
 pub(crate) fn cleanup(mode: CleanupMode) -> Cleanup {
-    Cleanup { mode, keep_pinned: false, inactive_before: None, dry_run: false }
+    Cleanup { mode, keep_pinned: false, keep_archived: true, inactive_before: None, dry_run: false }
 }
 
 /// The frames in the write-ahead log.

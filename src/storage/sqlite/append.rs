@@ -208,8 +208,9 @@ pub(super) enum Tells {
 struct Rows {
     /// JSON: an array for each, in the order of the statement's columns.
     rows: String,
-    /// When they come; none for each its own time.
+    /// When they come; none for each its own time, but none that is yet to come.
     at: Option<i64>,
+    now: i64,
     told_at: Option<i64>,
 }
 
@@ -221,7 +222,8 @@ impl Rows {
             Opens::At(now) => Some(now.0),
             Opens::IfLater => None,
         };
-        Self { rows: types::object(&rows), at, told_at: (tells == Tells::Yes).then(|| Timestamp::now().0) }
+        let now = Timestamp::now().0;
+        Self { rows: types::object(&rows), at, now, told_at: (tells == Tells::Yes).then_some(now) }
     }
 }
 
@@ -234,11 +236,12 @@ macro_rules! append_rows {
                  told_at, beside_run)
                select value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, value ->> 7,
                  value ->> 8, value ->> 9, value ->> 10, value ->> 11, value ->> 12, value ->> 13, value ->> 14, value ->> 15,
-                 value ->> 16, value ->> 17, value ->> 18, coalesce(?2, value ->> 17), ?2 is not null, ?3, "#
+                 value ->> 16, value ->> 17, value ->> 18, coalesce(?2, min(value ->> 17, ?4)), ?2 is not null, ?3, "#
                 + $rest,
             rows.rows,
             rows.at,
-            rows.told_at
+            rows.told_at,
+            rows.now
         )
     }};
 }

@@ -152,17 +152,21 @@ async fn doomed(conn: &mut SqliteConnection, cleanup: &Cleanup) -> Result<Keys> 
     let inactive_before = cleanup.inactive_before.map(|time| time.0);
     let keys = sqlx::query_scalar!(
         r#"with recursive
-           -- A pinned session keeps the tree below it,
-           pinned (session_key) as (
+           -- A pinned or archived session keeps the tree below it,
+           protected (session_key) as (
              select session_key from sessions where pinned = 1 and ?1
              union
-             select c.session_key from sessions c join pinned on c.parent_key = pinned.session_key
+             select session_key from sessions where kind in ('root', 'child') and archived_at is not null and ?5
+             union
+             select c.session_key from sessions c join protected on c.parent_key = protected.session_key
            ),
            judged (session_key, parent_key, kept) as not materialized (
              select s.session_key, s.parent_key,
-               s.session_key in (select session_key from pinned) or coalesce(s.last_activity_at >= ?2, 0) or (?3 and (
-                 s.attachment_count > 0 or s.message_count > 1
-                 or s.session_key in (select session_key from runs where status in ('pending', 'running'))
+               s.session_key in (select session_key from protected) or coalesce(s.last_activity_at >= ?2, 0)
+               -- Neither inactive nor empty while a run is active.
+               or ((?3 or ?2 is not null)
+                 and s.session_key in (select session_key from runs where status in ('pending', 'running')))
+               or (?3 and (s.attachment_count > 0 or s.message_count > 1
                  or exists (select 1 from messages m where m.session_key = s.session_key and m.role <> 'system')))
              from sessions s
            ),
@@ -177,7 +181,8 @@ async fn doomed(conn: &mut SqliteConnection, cleanup: &Cleanup) -> Result<Keys> 
         cleanup.keep_pinned,
         inactive_before,
         empty,
-        children
+        children,
+        cleanup.keep_archived
     );
     keys.fetch_one(conn).await.map_err(error::of)
 }

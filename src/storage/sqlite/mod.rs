@@ -6,6 +6,7 @@ mod backends;
 mod check;
 mod checkpoint;
 mod children;
+mod clock;
 mod closing;
 mod deletion;
 mod error;

@@ -318,7 +318,9 @@ async fn keep_claim(conn: &mut SqliteConnection, input: &Create) -> Result<()> {
 pub(super) async fn insert(conn: &mut SqliteConnection, s: &Session, created_from: Option<&str>) -> Result<i64> {
     let parent = s.parent_session_id.as_ref().map(SessionId::as_str);
     let (id, root, kind) = (s.id.as_str(), s.root_session_id.as_str(), types::word(&s.kind));
-    let (created_at, updated_at, last_activity_at) = (s.created_at.0, s.updated_at.0, s.last_activity_at.0);
+    let (created_at, updated_at) = (s.created_at.0, s.updated_at.0);
+    // What comes from elsewhere may say that it was active in the future: lists are not led by it.
+    let last_activity_at = s.last_activity_at.min(Timestamp::now()).0;
     let metadata = types::object(&s.metadata);
     let inserted = sqlx::query_scalar!(
         r#"insert into sessions (session_key, id, kind, parent_key, root_key, spawn_depth, title, metadata, created_from,

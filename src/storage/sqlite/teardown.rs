@@ -19,6 +19,8 @@ const TAKEN: i64 = 5 * 60 * 1_000_000;
 /// Microseconds after which a job that failed is tried again: doubled each time, up to ten minutes.
 const AGAIN: i64 = 1_000_000;
 const DOUBLED: i64 = 9;
+/// No job is put off for longer.
+pub(super) const LONGEST_DELAY: i64 = AGAIN << DOUBLED;
 
 /// A job's row.
 struct Row {

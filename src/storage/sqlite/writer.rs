@@ -19,11 +19,13 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    LogBounds, append, attachments, checkpoint, error, events,
+    LogBounds, append, attachments, checkpoint,
+    clock::Followed,
+    error, events,
     transaction::{Call, Job, Outcomes, Work, at_once, begin, fill, or_panic, run},
 };
 use crate::{
-    model::Appended,
+    model::{Appended, Timestamp},
     storage::{Error, Result},
     tasks::Worker,
 };
@@ -81,7 +83,8 @@ impl Writer {
         let (announced, last_event) = watch::channel(last_event);
         let (conn, seen, purging, cut_at) = (Some(conn), None, true, None);
         let wal = checkpoint::wal_path(options.get_filename());
-        let work = Working { conn, waits: true, options, seen, foreign_commits, announced, purging, log, cut_at };
+        let (waits, clock) = (true, Followed::default());
+        let work = Working { conn, waits, options, seen, clock, foreign_commits, announced, purging, log, cut_at };
         let worker = Worker::start("the writer", |closing| work.run(jobs, closing));
         Self { queue, foreign, last_event, wal, worker }
     }
@@ -168,6 +171,7 @@ struct Working {
     waits: bool,
     options: SqliteConnectOptions,
     seen: Option<i64>,
+    clock: Followed,
     foreign_commits: watch::Sender<u64>,
     /// The last event that was committed, for those who wait for the next.
     announced: watch::Sender<i64>,
@@ -211,6 +215,7 @@ impl Working {
     }
 
     async fn try_idle(&mut self) -> Result<()> {
+        self.follow_clock().await?;
         self.wait_for_disk(true).await?;
         let conn = self.connection().await?;
         let (version, last) = (data_version(conn).await?, events::last(conn).await?);
@@ -251,12 +256,29 @@ impl Working {
         Ok(())
     }
 
+    /// Refuses to write under a clock that cannot be right, and brings back what one that was ahead has left.
+    async fn follow_clock(&mut self) -> Result<()> {
+        let now = Timestamp::checked_now()?;
+        if self.clock.is_suspicious(now) {
+            self.connection().await?;
+            if let Some(conn) = &mut self.conn {
+                match self.clock.bring_back(conn, now).await {
+                    Ok(false) | Err(Error::Busy(_)) => {}
+                    Ok(true) => self.foreign_commits.send_modify(|count| *count += 1),
+                    Err(_) => self.discard().await,
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// `data_version` moves, on this connection, only for commits of others. The first look at it cannot tell what
     /// was committed before, and counts as one that moved.
     fn notice(&mut self, version: i64) {
         if self.seen.replace(version) != Some(version) {
             self.foreign_commits.send_modify(|count| *count += 1);
             self.purging = true;
+            self.clock.suspect();
         }
     }
 
@@ -353,6 +375,7 @@ impl Working {
         calls: &mut [Box<dyn Job>],
         until: Instant,
     ) -> Result<Outcomes> {
+        self.follow_clock().await?;
         self.wait_for_disk(true).await?;
         let conn = self.connection().await?;
         let appends: Vec<&append::Append> = appends.iter().map(|append| &append.input).collect();
@@ -418,82 +441,4 @@ async fn data_version(conn: &mut SqliteConnection) -> Result<i64> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{
-        model::NewSession,
-        storage::{
-            Storage,
-            sqlite::{Options, SqliteStorage},
-        },
-    };
-
-    async fn storage() -> (tempfile::TempDir, SqliteStorage) {
-        let dir = tempfile::tempdir().unwrap();
-        let storage = SqliteStorage::open(&Options::new(dir.path().join("culm.db"))).await.unwrap();
-        (dir, storage)
-    }
-
-    /// Leaves a tombstone, and panics for one name after that.
-    async fn bury(storage: &SqliteStorage, name: &'static str) -> Result<()> {
-        let work: Work<&'static str, ()> = |conn, name| {
-            Box::pin(async move {
-                let insert = sqlx::query("insert into tombstones (id, deleted_at) values (?1, 1)").bind(*name);
-                insert.execute(conn).await.map_err(error::of)?;
-                assert_ne!(*name, "panics");
-                Ok(())
-            })
-        };
-        storage.writer.call(name, work).await
-    }
-
-    #[tokio::test]
-    async fn a_write_that_panics_fails_alone() {
-        let (_dir, storage) = storage().await;
-        let outcomes = futures_util::future::join_all(["a", "panics", "b"].map(|name| bury(&storage, name))).await;
-        assert!(outcomes[0].is_ok() && outcomes[2].is_ok(), "{outcomes:?}");
-        assert!(outcomes[1].as_ref().is_err_and(|error| error.to_string().contains("panicked")), "{outcomes:?}");
-        let buried: Vec<String> =
-            sqlx::query_scalar("select id from tombstones order by id").fetch_all(&storage.readers).await.unwrap();
-        assert_eq!(buried, ["a", "b"]);
-        storage.check_writable().await.unwrap();
-    }
-
-    #[tokio::test]
-    async fn what_counts_waits_for_the_disk_also_after_what_does_not() {
-        let (_dir, storage) = storage().await;
-        let synchronous: Work<(), i64> = |conn, ()| {
-            Box::pin(async { sqlx::query_scalar("pragma synchronous").fetch_one(conn).await.map_err(error::of) })
-        };
-        let (normal, full) = (1, 2);
-        assert_eq!(storage.writer.call((), synchronous).await.unwrap(), full);
-        assert_eq!(storage.writer.prepare((), synchronous).await.unwrap(), normal);
-        assert_eq!(storage.writer.call((), synchronous).await.unwrap(), full);
-        let together = tokio::join!(storage.writer.prepare((), synchronous), storage.writer.call((), synchronous));
-        assert_eq!((together.0.unwrap(), together.1.unwrap()), (full, full));
-    }
-
-    #[tokio::test]
-    async fn a_database_that_was_small_is_not_read_to_its_end_when_it_is_large() {
-        let (dir, storage) = storage().await;
-        storage.create_session(NewSession::default(), None).await.unwrap();
-        storage.writer.call((), |conn, ()| Box::pin(run(conn, "analyze"))).await.unwrap();
-        storage.close().await;
-        let storage = SqliteStorage::open(&Options::new(dir.path().join("culm.db"))).await.unwrap();
-        let plan =
-            "explain query plan select title from sessions where session_key in (select value from json_each('[]'))";
-        let steps: Vec<(i64, i64, i64, String)> = sqlx::query_as(plan).fetch_all(&storage.readers).await.unwrap();
-        assert!(steps.iter().any(|(.., step)| step.starts_with("SEARCH sessions")), "{steps:?}");
-    }
-
-    #[tokio::test]
-    async fn a_writer_that_has_ended_says_so_and_is_heard_of() {
-        let (_dir, storage) = storage().await;
-        bury(&storage, "a").await.unwrap();
-        let mut commits = storage.foreign_commits();
-        storage.writer.worker.abort().await;
-        while commits.changed().await.is_ok() {}
-        let refused = storage.check_writable().await;
-        assert!(refused.as_ref().is_err_and(|error| error.to_string().contains("the writer has ended")), "{refused:?}");
-    }
-}
+mod tests;

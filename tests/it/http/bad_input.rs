@@ -35,7 +35,7 @@ const BODIES: [(&str, &str, &[&str]); 9] = [
     ("POST", "/sessions/s/messages", &["messages", "expected_last_seq"]),
     ("PATCH", "/sessions/s/messages/m", &["content"]),
     ("POST", "/sessions/s/messages/truncate", &["mode"]),
-    ("POST", "/sessions/cleanup", &["mode", "keep_pinned", "inactive_before", "dry_run"]),
+    ("POST", "/sessions/cleanup", &["mode", "keep_pinned", "keep_archived", "inactive_before", "dry_run"]),
     ("POST", "/sessions/s/usage", &["record"]),
     (
         "POST",
@@ -207,6 +207,26 @@ async fn no_parameter_of_a_query_takes_what_it_does_not_know() {
     }
     let unknown = server.delete("/sessions/s?force=maybe").await;
     assert_eq!((unknown.status.as_u16(), &unknown.body["param"]), (400, &Value::from("force")));
+}
+
+#[tokio::test]
+async fn a_time_before_1970_or_after_9999_is_refused() {
+    let server = Server::start().await;
+    server.session("s", &["hello"]).await;
+    let before = state(&server).await;
+    for time in ["1969-12-31T23:59:59Z", "0000-01-01T00:00:00Z", "9999-12-31T23:59:59-01:00", "10000-01-01T00:00:00Z"] {
+        for parameter in ["created_after", "created_before", "active_after", "active_before"] {
+            let answer = server.get(&format!("/sessions?{parameter}={time}")).await;
+            assert_eq!((answer.code(), answer.body["param"].as_str()), ((400, "invalid_request"), Some(parameter)));
+        }
+        for parameter in ["after", "before"] {
+            let answer = server.get(&format!("/search?q=hello&{parameter}={time}")).await;
+            assert_eq!((answer.code(), answer.body["param"].as_str()), ((400, "invalid_request"), Some(parameter)));
+        }
+        let answer = server.post("/sessions/cleanup", json!({ "mode": "all", "inactive_before": time })).await;
+        assert_eq!((answer.status.as_u16(), &answer.body["param"]), (400, &json!("inactive_before")));
+    }
+    assert_eq!(state(&server).await, before);
 }
 
 #[tokio::test]

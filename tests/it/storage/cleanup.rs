@@ -1,7 +1,7 @@
 //! Cleaning up many sessions at once.
 
 use culm::{
-    model::{Cleanup, CleanupMode, NewSession},
+    model::{Cleanup, CleanupMode, Closing, NewRun, NewSession, Timestamp},
     storage::Storage,
 };
 
@@ -92,4 +92,33 @@ pub(super) async fn a_dry_run_says_what_the_real_one_does_and_removes_nothing(st
         assert_eq!((told.deleted_session_ids, told.bytes), (done.deleted_session_ids, done.bytes));
         assert!(told.dry_run && !done.dry_run);
     }
+}
+
+pub(super) async fn what_has_an_active_run_is_never_inactive(storage: &dyn Storage) {
+    two_trees(storage).await;
+    let new = NewRun { id: None, executor: "fake".into(), model: None, message: None };
+    storage.create_run(&id("a"), new, None).await.unwrap();
+    let later = Cleanup { inactive_before: Some(Timestamp::MAX), ..cleanup(CleanupMode::All) };
+    for mode in [CleanupMode::Children, CleanupMode::All] {
+        let dry = storage.cleanup_sessions(Cleanup { dry_run: true, mode, ..later }).await.unwrap();
+        assert!(!dry.deleted_session_ids.iter().any(|session| ["a", "r"].contains(&session.as_str())), "{dry:?}");
+        assert!(dry.cancelled_run_ids.is_empty(), "{dry:?}");
+    }
+    // What is idle below it goes, and whatever is inactive elsewhere.
+    assert_eq!(cleaned(storage, later).await, ["a1", "b", "c", "s"]);
+    // Without a bound of activity all goes, as the caller says.
+    assert_eq!(cleaned(storage, cleanup(CleanupMode::All)).await, ["a", "r"]);
+}
+
+pub(super) async fn archived_sessions_stay_with_what_is_above_and_below(storage: &dyn Storage) {
+    two_trees(storage).await;
+    let archive = Closing { archive: true, ..Closing::default() };
+    storage.close_sessions(&id("a"), archive).await.unwrap();
+    child(storage, "a1", "a2").await;
+    for (mode, wanted) in [(CleanupMode::Children, &["b", "c"][..]), (CleanupMode::All, &["s"])] {
+        assert_eq!(cleaned(storage, cleanup(mode)).await, wanted);
+    }
+    assert_eq!(all_ids(storage).await, ["a2", "r"]);
+    let all = Cleanup { keep_archived: false, ..cleanup(CleanupMode::All) };
+    assert_eq!(cleaned(storage, all).await, ["a", "a1", "a2", "r"]);
 }

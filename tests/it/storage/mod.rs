@@ -7,6 +7,7 @@ mod attachments;
 mod backends_on_sqlite;
 mod children;
 mod cleanup;
+mod clock;
 mod deletion;
 mod events;
 mod history;
@@ -127,9 +128,12 @@ on_each_backend! {
         sessions_that_were_active_lately_stay_with_what_is_above,
         a_dry_run_says_what_the_real_one_does_and_removes_nothing,
         an_attachment_is_content,
+        what_has_an_active_run_is_never_inactive,
+        archived_sessions_stay_with_what_is_above_and_below,
     }
     whole {
         a_whole_session_comes_back_as_it_was_saved,
+        a_session_from_the_future_is_active_now,
         a_save_of_a_used_id_is_refused,
         a_save_keeps_messages_that_others_appended,
         a_save_does_not_bring_back_messages_that_others_deleted,

@@ -1,7 +1,7 @@
 //! Whole sessions: loaded, changed, saved as the difference.
 
 use culm::{
-    model::{DeleteOptions, Kind, Message, Role, Session, SessionUpdate, Timestamp, WholeSession},
+    model::{DeleteOptions, Kind, Message, Role, Session, SessionFilter, SessionUpdate, Timestamp, WholeSession},
     storage::{Error, Storage},
 };
 use serde_json::json;
@@ -248,4 +248,18 @@ pub(super) async fn messages_keep_their_identity_from_load_to_load(storage: &dyn
     append(storage, "a", vec![culm::model::NewMessage::text(Role::User, "x")]).await;
     assert_eq!(load(storage, "a").await.messages, load(storage, "a").await.messages);
     assert_eq!(load(storage, "a").await.messages, history(storage, "a").await);
+}
+
+/// As an import brings it: lists are not led by it, and sweeps take it in time.
+pub(super) async fn a_session_from_the_future_is_active_now(storage: &dyn Storage) {
+    let future: Timestamp = "2099-01-01T00:00:00Z".parse().unwrap();
+    let mut session = Session::new(id("future"));
+    (session.created_at, session.updated_at, session.last_activity_at) = (future, future, future);
+    let whole = WholeSession::new(session, vec![said(Role::User, "hi").into_message(0, future)]);
+    storage.save_session(whole.changes()).await.unwrap();
+    let stored = read(storage, "future").await;
+    assert!(stored.last_activity_at <= Timestamp::now(), "{stored:?}");
+    assert_eq!((stored.created_at, history(storage, "future").await[0].created_at), (future, future));
+    create(storage, "now").await;
+    assert_eq!(listed(storage, &SessionFilter::default()).await, ["now", "future"]);
 }
