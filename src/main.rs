@@ -7,8 +7,8 @@ use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 use clap::{Parser, Subcommand};
 use cli::{
     EXIT_CODES, Failure,
-    place::{make_folder, token},
-    process::{greet, log, names, raise_file_limit, stop_signal},
+    place::{make_folder, token, token_of, watch_token},
+    process::{greet, ignore_signals, log, names, raise_file_limit, stop_signal},
 };
 use culm::{
     config::{Place, Server, Settings},
@@ -70,7 +70,7 @@ enum Command {
         #[command(subcommand)]
         source: Source,
     },
-    /// Print the token that clients send, made if there is none yet
+    /// Print the token of a database, made if it has none yet
     Token {
         #[command(flatten)]
         place: Place,
@@ -162,13 +162,14 @@ fn workers() -> usize {
 
 async fn run(command: Command) -> Result<ExitCode, Failure> {
     Timestamp::checked_now().map_err(|error| Failure::new(1, error))?;
+    ignore_signals().map_err(|error| Failure::new(1, error))?;
     match command {
         Command::Serve { place, server } => run_server(place.settings(*server)?).await,
         Command::Import { source: Source::Bamboo { dir, place, dry_run } } => {
             cli::import::bamboo(&dir, &place.database()?, dry_run).await
         }
         Command::Token { place } => {
-            println!("{}", token(&place.database()?)?);
+            println!("{}", token_of(&place.database()?)?);
             Ok(ExitCode::SUCCESS)
         }
         Command::Reindex { place } => {
@@ -224,6 +225,9 @@ async fn run_server(settings: Settings) -> Result<ExitCode, Failure> {
     let access = Access::new(token.as_deref(), names(address).into_iter().chain(settings.allow_host.iter().cloned()));
     // Who reads that it is ready may send a signal at once.
     let stop = stop_signal().map_err(|error| Failure::new(1, error))?;
+    if let Some(token) = token {
+        watch_token(&tasks, &settings.db, token, stop.clone());
+    }
     let feed = Feed::start(repository.clone(), &tasks, stop.clone());
     let surroundings = surroundings(&settings, &repository, &tasks)?;
     let options = runs::Options {
@@ -238,7 +242,7 @@ async fn run_server(settings: Settings) -> Result<ExitCode, Failure> {
     let executors = executors.start(&surroundings);
     let names: Vec<String> = executors.keys().cloned().collect();
     let runs = Runs::start(repository.clone(), feed, executors, options).await;
-    let runs = runs.map_err(|error| Failure::new(1, error))?;
+    let runs = runs.map_err(|error| Failure::of_storage(&settings.db, error))?;
     let worktrees = Worktrees::new(Git::default(), settings.worktrees.clone());
     lifecycle::start(&runs, &worktrees);
     let routes = api(App::new(runs.clone(), worktrees, settings.limits), access, settings.dev);

@@ -1,14 +1,17 @@
 //! How a command fails: what it says, and its exit code.
 
-use std::fmt::Display;
+use std::{fmt::Display, path::Path};
 
-use culm::{config::ConfigError, storage::sqlite::OpenError};
+use culm::{
+    config::ConfigError,
+    storage::{self, sqlite::OpenError},
+};
 
 pub(crate) const EXIT_CODES: &str = "Exit codes:
   0  all is well
   1  a check found something, or the command failed
   2  a flag, a variable or the configuration file is wrong
-  3  the database is from a newer version of culm
+  3  the database is from a newer version, or another build, of culm
   4  the database belongs to another application
   5  the database is damaged
   6  the database cannot be written
@@ -22,13 +25,21 @@ impl Failure {
     pub(crate) fn new(code: u8, reason: impl Display) -> Self {
         Self(code, reason.to_string())
     }
+
+    /// A command that the storage failed under. Damage that shows only now is refused as damage found at the start is.
+    pub(crate) fn of_storage(db: &Path, error: storage::Error) -> Self {
+        match error {
+            storage::Error::Damaged(reason) => OpenError::Damaged { path: db.into(), reason }.into(),
+            error => Self::new(1, error),
+        }
+    }
 }
 
 impl From<OpenError> for Failure {
     fn from(error: OpenError) -> Self {
         let code = match &error {
             OpenError::Missing(_) => 1,
-            OpenError::Newer { .. } => 3,
+            OpenError::Newer { .. } | OpenError::OtherBuild { .. } => 3,
             OpenError::OtherApplication(_) => 4,
             OpenError::Damaged { .. } | OpenError::OldSqlite(_) => 5,
             OpenError::ReadOnly { .. } => 6,

@@ -3,9 +3,9 @@
 use std::{path::Path, process::ExitCode};
 
 use culm::{
-    import,
+    import::{self, ImportError},
     storage::{
-        Storage,
+        self, Storage,
         sqlite::{self, SqliteStorage},
     },
 };
@@ -23,7 +23,7 @@ pub(crate) async fn bamboo(home: &Path, db: &Path, dry_run: bool) -> Result<Exit
         }
     };
     if let Some(storage) = storage.as_ref().filter(|_| !dry_run) {
-        storage.gather_index().await.map_err(|error| Failure::new(1, error))?;
+        storage.gather_index().await.map_err(|error| Failure::of_storage(db, error))?;
     }
     // Drawn only where standard error is a terminal.
     let bar = indicatif::ProgressBar::new(0);
@@ -36,11 +36,14 @@ pub(crate) async fn bamboo(home: &Path, db: &Path, dry_run: bool) -> Result<Exit
     bar.finish_and_clear();
     if let Some(storage) = &storage {
         if !dry_run && report.as_ref().is_ok_and(|report| report.messages.added > 0) {
-            storage.merge_index().await.map_err(|error| Failure::new(1, error))?;
+            storage.merge_index().await.map_err(|error| Failure::of_storage(db, error))?;
         }
         storage.close().await;
     }
-    let report = report.map_err(|error| Failure::new(1, error))?;
+    let report = report.map_err(|error| match error {
+        ImportError::Storage { error: error @ storage::Error::Damaged(_), .. } => Failure::of_storage(db, error),
+        error => Failure::new(1, error),
+    })?;
     print!("{report}");
     Ok(ExitCode::SUCCESS)
 }

@@ -39,6 +39,18 @@ pub(crate) fn raise_file_limit() {
     }
 }
 
+/// Signals that end a process unless it listens to them. With SIGXFSZ, a write beyond the file-size limit (`ulimit -f`) is
+/// an error of that write. SIGHUP comes when a terminal closes, and asks some servers to read their configuration again;
+/// this one goes on as it is. Programs that are started from here have both signals as usual.
+pub(crate) fn ignore_signals() -> std::io::Result<()> {
+    use rustix::process::Signal;
+    for ignored in [Signal::XFSZ, Signal::HUP] {
+        // The handler stays when what would hear of it is dropped.
+        drop(signal(SignalKind::from_raw(ignored.as_raw()))?);
+    }
+    Ok(())
+}
+
 /// Cancelled by SIGINT or SIGTERM. A second SIGINT ends the process at once.
 pub(crate) fn stop_signal() -> std::io::Result<CancellationToken> {
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);

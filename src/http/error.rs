@@ -320,6 +320,10 @@ impl From<storage::Error> for Problem {
                 tracing::error!(%reason, "the disk fails");
                 of(StatusCode::SERVICE_UNAVAILABLE, "storage_busy", "Storage unavailable")
             }
+            E::Damaged(reason) => {
+                tracing::error!(%reason, "the database is damaged: stop the server and run `culm check`");
+                Self::of_status(StatusCode::INTERNAL_SERVER_ERROR)
+            }
             E::Failed(reason) => {
                 tracing::error!(%reason, "storage failed");
                 Self::of_status(StatusCode::INTERNAL_SERVER_ERROR)

@@ -44,7 +44,7 @@ pub(super) async fn ready(State(app): State<App>) -> Result<Answer<200, StatusBo
     match tokio::time::timeout(READY, app.repository.check_writable()).await {
         Ok(Ok(())) => Ok(well()),
         // Here it is no failure of the call: it is the answer.
-        Ok(Err(Error::Failed(reason))) => Err(not_ready(reason)),
+        Ok(Err(Error::Failed(reason) | Error::Damaged(reason))) => Err(not_ready(reason)),
         Ok(Err(error)) => Err(error.into()),
         Err(_) => Err(not_ready("the database does not take a write at the moment")),
     }

@@ -146,6 +146,9 @@ pub enum Error {
     /// The disk fails; it may pass.
     #[error("the disk cannot be written or read: {0}")]
     Unavailable(String),
+    /// A page or a record of the database holds what it cannot hold.
+    #[error("the database is damaged: {0}")]
+    Damaged(String),
     /// The database cannot be read or written, or does not hold what it must.
     #[error("the storage failed: {0}")]
     Failed(String),

@@ -5,6 +5,7 @@ use std::{
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
+    time::Duration,
 };
 
 use culm::storage::{
@@ -25,12 +26,12 @@ pub(crate) fn culm(db: &Path, arguments: &[&str]) -> Command {
     command
 }
 
-fn run(db: &Path, arguments: &[&str]) -> Output {
+pub(crate) fn run(db: &Path, arguments: &[&str]) -> Output {
     culm(db, arguments).output().unwrap()
 }
 
 /// The exit code and the one sentence that went with it.
-fn refusal(output: &Output) -> (i32, String) {
+pub(crate) fn refusal(output: &Output) -> (i32, String) {
     let said = String::from_utf8(output.stderr.clone()).unwrap();
     assert_eq!(said.lines().count(), 1, "{said}");
     (output.status.code().unwrap(), said)
@@ -48,8 +49,17 @@ impl Serving {
     /// Its log goes where nothing can be written.
     pub(crate) fn start(command: &mut Command, db: &Path) -> Self {
         let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
-        let mut process =
-            command.args(["--listen", "127.0.0.1:0"]).stdout(Stdio::piped()).stderr(full).spawn().unwrap();
+        Self::start_with_log(command, db, full)
+    }
+
+    /// Its log is in a file beside the folder of its database.
+    pub(crate) fn logging(command: &mut Command, db: &Path) -> Self {
+        let log = std::fs::OpenOptions::new().append(true).create(true).open(log_file(db)).unwrap();
+        Self::start_with_log(command, db, log)
+    }
+
+    fn start_with_log(command: &mut Command, db: &Path, log: std::fs::File) -> Self {
+        let mut process = command.args(["--listen", "127.0.0.1:0"]).stdout(Stdio::piped()).stderr(log).spawn().unwrap();
         let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
         let lines: Vec<String> = std::iter::from_fn(|| lines.next()).take(4).map(Result::unwrap).collect();
         let url = lines
@@ -61,7 +71,7 @@ impl Serving {
         Self { process, lines, url, token }
     }
 
-    fn on(db: &Path) -> Self {
+    pub(crate) fn on(db: &Path) -> Self {
         Self::start(&mut culm(db, &[]), db)
     }
 
@@ -99,6 +109,25 @@ impl Serving {
         let status = self.process.wait().unwrap();
         status.code().unwrap_or(-1)
     }
+}
+
+fn log_file(db: &Path) -> PathBuf {
+    db.parent().unwrap().with_extension("log")
+}
+
+/// The log of a server on this database, as soon as it holds these words; a minute is waited for them.
+pub(crate) async fn logged(db: &Path, words: &str) -> String {
+    let reading = async {
+        let mut pause = tokio::time::interval(Duration::from_millis(20));
+        loop {
+            match std::fs::read_to_string(log_file(db)).unwrap() {
+                log if log.contains(words) => return log,
+                _ => pause.tick().await,
+            };
+        }
+    };
+    let log = tokio::time::timeout(Duration::from_secs(60), reading).await;
+    log.unwrap_or_else(|_| panic!("{words} is never logged: {}", std::fs::read_to_string(log_file(db)).unwrap()))
 }
 
 impl Drop for Serving {
@@ -285,9 +314,7 @@ async fn a_reindex_mends_the_search_and_is_refused_while_a_server_serves() {
 #[tokio::test]
 async fn a_disk_that_fills_up_fails_writes_and_nothing_else_and_writes_go_on_when_there_is_room() {
     let (_folder, db) = scratch();
-    let mut ignoring = Command::new("sh");
-    ignoring.args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\"", CULM, "--db"]).arg(&db);
-    let serving = Serving::start(&mut ignoring, &db);
+    let serving = Serving::on(&db);
     serving.post("/sessions", json!({ "id": "s" })).await;
     let limit = |bytes: &str| {
         let id = serving.process.id().to_string();

@@ -21,6 +21,7 @@ mod repository;
 mod run_races;
 mod schema;
 mod scripted;
+mod start;
 mod storage;
 mod tidy;
 mod warm;

@@ -4,7 +4,7 @@ use crate::storage::Error;
 
 /// A job's error is the engine's when no other job of the batch can be trusted after it.
 pub(super) fn is_engine(error: &Error) -> bool {
-    matches!(error, Error::Full | Error::Busy(_) | Error::Unavailable(_) | Error::Failed(_))
+    matches!(error, Error::Full | Error::Busy(_) | Error::Unavailable(_) | Error::Damaged(_) | Error::Failed(_))
 }
 
 /// A primary result code of SQLite, from the extended one that sqlx gives.
@@ -24,6 +24,7 @@ pub(super) fn of(error: sqlx::Error) -> Error {
         Some(5 | 6) => Error::Busy("another process holds the database"),
         Some(13) => Error::Full,
         Some(10) => Error::Unavailable(error.to_string()),
+        _ if is_damage(&error) => Error::Damaged(error.to_string()),
         _ if matches!(error, sqlx::Error::PoolTimedOut) => Error::Busy("all readers are in use"),
         _ => Error::Failed(error.to_string()),
     }

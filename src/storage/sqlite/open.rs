@@ -70,6 +70,16 @@ pub enum OpenError {
         /// Its schema's number.
         found: i64,
     },
+    /// Its schema was made by other migrations than this build has.
+    #[error(
+        "the database {path} was made by another build of culm ({reason}); use that build, or another --db. Nothing was changed"
+    )]
+    OtherBuild {
+        /// The database.
+        path: PathBuf,
+        /// Which migration differs.
+        reason: String,
+    },
     /// It is not Culm's.
     #[error("the database {0} belongs to another application; name another file with --db")]
     OtherApplication(PathBuf),
@@ -218,13 +228,37 @@ pub(super) async fn probe(path: &Path) -> Result<(), OpenError> {
     let tables = number(&mut conn, "select count(*) from sqlite_schema").await.map_err(refused)?;
     let application = number(&mut conn, "pragma application_id").await.map_err(refused)?;
     let schema = number(&mut conn, "pragma user_version").await.map_err(refused)?;
+    let other_build = match application {
+        APPLICATION_ID => other_migration(&mut conn).await.map_err(refused)?,
+        _ => None,
+    };
     conn.close().await.map_err(refused)?;
-    match (application, tables) {
-        (0, 0) => Ok(()),
-        (APPLICATION_ID, _) if schema > SCHEMA => Err(OpenError::Newer { path: path.into(), found: schema }),
-        (APPLICATION_ID, _) => Ok(()),
+    match (application, tables, other_build) {
+        (0, 0, _) => Ok(()),
+        (APPLICATION_ID, ..) if schema > SCHEMA => Err(OpenError::Newer { path: path.into(), found: schema }),
+        (APPLICATION_ID, _, Some(reason)) => Err(OpenError::OtherBuild { path: path.into(), reason }),
+        (APPLICATION_ID, _, None) => Ok(()),
         _ => Err(OpenError::OtherApplication(path.into())),
     }
+}
+
+/// How the migrations that made a database differ from those of this build. Compared before any of them is run: the
+/// migrator compares each only when it comes to it, and has run earlier ones by then.
+async fn other_migration(conn: &mut SqliteConnection) -> sqlx::Result<Option<String>> {
+    let recorded = "select count(*) from sqlite_schema where name = '_sqlx_migrations'";
+    if number(conn, recorded).await? == 0 {
+        return Ok(None);
+    }
+    let applied: Vec<(i64, Vec<u8>)> =
+        sqlx::query_as("select version, checksum from _sqlx_migrations order by version").fetch_all(conn).await?;
+    Ok(applied.into_iter().find_map(|(version, checksum)| {
+        match MIGRATIONS.iter().find(|migration| migration.version == version) {
+            None => Some(format!("this build has no migration {version}")),
+            Some(migration) => {
+                (migration.checksum[..] != checksum[..]).then(|| format!("its migration {version} is not this build's"))
+            }
+        }
+    }))
 }
 
 async fn number(conn: &mut SqliteConnection, sql: &'static str) -> sqlx::Result<i64> {
