@@ -10,6 +10,7 @@ mod draft;
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::sync::{Semaphore, broadcast, mpsc};
 use tokio_util::sync::CancellationToken;
@@ -87,7 +88,7 @@ impl Frame {
     /// A durable event.
     pub fn of(event: &Event) -> Self {
         let name = json!(event.event);
-        let bytes = sse(Some(event.event_id), name.as_str().unwrap_or_default(), &json!(event));
+        let bytes = sse(Some(event.event_id), name.as_str().unwrap_or_default(), event);
         Self {
             event_id: Some(event.event_id),
             session_id: event.session_id.clone(),
@@ -100,9 +101,17 @@ impl Frame {
 }
 
 /// A server-sent event: one line of JSON.
-pub fn sse(id: Option<i64>, name: &str, data: &Value) -> Bytes {
+pub fn sse(id: Option<i64>, name: &str, data: &impl Serialize) -> Bytes {
     let id = id.map(|id| format!("id: {id}\n")).unwrap_or_default();
-    format!("{id}event: {name}\ndata: {data}\n\n").into()
+    let mut event = format!("{id}event: {name}\ndata: ").into_bytes();
+    let begin = event.len();
+    if serde_json::to_writer(&mut event, data).is_err() {
+        event.truncate(begin);
+    }
+    // What is kept as it came may have lines, between its values.
+    event[begin..].iter_mut().filter(|byte| matches!(byte, b'\n' | b'\r')).for_each(|byte| *byte = b' ');
+    event.extend_from_slice(b"\n\n");
+    event.into()
 }
 
 /// Where a delta belongs.

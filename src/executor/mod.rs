@@ -5,6 +5,7 @@
 
 pub mod acp;
 pub mod config;
+mod content;
 pub mod openai;
 pub mod opencode;
 pub mod permission;

@@ -4,8 +4,8 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
-use super::Question;
-use crate::model::{Message, NewMessage, Role, ToolCall, ToolFunction};
+use super::{Question, content};
+use crate::model::{Message, NewMessage, RawObject, Role, ToolCall, ToolFunction};
 
 /// The name of the call that asks for a permission.
 pub(super) const TOOL: &str = "request_permission";
@@ -58,8 +58,7 @@ pub(super) fn ask(asking: Asking, answer: oneshot::Sender<Message>) -> (NewMessa
 pub(super) fn given(messages: &[Message]) -> Option<(String, String)> {
     let answer = messages.last().filter(|last| last.role == Role::Tool)?;
     let id = answer.tool_call_id.as_deref()?;
-    let calls = messages.iter().rev().filter_map(|message| message.tool_calls.as_ref()?.as_array()).flatten();
-    let mut calls = calls.filter(|call| call["id"] == id);
-    let arguments: Value = serde_json::from_str(calls.next()?["function"]["arguments"].as_str()?).ok()?;
-    Some((arguments["question"].as_str()?.to_owned(), answer.content.clone()))
+    let mut calls = messages.iter().rev().flat_map(content::calls).filter(|call| call.id.as_deref() == Some(id));
+    let arguments: RawObject = serde_json::from_str(&calls.next()?.function.arguments?).ok()?;
+    Some((arguments.field("question")?, answer.content.clone()))
 }

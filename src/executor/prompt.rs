@@ -1,14 +1,16 @@
 //! What an agent is told when a turn begins: what was said since it listened last, or all of it when it is new.
 
+use std::borrow::Cow;
+
 use base64::{Engine, engine::general_purpose::STANDARD};
-use serde_json::Value;
+use serde_json::json;
 
 use crate::{
     attachments::AttachmentReader,
     model::{Message, Role, detected_mime_type},
 };
 
-use super::{Error, Turn};
+use super::{Error, Turn, content};
 
 /// Bytes of one image at most.
 const IMAGE: usize = 20 << 20;
@@ -72,8 +74,9 @@ fn told(turn: &Turn, seen: i64, before: &[&Message]) -> Option<String> {
 }
 
 fn said(message: &Message) -> String {
-    let calls = message.tool_calls.as_ref().and_then(Value::as_array).into_iter().flatten();
-    let calls = calls.map(|call| format!("\n(called {} {})", call["function"]["name"], call["function"]["arguments"]));
+    let quoted = |text: Option<Cow<'_, str>>| json!(text);
+    let calls = content::calls(message).into_iter().map(|call| call.function);
+    let calls = calls.map(|call| format!("\n(called {} {})", quoted(call.name), quoted(call.arguments)));
     let who = match message.role {
         Role::System => "instructions",
         Role::User => "user",
@@ -86,14 +89,14 @@ fn said(message: &Message) -> String {
 /// A user's message: its parts where it has some.
 async fn parts(message: &Message, images: bool, attachments: &dyn AttachmentReader) -> Result<Vec<Piece>, Error> {
     let mut pieces = Vec::new();
-    let parts: Vec<&Value> = message.parts.as_ref().and_then(Value::as_array).into_iter().flatten().collect();
-    if !parts.iter().any(|part| part["text"].is_string()) && !message.content.is_empty() {
+    let parts = content::parts(message);
+    if !parts.iter().any(|part| part.text.is_some()) && !message.content.is_empty() {
         pieces.push(text(message.content.clone()));
     }
     for part in parts {
-        if let Some(words) = part["text"].as_str() {
-            pieces.push(text(words));
-        } else if let Some(url) = part["image_url"]["url"].as_str() {
+        if let Some(words) = &part.text {
+            pieces.push(text(words.as_ref()));
+        } else if let Some(url) = part.url() {
             pieces.push(image(url, images, attachments).await?);
         }
     }

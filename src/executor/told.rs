@@ -47,7 +47,7 @@ pub(super) fn called(id: &str, name: String, arguments: Option<&Value>, metadata
     NewMessage {
         tool_calls: Some(vec![ToolCall { id: id.into(), kind: "function".into(), function }]),
         phase: Some("commentary".into()),
-        metadata: Some(metadata),
+        metadata: Some(metadata.into()),
         ..NewMessage::text(Role::Assistant, String::new())
     }
 }

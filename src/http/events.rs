@@ -1,6 +1,10 @@
 //! Server-sent events: a snapshot first, then what happens, or from a number on all that happened since.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
 
 use aide::{
     OperationInput, OperationOutput,
@@ -17,7 +21,7 @@ use bytes::Bytes;
 use futures_util::{Stream, stream};
 use schemars::JsonSchema;
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::sync::broadcast::{Receiver, error::RecvError};
 
 use super::{
@@ -28,7 +32,7 @@ use super::{
 };
 use crate::{
     feed::{Frame, Shown, sse},
-    model::{EventScope, RunFilter, SessionId, Timestamp},
+    model::{EventScope, RawJson, RunFilter, SessionId, Timestamp},
     storage::{Error, Result, Storage},
 };
 
@@ -106,6 +110,13 @@ pub(super) async fn of_session(
     Ok(Events::new(&app, scope, after))
 }
 
+/// The fields of a snapshot.
+type Fields = BTreeMap<&'static str, RawJson>;
+
+fn of_tree(id: &SessionId, root: &SessionId) -> Fields {
+    Fields::from([("session_id", RawJson::of(id)), ("root_session_id", RawJson::of(root))])
+}
+
 /// What comes next.
 enum Mode {
     /// The state as it is.
@@ -161,7 +172,7 @@ impl Events {
         self.seen = *self.app.repository.last_event().borrow();
         self.mode = Mode::Live;
         let state = match &self.scope {
-            EventScope::All => Some(json!({})),
+            EventScope::All => Some(Fields::new()),
             EventScope::Session(id) => self.session(id).await?,
             EventScope::Tree(id) => self.tree(id).await?,
         };
@@ -173,10 +184,11 @@ impl Events {
                     _ => self.app.runs.feed().writing(&self.scope),
                 };
                 if !self.shown.is_empty() {
-                    state["writing"] = self.shown.iter_mut().map(|shown| shown.json.take()).collect();
+                    let writing: Vec<_> = self.shown.iter_mut().map(|shown| shown.json.take()).collect();
+                    state.insert("writing", RawJson::of(&writing));
                 }
-                state["event"] = json!("snapshot");
-                state["at"] = json!(Timestamp::now());
+                state.insert("event", RawJson::of("snapshot"));
+                state.insert("at", RawJson::of(&Timestamp::now()));
                 self.ready.push_back(sse(Some(self.seen), "snapshot", &state));
             }
             None => self.mode = Mode::Ended,
@@ -184,23 +196,25 @@ impl Events {
         Ok(())
     }
 
-    async fn session(&self, id: &SessionId) -> Result<Option<Value>> {
+    async fn session(&self, id: &SessionId) -> Result<Option<Fields>> {
         let Some(session) = self.app.repository.session(id).await? else { return Ok(None) };
         let filter = RunFilter { session: Some(id.clone()), ..RunFilter::default() };
         let run = self.app.repository.runs(&filter, None, 1).await?.items.pop();
-        let root = session.root_session_id.clone();
-        let mut state = json!({ "session_id": id, "root_session_id": root, "session": session });
+        let mut state = of_tree(id, &session.root_session_id);
+        state.insert("session", RawJson::of(&session));
         if let Some(run) = run {
-            state["run"] = json!(run);
+            state.insert("run", RawJson::of(&run));
         }
         Ok(Some(state))
     }
 
-    async fn tree(&self, id: &SessionId) -> Result<Option<Value>> {
+    async fn tree(&self, id: &SessionId) -> Result<Option<Fields>> {
         match self.app.repository.session_tree(id, TREE).await {
             Ok((tree, truncated)) => {
-                let root = tree.session.root_session_id.clone();
-                Ok(Some(json!({ "session_id": id, "root_session_id": root, "tree": tree, "truncated": truncated })))
+                let mut state = of_tree(id, &tree.session.root_session_id);
+                state.insert("tree", RawJson::of(&tree));
+                state.insert("truncated", RawJson::of(&truncated));
+                Ok(Some(state))
             }
             Err(Error::SessionNotFound(_)) => Ok(None),
             Err(error) => Err(error),

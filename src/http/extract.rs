@@ -1,7 +1,13 @@
 //! What handlers take apart and put together: strict JSON, queries, and typed answers.
 //! Each describes itself to the OpenAPI document, so that the document cannot say another thing than the code.
 
-use std::{collections::HashSet, marker::PhantomData, time::Duration};
+use std::{
+    borrow::Cow,
+    collections::HashSet,
+    hash::{BuildHasher, RandomState},
+    marker::PhantomData,
+    time::Duration,
+};
 
 use aide::{
     OperationInput, OperationOutput,
@@ -20,18 +26,23 @@ use schemars::JsonSchema;
 use serde::{
     Deserialize, Deserializer, Serialize,
     de::{
-        DeserializeOwned, IgnoredAny, MapAccess, SeqAccess, Visitor,
+        DeserializeOwned, DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor,
         value::{MapAccessDeserializer, MapDeserializer},
     },
 };
 
+use serde_json::value::RawValue;
+
 use super::{App, error::Problem};
-use crate::tasks;
+use crate::{model::Limits, tasks};
 
 /// How long a body may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a body that was refused may go on.
 const LINGER: Duration = Duration::from_secs(1);
+
+/// How much longer JSON can be for escapes that it need not have: `\u0061` is an `a`.
+const METADATA_ESCAPED: usize = 6;
 
 /// A JSON body: unknown and doubled fields are refused by name.
 pub(super) struct Json<T> {
@@ -50,15 +61,18 @@ impl<T: DeserializeOwned> FromRequest<App> for Json<T> {
         }
         check_type(request.headers())?;
         let bytes = read(request, app.limits.body).await?;
-        let value = tasks::on_json(bytes.len(), || parse_object(&bytes))?;
+        let value = tasks::on_json(bytes.len(), || parse_object(&bytes, &app.limits))?;
         Ok(Self { value, bytes })
     }
 }
 
-fn parse_object<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
-    let mut json = serde_json::Deserializer::from_slice(bytes);
-    serde_path_to_error::deserialize::<_, NoDoubles>(&mut json).map_err(refused)?;
-    json.end().map_err(|error| Problem::invalid("", error.to_string()))?;
+fn parse_object<T: DeserializeOwned>(bytes: &[u8], limits: &Limits) -> Result<T, Problem> {
+    // Before anything is made of it: metadata is the one thing that is made of many small ones.
+    if bytes.len() > METADATA_ESCAPED * limits.metadata && metadata_bytes(bytes) > METADATA_ESCAPED * limits.metadata {
+        let reason = format!("metadata: at most {} bytes as JSON", limits.metadata);
+        return Err(Problem::invalid("metadata", reason));
+    }
+    check_doubles(bytes).map_err(refused)?;
     let mut json = serde_json::Deserializer::from_slice(bytes);
     let Object(value) = serde_path_to_error::deserialize(&mut json).map_err(refused)?;
     Ok(value)
@@ -149,56 +163,124 @@ impl<'de, T: Deserialize<'de>> Visitor<'de> for ObjectOf<T> {
     }
 }
 
-/// Any JSON in which no object has a field twice, but below a field `metadata`.
-struct NoDoubles;
+/// A list that is no longer than this: it is refused while it is read, before it takes the memory of all its items.
+pub(super) fn at_most<'de, const MOST: usize, T: Deserialize<'de>, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Vec<T>, D::Error> {
+    deserializer.deserialize_seq(AtMost::<MOST, T>(PhantomData))
+}
 
-impl<'de> Deserialize<'de> for NoDoubles {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(Self)
+struct AtMost<const MOST: usize, T>(PhantomData<T>);
+
+impl<'de, const MOST: usize, T: Deserialize<'de>> Visitor<'de> for AtMost<MOST, T> {
+    type Value = Vec<T>;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "a list of at most {MOST}")
+    }
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Vec<T>, A::Error> {
+        let mut items = Vec::new();
+        while let Some(item) = list.next_element()? {
+            if items.len() == MOST {
+                return Err(serde::de::Error::custom(format!("at most {MOST} of these")));
+            }
+            items.push(item);
+        }
+        Ok(items)
     }
 }
 
-impl<'de> Visitor<'de> for NoDoubles {
-    type Value = Self;
+/// A top level of which the field `metadata` alone is looked at: the bytes that it has.
+fn metadata_bytes(bytes: &[u8]) -> usize {
+    #[derive(Deserialize)]
+    struct Metadata<'a> {
+        #[serde(borrow, default)]
+        metadata: Option<&'a RawValue>,
+    }
+    // What is no such object is refused by name later.
+    serde_json::from_slice::<Metadata<'_>>(bytes)
+        .ok()
+        .and_then(|found| found.metadata)
+        .map_or(0, |json| json.get().len())
+}
+
+/// Refuses JSON in which an object has a field twice, but below a field `metadata`.
+fn check_doubles(bytes: &[u8]) -> Result<(), serde_path_to_error::Error<serde_json::Error>> {
+    let read = |seen| {
+        let mut json = serde_json::Deserializer::from_slice(bytes);
+        let mut track = serde_path_to_error::Track::new();
+        let tracked = serde_path_to_error::Deserializer::new(&mut json, &mut track);
+        let outcome = NoDoubles(seen).deserialize(tracked).and_then(|()| json.end());
+        outcome.map_err(|error| serde_path_to_error::Error::new(track.path(), error))
+    };
+    // Names that have one hash are most likely one name; only then the names themselves are kept.
+    let hashes = RandomState::new();
+    read(Seen::Hashes(&hashes)).or_else(|_| read(Seen::Names))
+}
+
+/// How fields are told apart that were seen of an object.
+#[derive(Clone, Copy)]
+enum Seen<'s> {
+    Hashes(&'s RandomState),
+    Names,
+}
+
+/// Any JSON in which no object has a field twice, but below a field `metadata`.
+#[derive(Clone, Copy)]
+struct NoDoubles<'s>(Seen<'s>);
+
+impl<'de> DeserializeSeed<'de> for NoDoubles<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for NoDoubles<'_> {
+    type Value = ();
 
     fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("JSON")
     }
-    fn visit_bool<E>(self, _: bool) -> Result<Self, E> {
-        Ok(self)
+    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
+        Ok(())
     }
-    fn visit_i64<E>(self, _: i64) -> Result<Self, E> {
-        Ok(self)
+    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
+        Ok(())
     }
-    fn visit_u64<E>(self, _: u64) -> Result<Self, E> {
-        Ok(self)
+    fn visit_u64<E>(self, _: u64) -> Result<(), E> {
+        Ok(())
     }
-    fn visit_f64<E>(self, _: f64) -> Result<Self, E> {
-        Ok(self)
+    fn visit_f64<E>(self, _: f64) -> Result<(), E> {
+        Ok(())
     }
-    fn visit_str<E>(self, _: &str) -> Result<Self, E> {
-        Ok(self)
+    fn visit_str<E>(self, _: &str) -> Result<(), E> {
+        Ok(())
     }
-    fn visit_unit<E>(self) -> Result<Self, E> {
-        Ok(self)
+    fn visit_unit<E>(self) -> Result<(), E> {
+        Ok(())
     }
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Self, A::Error> {
-        while items.next_element::<Self>()?.is_some() {}
-        Ok(self)
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
+        while items.next_element_seed(self)?.is_some() {}
+        Ok(())
     }
-    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Self, A::Error> {
-        let mut seen = HashSet::new();
-        while let Some(field) = fields.next_key::<String>()? {
-            if field == "metadata" {
-                fields.next_value::<IgnoredAny>()?;
-            } else {
-                fields.next_value::<Self>()?;
+    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<(), A::Error> {
+        let (mut hashes, mut names) = (HashSet::new(), HashSet::new());
+        while let Some(field) = fields.next_key::<Cow<'_, str>>()? {
+            match field == "metadata" {
+                true => drop(fields.next_value::<IgnoredAny>()?),
+                false => fields.next_value_seed(self)?,
             }
-            if !seen.insert(field.clone()) {
+            let is_new = match self.0 {
+                Seen::Hashes(state) => hashes.insert(state.hash_one(&field)),
+                Seen::Names => names.insert(field.clone().into_owned()),
+            };
+            if !is_new {
                 return Err(serde::de::Error::custom(format!("duplicate field `{field}`")));
             }
         }
-        Ok(self)
+        Ok(())
     }
 }
 

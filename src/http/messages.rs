@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::{
     App,
     error::Problem,
-    extract::{Answer, Json, NoQuery, Path, Query},
+    extract::{Answer, Json, NoQuery, Path, Query, at_most},
     idempotency::{Key, once},
     sessions::InSession,
     version::{IfMatch, etag},
@@ -96,6 +96,7 @@ pub(super) async fn page(
 #[serde(deny_unknown_fields)]
 pub(super) struct AppendBody {
     /// 1 to 1000 messages: all or none.
+    #[serde(deserialize_with = "at_most::<MANY, _, _>")]
     messages: Vec<NewMessage>,
     /// Refuse unless this is the session's last `seq`.
     #[serde(default)]

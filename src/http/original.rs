@@ -6,10 +6,12 @@ pub(super) mod chat;
 pub(super) mod events;
 pub(super) mod execute;
 
+use std::collections::BTreeMap;
+
 use axum::{extract::State, http::StatusCode};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::value::RawValue;
 
 use super::{
     App,
@@ -20,8 +22,8 @@ use super::{
 use crate::{
     lifecycle,
     model::{
-        Cleanup, CleanupMode, JsonObject, Message, MessageFilter, ModelRef, NewMessage, PAGE_BYTES, ReasoningEffort,
-        Role, Session, SessionId, SessionUpdate, Window,
+        Cleanup, CleanupMode, Message, MessageFilter, ModelRef, NewMessage, PAGE_BYTES, RawJson, RawObject,
+        ReasoningEffort, Role, Session, SessionId, SessionUpdate, Window,
     },
     runs,
     storage::{Error, Storage},
@@ -83,8 +85,9 @@ pub(super) async fn stop(
 #[derive(Debug, Serialize, JsonSchema)]
 pub(super) struct HistoryBody {
     session_id: SessionId,
-    messages: Vec<JsonObject>,
-    compression_events: Vec<Value>,
+    messages: Vec<RawObject>,
+    #[schemars(with = "Vec<RawJson>")]
+    compression_events: RawJson,
     /// Whether there are messages before these.
     truncated: bool,
     total_message_count: i64,
@@ -96,26 +99,26 @@ pub(super) async fn history(
 ) -> Result<Answer<200, HistoryBody>, Problem> {
     let session = found(&app, &at.id).await?;
     let page = app.repository.messages(&at.id, MessageFilter { limit: HISTORY, ..last(None) }).await?;
-    let compressions = session.extra.get("compression_events").and_then(Value::as_array);
+    let compressions: Option<RawJson> = session.extra.field("compression_events");
     Ok(Answer::new(&HistoryBody {
         session_id: at.id,
         messages: page.messages.iter().map(as_it_was).collect(),
-        compression_events: compressions.cloned().unwrap_or_default(),
+        compression_events: compressions.filter(RawJson::is_array).unwrap_or_else(|| RawJson::of::<[(); 0]>(&[])),
         truncated: page.has_more_before,
         total_message_count: session.message_count,
     }))
 }
 
 /// A message with the names that its fields had, and with what an import met beside them.
-fn as_it_was(message: &Message) -> JsonObject {
-    let Ok(Value::Object(mut fields)) = serde_json::to_value(message) else { return JsonObject::new() };
+fn as_it_was(message: &Message) -> RawObject {
+    let Ok(written) = serde_json::value::to_raw_value(message) else { return RawObject::default() };
+    let mut fields: BTreeMap<String, &RawValue> = serde_json::from_str(written.get()).unwrap_or_default();
     if let Some(parts) = fields.remove("parts") {
         fields.insert("content_parts".into(), parts);
     }
-    if let Some(Value::Object(extra)) = fields.remove("extra") {
-        fields.extend(extra);
-    }
-    fields
+    fields.remove("extra");
+    fields.extend(message.extra.fields());
+    RawObject::try_from(RawJson::of(&fields)).unwrap_or_default()
 }
 
 async fn set_effort(app: &App, id: &SessionId, reasoning_effort: Option<ReasoningEffort>) -> Result<(), Problem> {

@@ -201,7 +201,7 @@ pub(super) async fn question(
     _: NoQuery,
 ) -> Result<Answer<200, QuestionBody>, Problem> {
     let session = app.repository.session(&at.id).await?.ok_or(Error::SessionNotFound(at.id))?;
-    let question = session.pending_question.and_then(|question| serde_json::from_value(question).ok());
+    let question = session.pending_question.and_then(|question| question.parse());
     Ok(Answer::new(&QuestionBody { has_pending_question: question.is_some(), question }))
 }
 

@@ -20,7 +20,7 @@ use super::{
 use crate::{
     lifecycle,
     model::{
-        Cleanup, CleanupMode, CleanupReceipt, DeleteOptions, DeleteReceipt, JsonObject, NewSession, Page, Session,
+        Cleanup, CleanupMode, CleanupReceipt, DeleteOptions, DeleteReceipt, NewSession, Page, RawObject, Session,
         SessionFilter, SessionId, SessionTree, SessionUpdate, Timestamp, UsageRecord,
     },
     storage::{Error, Storage},
@@ -295,7 +295,7 @@ pub(super) async fn tree(
 #[serde(deny_unknown_fields)]
 pub(super) struct NewUsage {
     /// Any JSON object.
-    record: JsonObject,
+    record: RawObject,
 }
 
 pub(super) async fn append_usage(

@@ -1,9 +1,9 @@
 //! Events: durable, numbered records of changes.
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer, ser::SerializeMap};
 
-use super::{JsonObject, SessionId, Timestamp};
+use super::{Message, RawObject, SessionId, Timestamp};
 
 /// What an event tells of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
@@ -65,7 +65,7 @@ pub enum EventKind {
 }
 
 /// A durable, numbered record of a change, written in the transaction that made it.
-#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, JsonSchema)]
 pub struct Event {
     /// The number; higher ones were committed later.
     pub event_id: i64,
@@ -77,12 +77,33 @@ pub struct Event {
     pub root_session_id: SessionId,
     /// When.
     pub at: Timestamp,
-    /// What else there is to say: ids, statuses, the message.
-    #[serde(flatten)]
-    pub data: JsonObject,
+    /// What else there is to say: ids and statuses. Its fields are written beside the others.
+    #[schemars(flatten)]
+    pub data: RawObject,
+    /// The message that it tells of, where that is short and still there.
+    #[schemars(skip)]
+    pub message: Option<Message>,
     /// The sessions above, nearest first.
-    #[serde(skip)]
+    #[schemars(skip)]
     pub above: Vec<SessionId>,
+}
+
+impl Serialize for Event {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut fields = serializer.serialize_map(None)?;
+        fields.serialize_entry("event_id", &self.event_id)?;
+        fields.serialize_entry("event", &self.event)?;
+        fields.serialize_entry("session_id", &self.session_id)?;
+        fields.serialize_entry("root_session_id", &self.root_session_id)?;
+        fields.serialize_entry("at", &self.at)?;
+        for (name, value) in self.data.fields() {
+            fields.serialize_entry(&name, value)?;
+        }
+        if let Some(message) = &self.message {
+            fields.serialize_entry("message", message)?;
+        }
+        fields.end()
+    }
 }
 
 /// Whose events.

@@ -1,10 +1,9 @@
 //! Messages: the rows of a session's history, what appends them and what pages through them.
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 
-use super::{Invalid, JsonObject, Limits, MessageId, RunId, Timestamp, check_json, check_line, check_text};
+use super::{Invalid, Limits, MessageId, RawJson, RawObject, RunId, Timestamp, check_json, check_line, check_text};
 
 /// Who speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
@@ -18,8 +17,9 @@ pub enum Role {
 }
 
 /// A piece of a message that is not plain text alone.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields, remote = "Self")]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+#[serde(tag = "type", rename_all = "snake_case")]
+#[schemars(deny_unknown_fields)]
 pub enum MessagePart {
     /// Text.
     Text {
@@ -71,7 +71,41 @@ pub struct ToolFunction {
     pub arguments: String,
 }
 
-only_objects!(MessagePart, ImageUrl, ToolCall, ToolFunction, NewMessage);
+only_objects!(PartFields, ImageUrl, ToolCall, ToolFunction, NewMessage);
+
+/// The fields of a part of either kind. What serde derives for the kinds would keep a tree of the fields until it knows
+/// which it is.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields, remote = "Self")]
+struct PartFields {
+    #[serde(rename = "type")]
+    kind: PartKind,
+    #[serde(default)]
+    text: Option<String>,
+    #[serde(default)]
+    image_url: Option<ImageUrl>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum PartKind {
+    Text,
+    ImageUrl,
+}
+
+impl<'de> Deserialize<'de> for MessagePart {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let PartFields { kind, text, image_url } = <PartFields as Deserialize>::deserialize(deserializer)?;
+        match (kind, text, image_url) {
+            (PartKind::Text, Some(text), None) => Ok(Self::Text { text }),
+            (PartKind::ImageUrl, None, Some(image_url)) => Ok(Self::ImageUrl { image_url }),
+            (PartKind::Text, None, _) => Err(D::Error::missing_field("text")),
+            (PartKind::ImageUrl, _, None) => Err(D::Error::missing_field("image_url")),
+            (PartKind::Text, ..) => Err(D::Error::unknown_field("image_url", &["type", "text"])),
+            (PartKind::ImageUrl, ..) => Err(D::Error::unknown_field("text", &["type", "image_url"])),
+        }
+    }
+}
 
 /// A message as it is read.
 #[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
@@ -90,11 +124,11 @@ pub struct Message {
     /// The message in pieces, where it is more than text.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<Vec<MessagePart>>")]
-    pub parts: Option<Value>,
+    pub parts: Option<RawJson>,
     /// The tools that the model calls.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<Vec<ToolCall>>")]
-    pub tool_calls: Option<Value>,
+    pub tool_calls: Option<RawJson>,
     /// The call that this is the result of.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tool_call_id: Option<String>,
@@ -106,7 +140,7 @@ pub struct Message {
     pub phase: Option<String>,
     /// What clients keep with the message.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub metadata: Option<Value>,
+    pub metadata: Option<RawJson>,
     /// The run that wrote it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub run_id: Option<RunId>,
@@ -118,8 +152,8 @@ pub struct Message {
     /// When it last changed.
     pub updated_at: Timestamp,
     /// What an import met and has no field for.
-    #[serde(skip_serializing_if = "JsonObject::is_empty", default)]
-    pub extra: JsonObject,
+    #[serde(skip_serializing_if = "RawObject::is_empty", default)]
+    pub extra: RawObject,
 }
 
 /// What a client gives to append a message.
@@ -154,7 +188,7 @@ pub struct NewMessage {
     pub phase: Option<String>,
     /// What the client keeps with the message.
     #[serde(default)]
-    pub metadata: Option<Value>,
+    pub metadata: Option<RawJson>,
 }
 
 impl NewMessage {
@@ -192,15 +226,14 @@ impl NewMessage {
 
     /// The message that is stored, apart from its place.
     pub fn into_message(self, seq: i64, now: Timestamp) -> Message {
-        let json = |value: Result<Value, _>| value.unwrap_or(Value::Null);
         Message {
             id: self.id.unwrap_or_else(MessageId::mint),
             seq,
             role: self.role,
             content: self.content,
             reasoning: self.reasoning,
-            parts: self.parts.map(|parts| json(serde_json::to_value(parts))),
-            tool_calls: self.tool_calls.map(|calls| json(serde_json::to_value(calls))),
+            parts: self.parts.as_ref().map(RawJson::of),
+            tool_calls: self.tool_calls.as_ref().map(RawJson::of),
             tool_call_id: self.tool_call_id,
             tool_success: self.tool_success,
             phase: self.phase,
@@ -209,7 +242,7 @@ impl NewMessage {
             compressed: false,
             created_at: now,
             updated_at: now,
-            extra: JsonObject::new(),
+            extra: RawObject::default(),
         }
     }
 }

@@ -35,6 +35,7 @@ mod backend;
 mod child;
 mod event;
 mod id;
+mod json;
 mod list;
 mod message;
 mod receipt;
@@ -54,6 +55,7 @@ pub use child::{
 };
 pub use event::{Event, EventKind, EventPage, EventScope};
 pub use id::{AttachmentId, BackendId, InvalidId, MessageId, RunId, SessionId};
+pub use json::{RawJson, RawObject};
 pub use list::{Archived, KindFilter, Order, Page, Position, SessionFilter, SessionTree};
 pub use message::{
     Appended, ImageUrl, Message, MessageFilter, MessagePage, MessagePart, NewMessage, PAGE_BYTES, Role, ToolCall,
@@ -76,7 +78,7 @@ pub use worktree::{
     AbsolutePath, AtRisk, AttachWorktree, Findings, NewWorktree, Removed, Worktree, WorktreeState, WorktreeStep,
 };
 
-/// A JSON object whose keys Culm does not know.
+/// A JSON object as a tree of values: for small ones that are looked into. What clients bring is a [`RawObject`].
 pub type JsonObject = serde_json::Map<String, serde_json::Value>;
 
 /// What is wrong with a value that a caller brought, and where.
@@ -154,28 +156,51 @@ fn check_text(param: &str, text: &str) -> Result<(), Invalid> {
     }
 }
 
-/// A free JSON value of at most `limit` bytes, without NUL in its strings. Gives its bytes; 0 for null.
-fn check_json<T: serde::Serialize>(param: &str, value: &T, limit: usize) -> Result<usize, Invalid> {
-    let json = serde_json::to_string(value).map_err(|e| Invalid::new(param, e.to_string()))?;
-    if json.len() > limit {
+/// A value of at most `limit` bytes as JSON, without NUL in its strings. Gives its bytes; 0 for none.
+fn check_json<T: serde::Serialize>(param: &str, value: &Option<T>, limit: usize) -> Result<usize, Invalid> {
+    let Some(value) = value else { return Ok(0) };
+    let mut measured = Measured::default();
+    serde_json::to_writer(&mut measured, value).map_err(|e| Invalid::new(param, e.to_string()))?;
+    if measured.bytes > limit {
         return Err(Invalid::new(param, format!("at most {limit} bytes as JSON")));
     }
-    match escapes_nul(&json) {
+    match measured.nul {
         true => Err(Invalid::content(param, "no NUL character")),
-        false if json == "null" => Ok(0),
-        false => Ok(json.len()),
+        false => Ok(measured.bytes),
+    }
+}
+
+/// JSON that is written nowhere.
+#[derive(Default)]
+struct Measured {
+    bytes: usize,
+    /// Whether it has the escape of NUL.
+    nul: bool,
+}
+
+impl std::io::Write for Measured {
+    fn write(&mut self, piece: &[u8]) -> std::io::Result<usize> {
+        self.bytes += piece.len();
+        // Raw JSON comes as one piece, an escape in a string as another: none is cut in two.
+        self.nul |= escapes_nul(piece);
+        Ok(piece.len())
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
     }
 }
 
 /// Whether a JSON text has the escape of NUL: after an even number of backslashes, or it is a text about the escape.
-fn escapes_nul(json: &str) -> bool {
-    let backslashes = |end: usize| json.as_bytes()[..end].iter().rev().take_while(|byte| **byte == b'\\').count();
-    json.match_indices("\\u0000").any(|(at, _)| backslashes(at) % 2 == 0)
+fn escapes_nul(json: &[u8]) -> bool {
+    const NUL: &[u8] = b"\\u0000";
+    let backslashes = |end: usize| json[..end].iter().rev().take_while(|byte| **byte == b'\\').count();
+    let mut escapes = memchr::memmem::find_iter(json, NUL);
+    escapes.any(|at| backslashes(at) % 2 == 0)
 }
 
 /// A record of the token-usage log: as large as metadata may be.
-pub fn check_record(record: &JsonObject, limits: &Limits) -> Result<(), Invalid> {
-    check_json("record", record, limits.metadata).map(drop)
+pub fn check_record(record: &RawObject, limits: &Limits) -> Result<(), Invalid> {
+    check_json("record", &Some(record), limits.metadata).map(drop)
 }
 
 #[cfg(test)]
@@ -184,7 +209,12 @@ mod tests {
 
     #[test]
     fn a_text_about_nul_is_none() {
-        let check = |text: &str| check_json("x", &serde_json::json!({ "a": [text] }), 99).is_ok();
+        let check = |text: &str| {
+            let value = serde_json::json!({ "a": [text] });
+            let (typed, raw) = (check_json("x", &Some(&value), 99), check_json("x", &Some(RawJson::of(&value)), 99));
+            assert_eq!(typed, raw);
+            typed.is_ok()
+        };
         assert!(check("\\u0000") && check("\\\\u0000") && check("u0000"));
         assert!(!check("\0") && !check("\\\0") && !check("\\u0000\0"));
     }

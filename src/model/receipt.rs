@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{JsonObject, MessageId, RunId, SessionId, TeardownJob, Timestamp, Unfinished};
+use super::{MessageId, RawObject, RunId, SessionId, TeardownJob, Timestamp, Unfinished};
 
 /// How to delete a session.
 #[derive(Debug, Clone, Copy, Default)]
@@ -140,7 +140,7 @@ pub struct TruncateReceipt {
 #[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct UsageRecord {
     /// What the client gave.
-    pub record: JsonObject,
+    pub record: RawObject,
     /// When.
     pub created_at: Timestamp,
 }

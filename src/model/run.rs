@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{JsonObject, Message, NewMessage, RunId, RunStatus, SessionId, Timestamp};
+use super::{Message, NewMessage, RawObject, RunId, RunStatus, SessionId, Timestamp};
 
 /// One execution of a session by an executor, from start to a terminal status.
 #[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
@@ -34,7 +34,7 @@ pub struct Run {
     pub error: Option<String>,
     /// What it used, in tokens, as its executor reported it.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub usage: Option<JsonObject>,
+    pub usage: Option<RawObject>,
     /// The `seq` of its first message.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub first_seq: Option<i64>,
@@ -86,7 +86,7 @@ pub struct RunEnd {
     /// Why it failed.
     pub error: Option<String>,
     /// What it used.
-    pub usage: Option<JsonObject>,
+    pub usage: Option<RawObject>,
     /// The text that it was writing when it ended.
     pub partial: Option<NewMessage>,
 }

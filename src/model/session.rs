@@ -4,9 +4,8 @@ use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
-use serde_json::Value;
 
-use super::{Invalid, JsonObject, Limits, SessionId, Timestamp, check_json, check_line, check_text};
+use super::{Invalid, Limits, RawJson, RawObject, SessionId, Timestamp, check_json, check_line, check_text};
 
 /// Whether a session is the root of its tree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
@@ -129,16 +128,16 @@ pub struct Session {
     pub last_run_error: Option<String>,
     /// Tokens of the last call, as the executor reported them.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub token_usage: Option<Value>,
+    pub token_usage: Option<RawJson>,
     /// What the context may hold, as the client set it.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub token_budget: Option<Value>,
+    pub token_budget: Option<RawJson>,
     /// The session's list of tasks.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub task_list: Option<Value>,
+    pub task_list: Option<RawJson>,
     /// What stands for the part of the history that was compressed.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub conversation_summary: Option<Value>,
+    pub conversation_summary: Option<RawJson>,
     /// The schedule that made it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub created_by_schedule_id: Option<String>,
@@ -160,10 +159,10 @@ pub struct Session {
     pub prompt: Option<String>,
     /// The question that a run waits on.
     #[serde(skip)]
-    pub pending_question: Option<Value>,
+    pub pending_question: Option<RawJson>,
     /// What an import met and has no field for.
     #[serde(skip)]
-    pub extra: JsonObject,
+    pub extra: RawObject,
 }
 
 impl Session {
@@ -208,7 +207,7 @@ impl Session {
             responsibility: None,
             prompt: None,
             pending_question: None,
-            extra: JsonObject::new(),
+            extra: RawObject::default(),
             id,
         }
     }
@@ -237,9 +236,9 @@ pub struct NewSession {
     /// Whether to keep it from forceless deletes.
     pub pinned: bool,
     /// What the context may hold.
-    pub token_budget: Option<JsonObject>,
+    pub token_budget: Option<RawObject>,
     /// The list of tasks.
-    pub task_list: Option<JsonObject>,
+    pub task_list: Option<RawObject>,
     /// What the client keeps with the session.
     pub metadata: BTreeMap<String, String>,
     /// The session to be a child of.
@@ -265,7 +264,7 @@ impl NewSession {
         check_model_ref(self.model_ref.as_ref(), limits)?;
         if let Some(prompt) = &self.system_prompt {
             check_text("system_prompt", prompt)?;
-            check_json("system_prompt", prompt, limits.message)?;
+            check_json("system_prompt", &Some(prompt), limits.message)?;
         }
         check_json("token_budget", &self.token_budget, limits.metadata)?;
         check_json("task_list", &self.task_list, limits.message)?;
@@ -289,7 +288,7 @@ fn check_metadata<'a>(
     for key in keys {
         check_line("metadata", key, limits.title)?;
     }
-    check_json("metadata", metadata, limits.metadata).map(drop)
+    check_json("metadata", &Some(metadata), limits.metadata).map(drop)
 }
 
 /// What a client changes of a session. Absent fields stay; null clears one that may be absent.
@@ -322,12 +321,12 @@ pub struct SessionUpdate {
     pub workspace: Option<Option<String>>,
     /// What the context may hold.
     #[serde(deserialize_with = "present", skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<JsonObject>")]
-    pub token_budget: Option<Option<JsonObject>>,
+    #[schemars(with = "Option<RawObject>")]
+    pub token_budget: Option<Option<RawObject>>,
     /// The list of tasks.
     #[serde(deserialize_with = "present", skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<JsonObject>")]
-    pub task_list: Option<Option<JsonObject>>,
+    #[schemars(with = "Option<RawObject>")]
+    pub task_list: Option<Option<RawObject>>,
     /// Keys to set; null removes one.
     pub metadata: BTreeMap<String, Option<String>>,
     /// Bytes that all metadata together may have afterwards, as JSON.
@@ -359,8 +358,8 @@ impl SessionUpdate {
             check_line(param, text.map_or("", String::as_str), limits.title)?;
         }
         check_model_ref(self.model_ref.as_ref().and_then(Option::as_ref), limits)?;
-        check_json("token_budget", &self.token_budget, limits.metadata)?;
-        check_json("task_list", &self.task_list, limits.message)?;
+        check_json("token_budget", &self.token_budget.as_ref().and_then(Option::as_ref), limits.metadata)?;
+        check_json("task_list", &self.task_list.as_ref().and_then(Option::as_ref), limits.message)?;
         check_metadata(self.metadata.keys(), &self.metadata, limits)
     }
 
@@ -381,10 +380,10 @@ impl SessionUpdate {
             session.workspace.clone_from(workspace);
         }
         if let Some(budget) = &self.token_budget {
-            session.token_budget = budget.clone().map(Value::Object);
+            session.token_budget = budget.clone().map(RawJson::from);
         }
         if let Some(tasks) = &self.task_list {
-            session.task_list = tasks.clone().map(Value::Object);
+            session.task_list = tasks.clone().map(RawJson::from);
         }
         for (key, value) in &self.metadata {
             match value {

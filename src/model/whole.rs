@@ -5,7 +5,7 @@ use std::{
     hash::{DefaultHasher, Hash, Hasher},
 };
 
-use super::{Message, MessageId, Session};
+use super::{Message, MessageId, RawJson, Session};
 
 /// A session with all its messages, and the memory of how it was loaded.
 ///
@@ -129,8 +129,10 @@ fn fingerprint(message: &Message) -> u64 {
         updated_at,
         extra,
     } = message;
+    // As they are written: who writes JSON otherwise changes it.
+    let [parts, tool_calls, metadata] = [parts, tool_calls, metadata].map(|json| json.as_ref().map(RawJson::as_str));
     (id, role, content, reasoning, parts, tool_calls, tool_call_id, tool_success).hash(&mut hasher);
-    (phase, metadata, run_id, compressed, created_at, updated_at, extra).hash(&mut hasher);
+    (phase, metadata, run_id, compressed, created_at, updated_at, extra.as_str()).hash(&mut hasher);
     hasher.finish()
 }
 

@@ -23,8 +23,8 @@ use crate::{
     agent_sessions::AgentSessions,
     attachments::AttachmentReader,
     model::{
-        AgentSession, AttachmentId, BackendId, BackendState, JsonObject, Message, MessageFilter, NewSession, Page,
-        Position, Session, SessionFilter, SessionId, WholeSession, Window,
+        AgentSession, AttachmentId, BackendId, BackendState, Message, MessageFilter, NewSession, Page, Position,
+        RawObject, Session, SessionFilter, SessionId, WholeSession, Window,
     },
     storage::{Result, Storage},
     tasks::{self, Tasks},
@@ -74,7 +74,7 @@ pub trait RuntimePersistence: Send + Sync {
     /// Saves what the runtime changed, on top of what others changed meanwhile, and corrects its copy.
     async fn save_runtime_session(&self, session: &mut WholeSession) -> Result<()>;
     /// Appends one record to the session's token-usage log.
-    async fn append_token_usage_record(&self, id: &SessionId, record: JsonObject) -> Result<()>;
+    async fn append_token_usage_record(&self, id: &SessionId, record: RawObject) -> Result<()>;
 }
 
 impl SessionRepository {
@@ -382,7 +382,7 @@ impl RuntimePersistence for SessionRepository {
         self.save(session).await
     }
 
-    async fn append_token_usage_record(&self, id: &SessionId, record: JsonObject) -> Result<()> {
+    async fn append_token_usage_record(&self, id: &SessionId, record: RawObject) -> Result<()> {
         self.append_usage(id, record).await.map(drop)
     }
 }

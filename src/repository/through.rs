@@ -118,7 +118,7 @@ impl Storage for SessionRepository {
         self.write(touched, |storage| async move { storage.save_sessions(saves).await }).await
     }
 
-    async fn append_usage(&self, id: &SessionId, record: JsonObject) -> Result<UsageRecord> {
+    async fn append_usage(&self, id: &SessionId, record: RawObject) -> Result<UsageRecord> {
         let key = id.clone();
         self.write(Touched::one(id), |storage| async move { storage.append_usage(&key, record).await }).await
     }

@@ -14,7 +14,7 @@ use crate::{
     executor::{self, Event, Executor, Outcome, Question, Turn},
     feed::{Draft, Place},
     model::{
-        JsonObject, NewMessage, PendingQuestion, Role, Run, RunEnd, RunStatus, Session, SessionUpdate, WholeSession,
+        NewMessage, PendingQuestion, RawObject, Role, Run, RunEnd, RunStatus, Session, SessionUpdate, WholeSession,
         Worktree, WorktreeState,
     },
     storage::{Error, Result, Storage},
@@ -67,7 +67,7 @@ pub(super) async fn follow(runs: &Runs, run: &Run, executor: &dyn Executor, canc
 fn turn(run: &Run, whole: WholeSession, worktree: Option<Worktree>) -> Turn {
     let WholeSession { session, messages, .. } = whole;
     let Session { model, reasoning_effort, workspace, conversation_summary, .. } = session;
-    let summary = conversation_summary.and_then(|summary| Some(summary.get("content")?.as_str()?.to_owned()));
+    let summary = conversation_summary.and_then(|summary| RawObject::try_from(summary).ok()?.field("content"));
     let there = worktree.filter(|worktree| worktree.state != WorktreeState::Creating);
     let workspace = there.map(|worktree| worktree.path.as_path().to_owned()).or(workspace.map(PathBuf::from));
     Turn {
@@ -90,7 +90,7 @@ fn partial(draft: &Draft) -> Option<NewMessage> {
     Some(NewMessage {
         id: Some(id),
         reasoning: Some(reasoning).filter(|reasoning| !reasoning.is_empty()),
-        metadata: Some(json!({ "partial": true })),
+        metadata: Some(json!({ "partial": true }).into()),
         ..NewMessage::text(Role::Assistant, text)
     })
 }
@@ -101,7 +101,7 @@ struct Telling<'a> {
     run: &'a Run,
     place: Place,
     draft: Draft,
-    usage: Option<JsonObject>,
+    usage: Option<RawObject>,
 }
 
 impl Telling<'_> {
@@ -161,11 +161,11 @@ impl Telling<'_> {
             Event::Message(message) => self.store(message).await,
             Event::Question(question) => self.ask(question).await,
             Event::Tasks(tasks) => {
-                let update = SessionUpdate { task_list: Some(Some(tasks)), ..SessionUpdate::default() };
+                let update = SessionUpdate { task_list: Some(Some(tasks.into())), ..SessionUpdate::default() };
                 self.runs.0.repository.update_session(&self.run.session_id, update, None).await.map(drop)
             }
             Event::Usage(usage) => {
-                self.usage = Some(usage);
+                self.usage = Some(usage.into());
                 Ok(())
             }
         }

@@ -28,10 +28,10 @@ use tokio::sync::watch;
 use crate::model::{
     AbsolutePath, AgentSession, Answered, Appended, Attachment, AttachmentId, BackendFilter, BackendId, BackendState,
     ChildStep, ChildUpdate, Cleanup, CleanupReceipt, ClearReceipt, ClockOutOfRange, Closing, ContinuedChild,
-    CreatedChild, DeleteOptions, DeleteReceipt, EventPage, EventScope, JsonObject, Message, MessageFilter, MessageId,
-    MessagePage, MessageReceipt, NewAttachment, NewChild, NewMessage, NewRun, NewSession, NewWorktree, Openness, Page,
-    PendingQuestion, Position, Run, RunEnd, RunFilter, RunId, SearchPage, SearchPosition, SearchQuery, Session,
-    SessionFilter, SessionId, SessionSave, SessionTree, SessionUpdate, Teardown, TeardownJob, Truncate,
+    CreatedChild, DeleteOptions, DeleteReceipt, EventPage, EventScope, Message, MessageFilter, MessageId, MessagePage,
+    MessageReceipt, NewAttachment, NewChild, NewMessage, NewRun, NewSession, NewWorktree, Openness, Page,
+    PendingQuestion, Position, RawObject, Run, RunEnd, RunFilter, RunId, SearchPage, SearchPosition, SearchQuery,
+    Session, SessionFilter, SessionId, SessionSave, SessionTree, SessionUpdate, Teardown, TeardownJob, Truncate,
     TruncateReceipt, UpdatedChild, UsageRecord, WholeSession, Worktree, WorktreeStep,
 };
 
@@ -279,7 +279,7 @@ pub trait Storage: Send + Sync {
     }
 
     /// Appends one record to the session's token-usage log.
-    async fn append_usage(&self, id: &SessionId, record: JsonObject) -> Result<UsageRecord>;
+    async fn append_usage(&self, id: &SessionId, record: RawObject) -> Result<UsageRecord>;
 
     /// The session's token-usage log, oldest first.
     async fn usage(&self, id: &SessionId, after: Option<Position>, limit: i64) -> Result<Page<UsageRecord>>;

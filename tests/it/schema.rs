@@ -442,7 +442,7 @@ async fn the_index_and_the_counters_are_true_after_every_kind_of_write() {
     storage.update_session(&id("a"), title("renamed"), None).await.unwrap();
     assert_sound(&mut shell).await;
     let mut whole = storage.load_session(&id("b")).await.unwrap().unwrap();
-    whole.session.conversation_summary = Some(serde_json::json!({ "content": "short" }));
+    whole.session.conversation_summary = Some(serde_json::json!({ "content": "short" }).into());
     whole.messages[0].content = "saved 数据".into();
     whole.messages.remove(1);
     storage.save_session(whole.changes()).await.unwrap();

@@ -6,12 +6,11 @@ use std::{
 };
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use serde_json::Value;
 
 use super::wire::{Image, Part};
 use crate::{
     attachments::AttachmentReader,
-    executor::Error,
+    executor::{Error, content},
     model::{Message, Role, detected_mime_type},
 };
 
@@ -27,10 +26,8 @@ impl Images {
     pub(super) async fn load(messages: &[Message], attachments: &dyn AttachmentReader) -> Result<Self, Error> {
         let (mut images, mut room) = (HashMap::new(), ALL);
         let users = messages.iter().rev().filter(|message| message.role == Role::User && !message.compressed);
-        for url in users.flat_map(parts).filter_map(address).filter(|url| !is_foreign(url)) {
-            if images.contains_key(url) {
-                continue;
-            }
+        for part in users.flat_map(content::parts) {
+            let Some(url) = part.url().filter(|url| !is_foreign(url) && !images.contains_key(*url)) else { continue };
             let image = read(url, attachments, room.min(ONE)).await;
             let image = image.map_err(|error| Error::Failed(format!("the image {url} could not be read: {error}")))?;
             room = room.saturating_sub(image.as_ref().map_or(0, String::len) / 4 * 3);
@@ -40,26 +37,17 @@ impl Images {
     }
 
     /// A part as it is sent. One that cannot be sent says so to the model.
-    pub(super) fn part<'a>(&'a self, part: &'a Value) -> Option<Part<'a>> {
-        let Some(url) = address(part) else {
-            return part["text"].as_str().map(|text| Part::Text { text });
-        };
-        let detail = part["image_url"]["detail"].as_str();
-        match self.0.get(url) {
-            Some(Ok(data)) => Some(Part::ImageUrl { image_url: Image { url: data, detail } }),
-            Some(Err(reason)) => Some(Part::Text { text: reason }),
+    pub(super) fn part<'a>(&'a self, part: content::Part<'a>) -> Option<Part<'a>> {
+        if part.url().is_none() {
+            return part.text.map(|text| Part::Text { text });
+        }
+        let (url, detail) = part.into_image()?;
+        match self.0.get(url.as_ref()) {
+            Some(Ok(data)) => Some(Part::ImageUrl { image_url: Image { url: data.into(), detail } }),
+            Some(Err(reason)) => Some(Part::Text { text: reason.into() }),
             None => Some(Part::ImageUrl { image_url: Image { url, detail } }),
         }
     }
-}
-
-/// A message's parts. They are read one by one: an imported message may have some that are not known here.
-pub(super) fn parts(message: &Message) -> impl Iterator<Item = &Value> {
-    message.parts.as_ref().and_then(Value::as_array).into_iter().flatten()
-}
-
-fn address(part: &Value) -> Option<&str> {
-    part["image_url"]["url"].as_str()
 }
 
 /// Whether a provider can read it by itself.

@@ -102,7 +102,7 @@ impl Reply {
             phase: Some(if calls.is_empty() { "final_answer" } else { "commentary" }.into()),
             tool_calls: Some(calls).filter(|calls| !calls.is_empty()),
             // Cut off by a limit or a filter: the reader is to know.
-            metadata: reason.map(|reason| json!({ "finish_reason": reason })),
+            metadata: reason.map(|reason| json!({ "finish_reason": reason }).into()),
             ..NewMessage::text(Role::Assistant, self.text)
         };
         message.check(limits).map_err(|invalid| Error::Failed(format!("the model's message: {invalid}")))?;

@@ -1,15 +1,13 @@
 //! A session's history as a provider wants it: without what a summary stands for, and each call with its result.
 
-use std::collections::HashMap;
-
-use serde_json::Value;
+use std::{borrow::Cow, collections::HashMap};
 
 use super::{
-    images::{Images, parts},
+    images::Images,
     wire::{Call, Content, Function, Part, Said},
 };
 use crate::{
-    executor::Turn,
+    executor::{Turn, content},
     model::{Message, Role},
 };
 
@@ -26,7 +24,7 @@ struct Exchange<'a> {
 pub(super) fn transcript<'a>(turn: &'a Turn, images: &'a Images, reasoning: bool) -> Vec<Said<'a>> {
     let mut exchanges: Vec<Exchange<'a>> = Vec::new();
     // Where the result of a call belongs. Some vendors use the same ids again: the last call is meant.
-    let mut open: HashMap<&str, (usize, usize)> = HashMap::new();
+    let mut open: HashMap<Cow<'a, str>, (usize, usize)> = HashMap::new();
     for message in turn.messages.iter().filter(|message| !message.compressed) {
         if message.role == Role::Tool {
             // A result that no call asked for is left out: it would be refused.
@@ -37,7 +35,7 @@ pub(super) fn transcript<'a>(turn: &'a Turn, images: &'a Images, reasoning: bool
         }
         let Some(said) = said(message, images, reasoning) else { continue };
         let calls = calls(&said);
-        open.extend(calls.iter().enumerate().map(|(place, id)| (*id, (exchanges.len(), place))));
+        open.extend(calls.iter().enumerate().map(|(place, id)| (id.clone(), (exchanges.len(), place))));
         exchanges.push(Exchange { results: vec![None; calls.len()], said });
     }
     flatten(exchanges, turn.summary.as_deref())
@@ -61,9 +59,9 @@ fn flatten<'a>(exchanges: Vec<Exchange<'a>>, summary: Option<&'a str>) -> Vec<Sa
     messages
 }
 
-fn calls<'a>(said: &Said<'a>) -> Vec<&'a str> {
+fn calls<'a>(said: &Said<'a>) -> Vec<Cow<'a, str>> {
     match said {
-        Said::Assistant { tool_calls, .. } => tool_calls.iter().map(|call| call.id).collect(),
+        Said::Assistant { tool_calls, .. } => tool_calls.iter().map(|call| call.id.clone()).collect(),
         _ => Vec::new(),
     }
 }
@@ -87,26 +85,25 @@ fn said<'a>(message: &'a Message, images: &'a Images, reasoning: bool) -> Option
 
 fn user<'a>(message: &'a Message, images: &'a Images) -> Content<'a> {
     let text = message.content.as_str();
-    let mut parts: Vec<Part<'a>> = parts(message).filter_map(|part| images.part(part)).collect();
+    let stored = content::parts(message);
+    let has_text = stored.iter().any(|part| part.text.is_some());
+    let mut parts: Vec<Part<'a>> = stored.into_iter().filter_map(|part| images.part(part)).collect();
     if parts.is_empty() {
         return Content::Text(text);
     }
     // The text is usually among the parts.
-    let has_text = self::parts(message).any(|part| part["text"].is_string());
     if !has_text && !text.is_empty() {
-        parts.insert(0, Part::Text { text });
+        parts.insert(0, Part::Text { text: text.into() });
     }
     Content::Parts(parts)
 }
 
 fn tool_calls(message: &Message) -> Vec<Call<'_>> {
-    let calls = message.tool_calls.as_ref().and_then(Value::as_array).into_iter().flatten();
-    calls.filter_map(tool_call).collect()
+    content::calls(message).into_iter().filter_map(tool_call).collect()
 }
 
-fn tool_call(call: &Value) -> Option<Call<'_>> {
-    let function = &call["function"];
-    let arguments = function["arguments"].as_str().unwrap_or("{}");
-    let function = Function { name: function["name"].as_str()?, arguments };
-    Some(Call { id: call["id"].as_str()?, kind: "function", function })
+fn tool_call(call: content::Call<'_>) -> Option<Call<'_>> {
+    let arguments = call.function.arguments.unwrap_or("{}".into());
+    let function = Function { name: call.function.name?, arguments };
+    Some(Call { id: call.id?, kind: "function", function })
 }

@@ -1,5 +1,7 @@
 //! The wire format: what is sent, strictly; what is read, with patience for vendors.
 
+use std::borrow::Cow;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -42,7 +44,7 @@ pub(super) enum Said<'a> {
         tool_calls: Vec<Call<'a>>,
     },
     Tool {
-        tool_call_id: &'a str,
+        tool_call_id: Cow<'a, str>,
         content: &'a str,
     },
 }
@@ -57,20 +59,20 @@ pub(super) enum Content<'a> {
 #[derive(Debug, Serialize, PartialEq)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub(super) enum Part<'a> {
-    Text { text: &'a str },
+    Text { text: Cow<'a, str> },
     ImageUrl { image_url: Image<'a> },
 }
 
 #[derive(Debug, Serialize, PartialEq)]
 pub(super) struct Image<'a> {
-    pub(super) url: &'a str,
+    pub(super) url: Cow<'a, str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) detail: Option<&'a str>,
+    pub(super) detail: Option<Cow<'a, str>>,
 }
 
 #[derive(Debug, Serialize, PartialEq)]
 pub(super) struct Call<'a> {
-    pub(super) id: &'a str,
+    pub(super) id: Cow<'a, str>,
     #[serde(rename = "type")]
     pub(super) kind: &'static str,
     pub(super) function: Function<'a>,
@@ -78,8 +80,8 @@ pub(super) struct Call<'a> {
 
 #[derive(Debug, Serialize, PartialEq)]
 pub(super) struct Function<'a> {
-    pub(super) name: &'a str,
-    pub(super) arguments: &'a str,
+    pub(super) name: Cow<'a, str>,
+    pub(super) arguments: Cow<'a, str>,
 }
 
 /// One event of the stream. Vendors leave out, null or empty whatever has nothing to say.

@@ -22,7 +22,7 @@ use super::{
     found, last,
 };
 use crate::{
-    model::{EventScope, JsonObject, Role, RunId, RunStatus, Session, SessionId, ToolCall},
+    model::{EventScope, RawObject, Role, RunId, RunStatus, Session, SessionId, ToolCall},
     storage::{self, Storage},
 };
 
@@ -66,12 +66,12 @@ async fn ended_before(app: &App, session: &Session) -> storage::Result<Option<Va
     let waits = last.is_some_and(|last| last.role == Role::User);
     match waits || !app.repository.active_runs(&session.id, true).await?.is_empty() {
         true => Ok(None),
-        false => Ok(Some(end(session.last_run_status, session.last_run_error.as_deref(), &JsonObject::new()))),
+        false => Ok(Some(end(session.last_run_status, session.last_run_error.as_deref(), &RawObject::default()))),
     }
 }
 
-fn end(status: Option<RunStatus>, error: Option<&str>, usage: &JsonObject) -> Value {
-    let tokens = |name: &str| usage.get(name).and_then(Value::as_u64).unwrap_or_default();
+fn end(status: Option<RunStatus>, error: Option<&str>, usage: &RawObject) -> Value {
+    let tokens = |name: &str| usage.field::<u64>(name).unwrap_or_default();
     match status {
         Some(RunStatus::Cancelled) => json!({ "type": "error", "message": CANCELLED }),
         Some(RunStatus::Error | RunStatus::Interrupted) => {

@@ -67,8 +67,7 @@ struct SyncBody {
 
 impl SyncBody {
     fn new(session: &Session, last: Option<&Message>, client: Option<&ClientSync>) -> Self {
-        let question: Option<PendingQuestion> =
-            session.pending_question.clone().and_then(|question| serde_json::from_value(question).ok());
+        let question: Option<PendingQuestion> = session.pending_question.clone().and_then(|question| question.parse());
         let mut sync = Self {
             need_sync: false,
             reason: None,

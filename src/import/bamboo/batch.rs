@@ -180,7 +180,7 @@ fn whole(
     let found = message::messages(source.messages, &session, path, report);
     report.messages.skipped += found.skipped;
     if !found.others.is_empty() {
-        session.extra.insert("messages".into(), found.others.into());
+        session.extra.insert("messages", &found.others);
     }
     session::place(&mut session, node, above(node, parent, report));
     (session, found.messages)

@@ -2,8 +2,6 @@
 
 use std::{collections::HashSet, path::Path};
 
-use serde_json::Value;
-
 use super::{
     file::{Contents, Place},
     store::Target,
@@ -12,7 +10,7 @@ use super::{
 };
 use crate::{
     import::{FindingKind, Report},
-    model::{AttachmentId, JsonObject, NewAttachment, SessionId},
+    model::{AttachmentId, NewAttachment, RawJson, RawObject, SessionId},
     storage,
 };
 
@@ -101,15 +99,15 @@ pub(super) async fn usage(
     Ok(())
 }
 
-fn records(file: Place<'_>, bytes: &[u8], report: &mut Report) -> Vec<JsonObject> {
+fn records(file: Place<'_>, bytes: &[u8], report: &mut Report) -> Vec<RawObject> {
     let mut records = Vec::new();
     for line in bytes.split(|byte| *byte == b'\n').filter(|line| !line.trim_ascii().is_empty()) {
-        match file.json::<Value>(line, report) {
-            Some(Value::Object(record)) => {
+        match file.json::<RawJson>(line, report).map(RawObject::try_from) {
+            Some(Ok(record)) => {
                 records.push(record);
                 continue;
             }
-            Some(_) => report.add(FindingKind::UnexpectedValue, file.shown(), "a line is no JSON object"),
+            Some(Err(_)) => report.add(FindingKind::UnexpectedValue, file.shown(), "a line is no JSON object"),
             None => {}
         }
         report.usage_records.skipped += 1;

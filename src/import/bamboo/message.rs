@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::{fields::Fields, session::tell, tree::derived};
 use crate::{
     import::{FindingKind, Report},
-    model::{JsonObject, Message, MessageId, MessagePart, Role, Session, Timestamp, ToolCall},
+    model::{JsonObject, Message, MessageId, MessagePart, RawJson, RawObject, Role, Session, Timestamp, ToolCall},
 };
 
 /// Known keys that have no field here.
@@ -68,7 +68,7 @@ pub(super) fn messages(source: Vec<Value>, session: &Session, path: &str, report
                 let text =
                     format!("message {position} has the id of another one, '{}'; it becomes '{minted}'", message.id);
                 report.add(FindingKind::DuplicateId, path, text);
-                message.extra.insert("id".into(), message.id.to_string().into());
+                message.extra.insert("id", &message.id);
                 message.id = minted;
             }
             None => {}
@@ -125,21 +125,21 @@ fn message(
         role,
         content: fields.text("content").unwrap_or_default(),
         reasoning: fields.text("reasoning"),
-        parts: fields.typed::<Vec<MessagePart>>("content_parts").and_then(|parts| serde_json::to_value(parts).ok()),
-        tool_calls: fields.typed::<Vec<ToolCall>>("tool_calls").and_then(|calls| serde_json::to_value(calls).ok()),
+        parts: fields.typed::<Vec<MessagePart>>("content_parts").as_ref().map(RawJson::of),
+        tool_calls: fields.typed::<Vec<ToolCall>>("tool_calls").as_ref().map(RawJson::of),
         tool_call_id: fields.text("tool_call_id"),
         tool_success: fields.flag("tool_success"),
         phase: fields.text("phase"),
-        metadata: fields.json("metadata"),
+        metadata: fields.json("metadata").map(RawJson::from),
         run_id: None,
         compressed: fields.flag("compressed").unwrap_or_default(),
         created_at,
         updated_at: created_at,
-        extra: JsonObject::new(),
+        extra: RawObject::default(),
     };
     let unknown = fields.keep_rest(&KEPT);
     tell(&fields, &unknown, &format!("message {position}: "), path, report);
-    message.extra = fields.extra;
+    message.extra = fields.extra.into();
     message
 }
 

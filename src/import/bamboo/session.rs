@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::{fields::Fields, fields::has_nul, file::Place, tree::Node};
 use crate::{
     import::{FindingKind, Report},
-    model::{JsonObject, ReasoningEffort, RunStatus, Session, SessionId, Timestamp},
+    model::{JsonObject, RawJson, ReasoningEffort, RunStatus, Session, SessionId, Timestamp},
 };
 
 /// Keys that have a field here, or that place the session.
@@ -145,7 +145,7 @@ pub(super) fn session(
     }
     let unknown = fields.keep_rest(&KEPT);
     tell(&fields, &unknown, "", path, report);
-    session.extra = fields.extra;
+    session.extra = fields.extra.into();
     session
 }
 
@@ -190,15 +190,15 @@ fn effort(text: &str) -> Option<ReasoningEffort> {
 
 fn state(session: &mut Session, fields: &mut Fields) {
     if fields.peek("task_list").is_none_or(Value::is_null) {
-        session.task_list = fields.object("todo_list");
+        session.task_list = fields.object("todo_list").map(RawJson::from);
     } else {
-        session.task_list = fields.object("task_list");
+        session.task_list = fields.object("task_list").map(RawJson::from);
     }
-    session.pending_question = fields.object("pending_question");
+    session.pending_question = fields.object("pending_question").map(RawJson::from);
     session.has_pending_question = session.pending_question.is_some();
-    session.token_budget = fields.object("token_budget");
-    session.token_usage = fields.object("token_usage");
-    session.conversation_summary = fields.object("conversation_summary");
+    session.token_budget = fields.object("token_budget").map(RawJson::from);
+    session.token_usage = fields.object("token_usage").map(RawJson::from);
+    session.conversation_summary = fields.object("conversation_summary").map(RawJson::from);
 }
 
 /// Texts by key. Whatever else is under a key cannot be kept there, and goes to `extra` under `metadata`.
@@ -265,7 +265,7 @@ pub(super) fn place(session: &mut Session, node: &Node, parent: Option<(SessionI
     let found = &node.found;
     let mut keep = |key: &str, value: &Option<String>, now: Option<&str>| {
         if let Some(value) = value.as_deref().filter(|value| !value.is_empty() && Some(*value) != now) {
-            session.extra.insert(key.into(), value.into());
+            session.extra.insert(key, &value);
         }
     };
     let (kind, root, depth) = match &parent {
@@ -277,7 +277,7 @@ pub(super) fn place(session: &mut Session, node: &Node, parent: Option<(SessionI
     keep("root_session_id", &found.root, Some(root.as_str()));
     let word = if parent.is_some() { "child" } else { "root" };
     keep("kind", &found.kind, Some(word));
-    if session.extra.get("spawn_depth").and_then(Value::as_i64) == Some(depth) {
+    if session.extra.field::<i64>("spawn_depth") == Some(depth) {
         session.extra.remove("spawn_depth");
     }
     session.kind = kind;

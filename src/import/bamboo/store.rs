@@ -6,7 +6,7 @@ use futures_util::stream;
 
 use crate::{
     model::{
-        AttachmentId, JsonObject, Message, MessageId, NewAttachment, Position, Session, SessionId, SessionSave,
+        AttachmentId, Message, MessageId, NewAttachment, Position, RawObject, Session, SessionId, SessionSave,
         WholeSession,
     },
     storage::{AppendOptions, Error, Result, Storage},
@@ -125,11 +125,11 @@ impl<'a> Target<'a> {
     }
 
     /// Adds the records that the session's log lacks; the number of those.
-    pub(super) async fn add_usage(&self, session: &SessionId, records: Vec<JsonObject>) -> Result<u64> {
+    pub(super) async fn add_usage(&self, session: &SessionId, records: Vec<RawObject>) -> Result<u64> {
         let mut there = self.usage(session).await?;
         let mut added = 0;
         for record in records {
-            match there.get_mut(&as_stored(&record)) {
+            match there.get_mut(&record.canonical()) {
                 Some(count) if *count > 0 => *count -= 1,
                 _ => {
                     added += 1;
@@ -153,7 +153,7 @@ impl<'a> Target<'a> {
                 page => page?,
             };
             for stored in page.items {
-                *there.entry(as_stored(&stored.record)).or_default() += 1;
+                *there.entry(stored.record.canonical()).or_default() += 1;
             }
             match page.next {
                 Some(next) => after = Some(next),
@@ -161,13 +161,6 @@ impl<'a> Target<'a> {
             }
         }
     }
-}
-
-/// A record's JSON as it is after a round through the storage: the last digit of a number may differ before.
-fn as_stored(record: &JsonObject) -> String {
-    let once = serde_json::to_string(record).unwrap_or_default();
-    let again = serde_json::from_str::<JsonObject>(&once).unwrap_or_default();
-    serde_json::to_string(&again).unwrap_or_default()
 }
 
 /// What creates a session with the first slice of its messages, and the slices that are to follow.
@@ -180,15 +173,15 @@ pub(super) fn creation(mut session: Session, messages: Vec<Message>) -> (Session
 
 fn mark(session: &mut Session, messages: &[Message]) {
     if let Some(last) = messages.last() {
-        session.extra.insert(THROUGH.into(), last.id.as_str().into());
+        session.extra.insert(THROUGH, &last.id);
     }
 }
 
 /// The messages after the last one that was imported: what is missing before it was removed here.
 fn new_messages(stored: &WholeSession, messages: Vec<Message>) -> Vec<Message> {
-    let through = stored.session.extra.get(THROUGH).and_then(serde_json::Value::as_str);
+    let through = stored.session.extra.field::<String>(THROUGH);
     let there: HashSet<&MessageId> = stored.messages.iter().map(|message| &message.id).collect();
-    let imported = |m: &Message| there.contains(&m.id) || through == Some(m.id.as_str());
+    let imported = |m: &Message| there.contains(&m.id) || through.as_deref() == Some(m.id.as_str());
     let first = messages.iter().rposition(imported).map_or(0, |last| last + 1);
     messages.into_iter().skip(first).collect()
 }

@@ -7,12 +7,13 @@
 
 use std::collections::{BTreeSet, HashMap};
 
+use serde::{Serialize, Serializer, ser::SerializeSeq};
 use serde_json::json;
 use sqlx::SqliteConnection;
 
 use super::{error, idempotency, messages, types};
 use crate::{
-    model::{Appended, Message, MessageId, NewMessage, SessionId, Timestamp},
+    model::{Appended, Message, MessageId, NewMessage, RawJson, SessionId, Timestamp},
     storage::{AppendOptions, Error, Result},
 };
 
@@ -217,7 +218,7 @@ struct Rows {
 impl Rows {
     /// Rows in the order of their places.
     fn of<'a>(rows: impl Iterator<Item = (&'a SessionId, &'a Message)>, opens: Opens, tells: Tells) -> Self {
-        let rows: Vec<_> = rows.map(|(session, message)| row_as_json(session, message)).collect();
+        let rows: Vec<_> = rows.map(|(session, message)| Row(session, message)).collect();
         let at = match opens {
             Opens::At(now) => Some(now.0),
             Opens::IfLater => None,
@@ -318,27 +319,34 @@ pub(super) async fn insert(
     append_rows!(&rows, "true from jsonb_each(?1)").execute(conn).await.map(drop).map_err(error::of)
 }
 
-/// Columns in the order of the statement. JSON columns are texts within the JSON, so that they are kept as they are.
-fn row_as_json(session: &SessionId, m: &Message) -> serde_json::Value {
-    json!([
-        session,
-        (m.seq > 0).then_some(m.seq),
-        m.id,
-        m.role,
-        m.content,
-        messages::terms(&m.content),
-        m.reasoning,
-        m.reasoning.as_deref().and_then(messages::terms),
-        types::json(&m.parts),
-        types::json(&m.tool_calls),
-        m.tool_call_id,
-        m.tool_success.map(i64::from),
-        m.phase,
-        types::json(&m.metadata),
-        m.run_id,
-        i64::from(m.compressed),
-        types::object(&m.extra),
-        m.created_at.0,
-        m.updated_at.0
-    ])
+/// A message to append, in its session.
+struct Row<'a>(&'a SessionId, &'a Message);
+
+/// An array of columns, in the order of the statement. JSON columns are texts within the JSON, so that they are kept as
+/// they are.
+impl Serialize for Row<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        let Self(session, m) = *self;
+        let mut columns = serializer.serialize_seq(Some(19))?;
+        columns.serialize_element(session)?;
+        columns.serialize_element(&(m.seq > 0).then_some(m.seq))?;
+        columns.serialize_element(&m.id)?;
+        columns.serialize_element(&m.role)?;
+        columns.serialize_element(&m.content)?;
+        columns.serialize_element(&messages::terms(&m.content))?;
+        columns.serialize_element(&m.reasoning)?;
+        columns.serialize_element(&m.reasoning.as_deref().and_then(messages::terms))?;
+        columns.serialize_element(&m.parts.as_ref().map(RawJson::as_str))?;
+        columns.serialize_element(&m.tool_calls.as_ref().map(RawJson::as_str))?;
+        columns.serialize_element(&m.tool_call_id)?;
+        columns.serialize_element(&m.tool_success.map(i64::from))?;
+        columns.serialize_element(&m.phase)?;
+        columns.serialize_element(&m.metadata.as_ref().map(RawJson::as_str))?;
+        columns.serialize_element(&m.run_id)?;
+        columns.serialize_element(&i64::from(m.compressed))?;
+        columns.serialize_element(m.extra.as_str())?;
+        columns.serialize_element(&m.created_at.0)?;
+        columns.serialize_element(&m.updated_at.0)?;
+        columns.end()
+    }
 }

@@ -12,8 +12,8 @@ use super::{
 use crate::{
     model::{
         CHILD_COMPRESSION, CHILD_SYSTEM_PROMPT, ChildStep, ChildUpdate, ContinuedChild, CreatedChild, EventKind,
-        MessageId, NewChild, NewMessage, NewRun, Role, Run, RunStatus, Session, SessionId, SessionUpdate, Timestamp,
-        UpdatedChild, assignment,
+        MessageId, NewChild, NewMessage, NewRun, RawJson, RawObject, Role, Run, RunStatus, Session, SessionId,
+        SessionUpdate, Timestamp, UpdatedChild, assignment,
     },
     storage::{Claim, Error, Result},
 };
@@ -69,17 +69,20 @@ impl Create {
     }
 }
 
-fn compressed_earlier(mut budget: Value) -> Value {
-    if let Some(fields) = budget.as_object_mut() {
-        let (trigger, target) = CHILD_COMPRESSION;
-        fields.insert("compression_trigger_percent".into(), trigger.into());
-        fields.insert("compression_target_percent".into(), target.into());
+fn compressed_earlier(budget: RawJson) -> RawJson {
+    match RawObject::try_from(budget) {
+        Ok(mut fields) => {
+            let (trigger, target) = CHILD_COMPRESSION;
+            fields.insert("compression_trigger_percent", &trigger);
+            fields.insert("compression_target_percent", &target);
+            fields.into()
+        }
+        Err(other) => other,
     }
-    budget
 }
 
 pub(super) async fn create(conn: &mut SqliteConnection, input: &Create) -> Result<CreatedChild> {
-    let hash = sessions::hash(json!([input.new, input.parent]));
+    let hash = sessions::hash(&(&input.new, &input.parent));
     if let Some(there) = sessions::created_from(conn, &input.id, &hash).await? {
         let run = runs::first_of(conn, there.session_key).await?;
         return created(conn, input, run).await;

@@ -7,10 +7,10 @@ use sqlx::{SqliteConnection, SqlitePool};
 
 use super::{
     error, messages,
-    types::{self, Json, Word},
+    types::{self, Json, Raw, Word},
 };
 use crate::{
-    model::{Event, EventKind, EventPage, EventScope, JsonObject, SessionId, Timestamp},
+    model::{Event, EventKind, EventPage, EventScope, SessionId, Timestamp},
     storage::{Error, Result},
 };
 
@@ -119,7 +119,7 @@ struct Row {
     event_id: i64,
     kind: Word<EventKind>,
     message_key: Option<i64>,
-    data: Json<JsonObject>,
+    data: Raw,
     at: Timestamp,
     session_id: SessionId,
     root_session_id: SessionId,
@@ -132,7 +132,7 @@ macro_rules! select_events {
         sqlx::query_as!(
             Row,
             r#"select e.event_id as "event_id!: i64", e.kind as "kind!: Word<EventKind>", e.message_key,
-                 e.data as "data!: Json<JsonObject>", e.created_at as "at!: Timestamp",
+                 e.data as "data!: Raw", e.created_at as "at!: Timestamp",
                  coalesce(e.session_id, s.id) as "session_id!: SessionId", coalesce(e.root_session_id, r.id) as "root_session_id!: SessionId",
                  coalesce(e.above, (
                    with recursive above (k, depth) as (
@@ -222,20 +222,15 @@ async fn events(conn: &mut SqliteConnection, rows: Vec<Row>) -> Result<Vec<Event
     let keys: Vec<i64> = rows.iter().filter_map(|row| row.message_key).collect();
     // Those that are short; one that was deleted since is told of by a later event.
     let messages = messages::short_by_key(conn, &keys).await?;
-    let event = |row: Row| {
-        let Json(mut data) = row.data;
-        if let Some(message) = row.message_key.and_then(|key| messages.get(&key)) {
-            data.insert("message".into(), json!(message));
-        }
-        Event {
-            event_id: row.event_id,
-            event: row.kind.0,
-            session_id: row.session_id,
-            root_session_id: row.root_session_id,
-            at: row.at,
-            data,
-            above: row.above.0,
-        }
+    let event = |row: Row| Event {
+        event_id: row.event_id,
+        event: row.kind.0,
+        session_id: row.session_id,
+        root_session_id: row.root_session_id,
+        at: row.at,
+        data: row.data.object(),
+        message: row.message_key.and_then(|key| messages.get(&key)).cloned(),
+        above: row.above.0,
     };
     Ok(rows.into_iter().map(event).collect())
 }

@@ -9,17 +9,16 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::Value;
 use sqlx::{SqliteConnection, SqlitePool};
 
 use super::{
     error, search,
     sessions::{SessionRow, select_sessions},
-    types::{self, Json, Text, Word},
+    types::{self, Json, Raw, Text, Word},
 };
 use crate::{
     model::{
-        Archived, JsonObject, Kind, KindFilter, ModelRef, Order, Page, Position, ReasoningEffort, RunStatus, Session,
+        Archived, Kind, KindFilter, ModelRef, Order, Page, Position, ReasoningEffort, RunStatus, Session,
         SessionFilter, SessionId, Timestamp,
     },
     storage::Result,

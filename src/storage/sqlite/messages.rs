@@ -4,18 +4,18 @@ use std::collections::HashMap;
 
 use futures_util::TryStreamExt;
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::json;
 use sqlx::{SqliteConnection, SqlitePool};
 
 use super::{
     error, events, runs,
     sessions::{self, SessionRow},
-    types::{self, Json},
+    types::{self, Json, Raw},
 };
 use crate::{
     model::{
-        ClearReceipt, EventKind, JsonObject, Message, MessageId, MessageReceipt, Role, RunId, SessionId, Timestamp,
-        Truncate, TruncateReceipt,
+        ClearReceipt, EventKind, Message, MessageId, MessageReceipt, Role, RunId, SessionId, Timestamp, Truncate,
+        TruncateReceipt,
     },
     storage::{Error, Result},
 };
@@ -32,15 +32,15 @@ pub(super) struct MessageRow {
     role: Role,
     content: String,
     reasoning: Option<String>,
-    parts: Option<Json<Value>>,
-    tool_calls: Option<Json<Value>>,
+    parts: Option<Raw>,
+    tool_calls: Option<Raw>,
     tool_call_id: Option<String>,
     tool_success: Option<i64>,
     phase: Option<String>,
-    metadata: Option<Json<Value>>,
+    metadata: Option<Raw>,
     run_id: Option<String>,
     compressed: i64,
-    extra: Json<JsonObject>,
+    extra: Raw,
     created_at: i64,
     updated_at: i64,
 }
@@ -85,7 +85,7 @@ impl MessageRow {
             metadata: self.metadata.map(|json| json.0),
             run_id: self.run_id.map(RunId::stored),
             compressed: self.compressed != 0,
-            extra: self.extra.0,
+            extra: self.extra.object(),
             created_at: Timestamp(self.created_at),
             updated_at: Timestamp(self.updated_at),
         }

@@ -45,9 +45,9 @@ use crate::{
     model::{
         AgentSession, Answered, Appended, Attachment, AttachmentId, BackendFilter, BackendId, BackendState, ChildStep,
         ChildUpdate, Cleanup, CleanupReceipt, ClearReceipt, Closing, ContinuedChild, CreatedChild, DeleteOptions,
-        DeleteReceipt, EventPage, EventScope, JsonObject, Message, MessageFilter, MessageId, MessagePage,
-        MessageReceipt, NewAttachment, NewChild, NewMessage, NewRun, NewSession, NewWorktree, Openness, Page,
-        PendingQuestion, Position, Run, RunEnd, RunFilter, RunId, SearchPage, SearchPosition, SearchQuery, Session,
+        DeleteReceipt, EventPage, EventScope, Message, MessageFilter, MessageId, MessagePage, MessageReceipt,
+        NewAttachment, NewChild, NewMessage, NewRun, NewSession, NewWorktree, Openness, Page, PendingQuestion,
+        Position, RawObject, Run, RunEnd, RunFilter, RunId, SearchPage, SearchPosition, SearchQuery, Session,
         SessionFilter, SessionId, SessionSave, SessionTree, SessionUpdate, Teardown, TeardownJob, Truncate,
         TruncateReceipt, UpdatedChild, UsageRecord, WholeSession, Worktree, WorktreeStep,
     },
@@ -164,7 +164,7 @@ impl Storage for SqliteStorage {
         self.writer.call(saves, |conn, saves| Box::pin(whole::save(conn, saves))).await
     }
 
-    async fn append_usage(&self, id: &SessionId, record: JsonObject) -> Result<UsageRecord> {
+    async fn append_usage(&self, id: &SessionId, record: RawObject) -> Result<UsageRecord> {
         let input = usage::NewRecord { session: id.clone(), record };
         self.writer.call(input, |conn, input| Box::pin(usage::append(conn, input))).await
     }

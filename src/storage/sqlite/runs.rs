@@ -11,12 +11,12 @@ use super::{
     backends, error, events,
     events::NewEvent,
     idempotency, sessions,
-    types::{self, Json, Word},
+    types::{self, Raw, Word},
 };
 use crate::{
     model::{
-        Answered, Appended, EventKind, JsonObject, Message, MessageId, NewMessage, NewRun, Page, PendingQuestion,
-        Position, Role, Run, RunEnd, RunFilter, RunId, RunStatus, SessionId, Timestamp,
+        Answered, Appended, EventKind, Message, MessageId, NewMessage, NewRun, Page, PendingQuestion, Position,
+        RawObject, Role, Run, RunEnd, RunFilter, RunId, RunStatus, SessionId, Timestamp,
     },
     storage::{Claim, Error, Result},
 };
@@ -36,7 +36,7 @@ struct Row {
     started_at: Option<Timestamp>,
     finished_at: Option<Timestamp>,
     error: Option<String>,
-    usage: Option<Json<JsonObject>>,
+    usage: Option<Raw>,
     first_seq: Option<i64>,
     last_seq: Option<i64>,
 }
@@ -54,7 +54,7 @@ impl Row {
             started_at: self.started_at,
             finished_at: self.finished_at,
             error: self.error,
-            usage: self.usage.map(|usage| usage.0),
+            usage: self.usage.map(Raw::object),
             first_seq: self.first_seq,
             last_seq: self.last_seq,
         }
@@ -81,7 +81,7 @@ macro_rules! select_runs {
             r#"select r.run_key as "key!: i64", r.session_key as "session_key!: i64", s.parent_key as "parent_key?: i64",
                  r.id as "id: RunId", s.id as "session_id: SessionId", r.executor, r.model, r.status as "status: Word<RunStatus>",
                  r.attempt, r.created_at as "created_at: Timestamp", r.started_at as "started_at: Timestamp",
-                 r.finished_at as "finished_at: Timestamp", r.error, r.usage as "usage: Json<JsonObject>", r.first_seq, r.last_seq
+                 r.finished_at as "finished_at: Timestamp", r.error, r.usage as "usage: Raw", r.first_seq, r.last_seq
                from runs r cross join sessions s using (session_key) "# + $rest,
             $($value),*
         )
@@ -155,7 +155,7 @@ pub(super) async fn follow(
     session: i64,
     status: RunStatus,
     error: Option<&str>,
-    usage: Option<&JsonObject>,
+    usage: Option<&RawObject>,
 ) -> Result<()> {
     let (status, usage, now) = (types::word(&status), usage.map(types::object), Timestamp::now().0);
     let follow = sqlx::query!(
@@ -434,7 +434,7 @@ pub(super) struct Answer {
 pub(super) async fn answer(conn: &mut SqliteConnection, input: &Answer) -> Result<Answered> {
     let session = sessions::row_to_write(conn, &input.session).await?;
     let (key, last_seq) = (session.session_key, session.last_seq);
-    let question = session.into_session().pending_question.and_then(|question| serde_json::from_value(question).ok());
+    let question = session.into_session().pending_question.and_then(|question| question.parse());
     let question: PendingQuestion = question.ok_or_else(|| Error::NoPendingQuestion(input.session.clone()))?;
     if !question.allow_custom && !question.options.is_empty() && !question.options.contains(&input.response) {
         return Err(Error::InvalidAnswer(question.options));

@@ -2,18 +2,19 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::json;
 use sha2::{Digest, Sha256};
 use sqlx::{SqliteConnection, SqlitePool};
 
 use super::{
     append::{self, Opens, Tells},
     error, events, idempotency,
-    types::{self, Json, Text, Word},
+    types::{self, Json, Raw, Text, Word},
 };
 use crate::{
     model::{
-        EventKind, JsonObject, Kind, ModelRef, NewMessage, NewSession, ReasoningEffort, Role, RunStatus, Session,
+        EventKind, Kind, ModelRef, NewMessage, NewSession, RawJson, ReasoningEffort, Role, RunStatus, Session,
         SessionId, SessionTree, SessionUpdate, Timestamp, hex,
     },
     storage::{Claim, Error, Result},
@@ -47,10 +48,10 @@ pub(super) struct SessionRow {
     pub(super) is_running: bool,
     pub(super) last_run_status: Option<Word<RunStatus>>,
     pub(super) last_run_error: Option<Text>,
-    pub(super) token_usage: Option<Json<Value>>,
-    pub(super) token_budget: Option<Json<Value>>,
-    pub(super) task_list: Option<Json<Value>>,
-    pub(super) conversation_summary: Option<Json<Value>>,
+    pub(super) token_usage: Option<Raw>,
+    pub(super) token_budget: Option<Raw>,
+    pub(super) task_list: Option<Raw>,
+    pub(super) conversation_summary: Option<Raw>,
     pub(super) created_by_schedule_id: Option<Text>,
     pub(super) schedule_run_id: Option<Text>,
     pub(super) subagent_type: Option<Text>,
@@ -58,8 +59,8 @@ pub(super) struct SessionRow {
     pub(super) version: i64,
     pub(super) responsibility: Option<Text>,
     pub(super) prompt: Option<Text>,
-    pub(super) pending_question: Option<Json<Value>>,
-    pub(super) extra: Json<JsonObject>,
+    pub(super) pending_question: Option<Raw>,
+    pub(super) extra: Raw,
 }
 
 /// The column list of a session, once: every read of one is this with another end.
@@ -81,12 +82,12 @@ macro_rules! select_sessions {
                  exists (select 1 from runs x where x.session_key = s.session_key
                    and x.status in ('pending', 'running') and x.status = 'running') as "is_running!: bool",
                  s.last_run_status as "last_run_status: Word<RunStatus>", s.last_run_error as "last_run_error: Text",
-                 s.token_usage as "token_usage: Json<Value>", s.token_budget as "token_budget: Json<Value>",
-                 s.task_list as "task_list: Json<Value>", s.conversation_summary as "conversation_summary: Json<Value>",
+                 s.token_usage as "token_usage: Raw", s.token_budget as "token_budget: Raw",
+                 s.task_list as "task_list: Raw", s.conversation_summary as "conversation_summary: Raw",
                  s.created_by_schedule_id as "created_by_schedule_id: Text", s.schedule_run_id as "schedule_run_id: Text",
                  s.subagent_type as "subagent_type: Text", s.children_count, s.version,
                  s.responsibility as "responsibility: Text", s.prompt as "prompt: Text",
-                 s.pending_question as "pending_question: Json<Value>", s.extra as "extra: Json<JsonObject>"
+                 s.pending_question as "pending_question: Raw", s.extra as "extra: Raw"
                from sessions s "# $(+ $end)+
             $(, $argument)*
         )
@@ -98,8 +99,8 @@ fn text(text: Option<Text>) -> Option<String> {
     text.map(|Text(text)| text)
 }
 
-fn value<T>(json: Option<Json<T>>) -> Option<T> {
-    json.map(|Json(value)| value)
+fn raw(json: Option<Raw>) -> Option<RawJson> {
+    json.map(|Raw(json)| json)
 }
 
 impl SessionRow {
@@ -113,7 +114,7 @@ impl SessionRow {
             root_session_id: self.root_session_id,
             spawn_depth: self.spawn_depth,
             model: text(self.model),
-            model_ref: value(self.model_ref),
+            model_ref: self.model_ref.map(|Json(model_ref)| model_ref),
             provider: text(self.provider),
             reasoning_effort: self.reasoning_effort.map(|word| word.0),
             workspace: text(self.workspace),
@@ -131,10 +132,10 @@ impl SessionRow {
             has_pending_question: self.pending_question.is_some(),
             last_run_status: self.last_run_status.map(|word| word.0),
             last_run_error: text(self.last_run_error),
-            token_usage: value(self.token_usage),
-            token_budget: value(self.token_budget),
-            task_list: value(self.task_list),
-            conversation_summary: value(self.conversation_summary),
+            token_usage: raw(self.token_usage),
+            token_budget: raw(self.token_budget),
+            task_list: raw(self.task_list),
+            conversation_summary: raw(self.conversation_summary),
             created_by_schedule_id: text(self.created_by_schedule_id),
             schedule_run_id: text(self.schedule_run_id),
             subagent_type: text(self.subagent_type),
@@ -142,8 +143,8 @@ impl SessionRow {
             version: self.version,
             responsibility: text(self.responsibility),
             prompt: text(self.prompt),
-            pending_question: value(self.pending_question),
-            extra: self.extra.0,
+            pending_question: raw(self.pending_question),
+            extra: self.extra.object(),
         }
     }
 }
@@ -222,7 +223,7 @@ impl Create {
 
     /// Tells the same creation sent twice from an id in use.
     fn hash(&self) -> String {
-        hash(json!([self.new, self.new.parent, self.new.subagent_type]))
+        hash(&(&self.new, &self.new.parent, &self.new.subagent_type))
     }
 
     fn session(&self, parent: Option<&SessionRow>) -> Session {
@@ -233,8 +234,8 @@ impl Create {
         session.pinned = new.pinned;
         session.workspace.clone_from(&new.workspace);
         session.reasoning_effort = new.reasoning_effort;
-        session.token_budget = new.token_budget.clone().map(Value::Object);
-        session.task_list = new.task_list.clone().map(Value::Object);
+        session.token_budget = new.token_budget.clone().map(RawJson::from);
+        session.task_list = new.task_list.clone().map(RawJson::from);
         session.metadata.clone_from(&new.metadata);
         session.subagent_type.clone_from(&new.subagent_type);
         let given = |text: &Option<String>| text.clone().map(Some);
@@ -251,9 +252,8 @@ impl Create {
 }
 
 /// What a session was created from, in short. The order of an object's keys says nothing.
-pub(super) fn hash(mut content: Value) -> String {
-    content.sort_all_objects();
-    hex(&Sha256::digest(content.to_string()))
+pub(super) fn hash(content: &impl Serialize) -> String {
+    hex(&Sha256::digest(RawJson::of(content).canonical()))
 }
 
 /// Puts a session below its parent, or at the root of its own tree.

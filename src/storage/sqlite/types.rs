@@ -8,7 +8,7 @@ use sqlx::{
 };
 
 use crate::{
-    model::{AttachmentId, BackendId, MessageId, RunId, SessionId, Timestamp},
+    model::{AttachmentId, BackendId, MessageId, RawJson, RawObject, RunId, SessionId, Timestamp},
     tasks,
 };
 
@@ -54,6 +54,39 @@ impl<'r, T: DeserializeOwned> Decode<'r, Sqlite> for Json<T> {
             Err(_) => serde_json::from_str(&String::from_utf8_lossy(bytes)),
         };
         Ok(Self(tasks::on_json(bytes.len(), read)?))
+    }
+}
+
+/// A JSON column that stays text.
+#[derive(Debug)]
+pub(super) struct Raw(pub(super) RawJson);
+
+impl Raw {
+    /// The object that a column holds which is checked to hold one.
+    pub(super) fn object(self) -> RawObject {
+        RawObject::try_from(self.0).unwrap_or_default()
+    }
+}
+
+impl Type<Sqlite> for Raw {
+    fn type_info() -> SqliteTypeInfo {
+        <str as Type<Sqlite>>::type_info()
+    }
+    fn compatible(ty: &SqliteTypeInfo) -> bool {
+        Text::compatible(ty)
+    }
+}
+
+impl<'r> Decode<'r, Sqlite> for Raw {
+    fn decode(value: SqliteValueRef<'r>) -> Result<Self, BoxDynError> {
+        let Text(text) = Text::decode(value)?;
+        Ok(Self(RawJson::stored(text)?))
+    }
+}
+
+impl<'de> Deserialize<'de> for Raw {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        RawJson::stored(String::deserialize(deserializer)?).map(Self).map_err(serde::de::Error::custom)
     }
 }
 

@@ -4,17 +4,17 @@ use sqlx::{SqliteConnection, SqlitePool};
 
 use super::{
     error, sessions,
-    types::{self, Json},
+    types::{self, Raw},
 };
 use crate::{
-    model::{JsonObject, Page, Position, SessionId, Timestamp, UsageRecord},
+    model::{Page, Position, RawObject, SessionId, Timestamp, UsageRecord},
     storage::Result,
 };
 
 /// A record for a session.
 pub(super) struct NewRecord {
     pub(super) session: SessionId,
-    pub(super) record: JsonObject,
+    pub(super) record: RawObject,
 }
 
 pub(super) async fn append(conn: &mut SqliteConnection, input: &NewRecord) -> Result<UsageRecord> {
@@ -39,7 +39,7 @@ pub(super) async fn page(
     let key = sessions::key_to_read(pool, id).await?;
     let (after, more) = (after.map_or(0, |place| place.key), limit + 1);
     let rows = sqlx::query!(
-        r#"select usage_key as "key!: i64", record as "record: Json<JsonObject>", created_at as "created_at: Timestamp"
+        r#"select usage_key as "key!: i64", record as "record: Raw", created_at as "created_at: Timestamp"
            from usage_records where session_key = ?1 and usage_key > ?2 order by usage_key limit ?3"#,
         key,
         after,
@@ -47,7 +47,7 @@ pub(super) async fn page(
     );
     let rows = rows.fetch_all(pool).await.map_err(error::of)?.into_iter().map(|row| {
         let place = Position { at: row.created_at.0, key: row.key };
-        (place, UsageRecord { record: row.record.0, created_at: row.created_at })
+        (place, UsageRecord { record: row.record.object(), created_at: row.created_at })
     });
     Ok(Page::cut(rows.collect(), limit))
 }

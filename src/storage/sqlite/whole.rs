@@ -10,16 +10,16 @@ use super::{
     events::{self, NewEvent},
     messages,
     sessions::{self, SessionRow, select_sessions},
-    types::{self, Json, Text, Word},
+    types::{self, Json, Raw, Text, Word},
 };
 use crate::{
     model::{
-        EventKind, JsonObject, Kind, Message, MessageId, ModelRef, ReasoningEffort, RunStatus, Session, SessionId,
-        SessionSave, Timestamp, WholeSession,
+        EventKind, Kind, Message, MessageId, ModelRef, ReasoningEffort, RunStatus, Session, SessionId, SessionSave,
+        Timestamp, WholeSession,
     },
     storage::{Error, Result, Saved},
 };
-use serde_json::{Value, json};
+use serde_json::json;
 use std::collections::BTreeMap;
 
 pub(super) async fn load(pool: &SqlitePool, id: &SessionId) -> Result<Option<WholeSession>> {

@@ -171,7 +171,7 @@ async fn a_reply_that_was_cut_off_by_a_limit_says_so() {
     let (url, _requests) = provider(vec![stream(&[said])]).await;
     let mut running = Running::start(executor(&url, ""), "hello");
     let message = running.until(|event| if let Event::Message(message) = event { Some(message) } else { None }).await;
-    assert_eq!(message.metadata, Some(json!({ "finish_reason": "length" })));
+    assert_eq!(message.metadata, Some(json!({ "finish_reason": "length" }).into()));
     let (url, _requests) = provider(vec![stream(&[r#"{"choices":[{"finish_reason":"length"}]}"#])]).await;
     let (outcome, _) = finish(&executor(&url, ""), turn(vec![NewMessage::text(Role::User, "hello")])).await;
     assert!(outcome.unwrap_err().to_string().contains("'length'"));

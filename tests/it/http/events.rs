@@ -302,3 +302,15 @@ async fn a_server_that_stops_ends_its_streams_at_once() {
         assert_eq!(back.heard().await.data["title"], "after", "{path}");
     }
 }
+
+#[tokio::test]
+async fn json_with_lines_is_told_in_one() {
+    let server = Server::start().await;
+    server.session("s", &[]).await;
+    let mut stream = Stream::open(&server, "/sessions/s/events", None).await;
+    stream.heard().await;
+    let body = "{\"messages\":[{\"role\":\"user\",\"content\":\"x\",\"metadata\":{\r\n \"a\":\n1}}]}";
+    let request = server.request(Method::POST, "/sessions/s/messages").header("content-type", "application/json");
+    assert_eq!(server.send(request.body(body)).await.status, 201);
+    assert_eq!(stream.heard().await.data["message"]["metadata"], json!({ "a": 1 }));
+}

@@ -173,3 +173,27 @@ async fn a_history_is_cut_after_the_last_user_message_after_any_and_where_calls_
     let none: Value = json!({ "mode": "after_last_user" });
     assert_eq!(server.post("/sessions/empty/messages/truncate", none).await.code(), (400, "invalid_request"));
 }
+
+#[tokio::test]
+async fn json_that_nobody_looks_into_is_shown_as_it_was_sent() {
+    let server = Server::start().await;
+    server.session("s", &[]).await;
+    let sent = r#"{"b": 18446744073709551617, "a": [1.50 , "\u00e4"]}"#;
+    let body = format!(r#"{{"messages":[{{"id":"m","role":"user","content":"x","metadata":{sent}}}]}}"#);
+    for round in 1..=2 {
+        let request = server.request(Method::POST, "/sessions/s/messages").header("content-type", "application/json");
+        let response = request.body(body.clone()).send().await.unwrap();
+        assert_eq!(response.status(), 201, "the same id and content, round {round}");
+        assert!(response.text().await.unwrap().contains(sent));
+    }
+    let turned = body.replace(sent, r#"{"a":[15e-1,"ä"],"b":18446744073709551617}"#);
+    let other = body.replace(sent, r#"{"a":[1.5,"ä"],"b":18446744073709551618}"#);
+    for (body, status) in [(turned, 201), (other, 409)] {
+        let request = server.request(Method::POST, "/sessions/s/messages").header("content-type", "application/json");
+        assert_eq!(server.send(request.body(body)).await.status, status);
+    }
+    for path in ["/sessions/s/messages", "/sessions/s/messages/m", "/sessions/s/messages?order=desc"] {
+        let shown = server.request(Method::GET, path).send().await.unwrap().text().await.unwrap();
+        assert!(shown.contains(sent), "{path}: {shown}");
+    }
+}

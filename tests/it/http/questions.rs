@@ -144,7 +144,7 @@ async fn a_question_goes_with_the_message_that_asked() {
         assert_eq!(session["has_pending_question"], !gone);
         let scope = EventScope::Session("a".parse().unwrap());
         let log = server.repository.events(&scope, 0, 100).await.unwrap().events;
-        let withdrawn = log.iter().filter(|event| event.data.contains_key("withdrawn")).count();
+        let withdrawn = log.iter().filter(|event| event.data.fields().contains_key("withdrawn")).count();
         assert_eq!(withdrawn, usize::from(gone));
     }
 }

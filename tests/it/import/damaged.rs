@@ -36,14 +36,14 @@ async fn trees_are_mended() {
     assert_eq!((deep.spawn_depth, deep.parent_session_id), (2, "mid".parse().ok()));
     assert_eq!(deep.root_session_id, "r".parse().unwrap());
     let lost = setup.load("lost").await.session;
-    assert_eq!((lost.kind, &lost.extra["parent_session_id"]), (Kind::Root, &json!("nobody")));
-    assert_eq!(lost.extra["root_session_id"], "r");
+    assert_eq!((lost.kind, &json!(lost.extra)["parent_session_id"]), (Kind::Root, &json!("nobody")));
+    assert_eq!(json!(lost.extra)["root_session_id"], "r");
     let (x, y) = (setup.load("x").await.session, setup.load("y").await.session);
     assert_eq!((x.kind, y.parent_session_id), (Kind::Root, "x".parse().ok()));
     assert_eq!(setup.load("legacy").await.session.kind, Kind::Root);
-    assert_eq!(setup.load("self").await.session.extra["parent_session_id"], "self");
+    assert_eq!(json!(setup.load("self").await.session.extra)["parent_session_id"], "self");
     let wrong = setup.load("wrong").await.session;
-    assert_eq!((wrong.kind, &wrong.extra["kind"]), (Kind::Child, &json!("root")));
+    assert_eq!((wrong.kind, &json!(wrong.extra)["kind"]), (Kind::Child, &json!("root")));
     assert_eq!(setup.load("r").await.session.children_count, 3);
     assert_eq!(setup.import().await.sessions, present(10));
 }
@@ -72,12 +72,12 @@ async fn messages_are_given_ids_and_times_once() {
     let whole = setup.load("s").await;
     assert_eq!(whole.messages[0].created_at, whole.session.created_at);
     assert_ne!(whole.messages[0].id, whole.messages[1].id);
-    assert_eq!(whole.messages[3].extra["id"], "a");
+    assert_eq!(json!(whole.messages[3].extra)["id"], "a");
     let odd = &whole.messages[4];
     assert_eq!((odd.role, odd.content.as_str()), (Role::User, ""));
     let extra = json!({ "id": "a/b", "role": "oracle", "content": ["x"], "created_at": "soon", "novel": 1 });
-    assert_eq!(Value::Object(odd.extra.clone()), extra);
-    assert_eq!(whole.session.extra["messages"], json!(["no object"]));
+    assert_eq!(json!(odd.extra), extra);
+    assert_eq!(json!(whole.session.extra)["messages"], json!(["no object"]));
     let again = setup.import().await;
     assert_eq!(again.messages, Count { added: 0, present: 5, skipped: 2 });
 }
@@ -114,7 +114,7 @@ async fn damaged_files_cost_only_themselves() {
     assert_eq!(counts, expected, "{report}");
     assert_eq!(setup.load("half").await.messages[0].content, "a\u{fffd}b \\ud800 🎋");
     assert_eq!(setup.load("bytes").await.messages[0].content, "\u{fffd}");
-    assert_eq!(setup.load("orphan").await.session.extra["parent_session_id"], "bad");
+    assert_eq!(json!(setup.load("orphan").await.session.extra)["parent_session_id"], "bad");
 }
 
 #[tokio::test]
@@ -148,20 +148,20 @@ async fn nothing_foreign_is_lost() {
     assert_eq!(kinds(&report), expected, "{report}");
     let WholeSession { session, messages, .. } = setup.load("s").await;
     assert_eq!((session.title.as_str(), session.model.as_deref()), ("t\u{fffd}", None));
-    assert_eq!(session.extra["title"], "t\0");
-    assert_eq!(session.extra["novel"], json!({ "nul": "\0" }));
-    assert_eq!(session.extra["reasoning_effort"], "extreme");
-    assert_eq!(session.extra["metadata"], json!({ "number": 2 }));
-    assert_eq!(session.extra["last_run_status"], "timeout");
+    assert_eq!(json!(session.extra)["title"], "t\0");
+    assert_eq!(json!(session.extra)["novel"], json!({ "nul": "\0" }));
+    assert_eq!(json!(session.extra)["reasoning_effort"], "extreme");
+    assert_eq!(json!(session.extra)["metadata"], json!({ "number": 2 }));
+    assert_eq!(json!(session.extra)["last_run_status"], "timeout");
     assert_eq!(session.last_run_status, Some(RunStatus::Error));
     assert_eq!((session.provider.as_deref(), session.workspace.as_deref()), (Some("p"), Some("/new")));
-    assert_eq!(session.task_list, Some(json!({ "items": [] })));
+    assert_eq!(session.task_list, Some(json!({ "items": [] }).into()));
     assert_eq!(messages[0].content, "x\u{fffd}y");
-    assert_eq!(messages[0].extra["content"], "x\0y");
+    assert_eq!(json!(messages[0].extra)["content"], "x\0y");
     assert_eq!(messages[0].parts, None);
-    assert_eq!(messages[0].extra["content_parts"], json!([{ "type": "video", "url": "u" }]));
-    assert_eq!(messages[0].tool_calls.as_ref().unwrap()[0]["type"], "function");
-    assert!(messages[0].extra["tool_calls"][0].get("type").is_none());
+    assert_eq!(json!(messages[0].extra)["content_parts"], json!([{ "type": "video", "url": "u" }]));
+    assert_eq!(json!(messages[0].tool_calls)[0]["type"], "function");
+    assert!(json!(messages[0].extra)["tool_calls"][0].get("type").is_none());
 }
 
 #[tokio::test]
@@ -178,7 +178,7 @@ async fn ids_that_are_none_here_are_replaced() {
     assert_eq!((report.sessions, report.attachments), (added(3), added(2)), "{report}");
     assert_eq!(kinds(&report), [FindingKind::InvalidId, FindingKind::InvalidId, FindingKind::DuplicateId]);
     let parent = setup.load("c").await.session.parent_session_id.unwrap();
-    assert_eq!(setup.load(parent.as_str()).await.session.extra["id"], "truncate");
+    assert_eq!(json!(setup.load(parent.as_str()).await.session.extra)["id"], "truncate");
     assert_eq!(setup.import().await.sessions, present(3));
 }
 

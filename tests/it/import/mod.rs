@@ -154,32 +154,32 @@ async fn every_layout_is_imported_whole() {
         assert_eq!(session.metadata.len(), 4);
         assert_eq!(session.children_count, 2);
         assert!(session.has_attachments && session.has_pending_question);
-        assert_eq!(session.task_list.as_ref().unwrap()["items"].as_array().unwrap().len(), 2);
-        assert_eq!(session.token_usage.as_ref().unwrap()["total_tokens"], 2952);
-        assert_eq!(session.conversation_summary.as_ref().unwrap()["token_count"], 210);
-        assert_eq!(session.token_budget.as_ref().unwrap()["max_output_tokens"], 16384);
-        assert_eq!(session.extra["compression_instructions"], "Keep file paths");
-        assert_eq!(session.extra["agent_runtime_state"]["run_id"], "run-001");
-        assert_eq!(session.extra["compression_events"][0]["latency_ms"], 850);
-        assert!(!session.extra.contains_key("_bamboo_main_authority"));
+        assert_eq!(json!(session.task_list)["items"].as_array().unwrap().len(), 2);
+        assert_eq!(json!(session.token_usage)["total_tokens"], 2952);
+        assert_eq!(json!(session.conversation_summary)["token_count"], 210);
+        assert_eq!(json!(session.token_budget)["max_output_tokens"], 16384);
+        assert_eq!(json!(session.extra)["compression_instructions"], "Keep file paths");
+        assert_eq!(json!(session.extra)["agent_runtime_state"]["run_id"], "run-001");
+        assert_eq!(json!(session.extra)["compression_events"][0]["latency_ms"], 850);
+        assert!(!session.extra.fields().contains_key("_bamboo_main_authority"));
         assert!(session.updated_at.to_string().starts_with("2026-11-21T08:05:59"));
         assert_eq!(session.last_activity_at, session.updated_at);
 
         let ids: Vec<_> = messages.iter().map(|m| m.id.as_str()).collect();
         assert_eq!(ids, ["m-sys", "m-user-1", "m-asst-1", "m-tool-1", "m-tool-2", "m-asst-2", "m-tool-3", "m-asst-3"]);
         assert_eq!(messages[0].role, Role::System);
-        assert_eq!(messages[1].parts.as_ref().unwrap()[1]["image_url"]["detail"], "auto");
-        assert_eq!(messages[1].extra["image_ocr"][0]["lines"][0]["text"], "AssertionError");
-        assert_eq!(messages[2].tool_calls.as_ref().unwrap()[1]["function"]["name"], "Bash");
-        assert_eq!((messages[2].compressed, &messages[2].extra["compression_level"]), (true, &json!(1)));
-        assert_eq!(messages[3].metadata.as_ref().unwrap()["elapsed_ms"], 12);
+        assert_eq!(json!(messages[1].parts)[1]["image_url"]["detail"], "auto");
+        assert_eq!(json!(messages[1].extra)["image_ocr"][0]["lines"][0]["text"], "AssertionError");
+        assert_eq!(json!(messages[2].tool_calls)[1]["function"]["name"], "Bash");
+        assert_eq!((messages[2].compressed, &json!(messages[2].extra)["compression_level"]), (true, &json!(1)));
+        assert_eq!(json!(messages[3].metadata)["elapsed_ms"], 12);
         assert_eq!((messages[4].tool_success, messages[4].tool_call_id.as_deref()), (Some(false), Some("call_bash")));
-        assert_eq!(messages[7].extra["never_compress"], true);
-        check_child_and_attachment(&setup, version, &messages[1].parts).await;
+        assert_eq!(json!(messages[7].extra)["never_compress"], true);
+        check_child_and_attachment(&setup, version, &json!(messages[1].parts)).await;
     }
 }
 
-async fn check_child_and_attachment(setup: &Setup, version: &str, parts: &Option<Value>) {
+async fn check_child_and_attachment(setup: &Setup, version: &str, parts: &Value) {
     let verify = setup.load("child-verify").await.session;
     assert_eq!((verify.kind, verify.spawn_depth), (Kind::Child, 1));
     assert_eq!(verify.parent_session_id, "root-7f3a".parse().ok());
@@ -188,7 +188,7 @@ async fn check_child_and_attachment(setup: &Setup, version: &str, parts: &Option
     assert_eq!((verify.prompt.as_deref(), verify.responsibility.as_deref()), (Some("cargo test"), Some("Run tests")));
     assert_eq!(verify.subagent_type.as_deref(), Some("general-purpose"));
 
-    let url = parts.as_ref().unwrap()[1]["image_url"]["url"].as_str().unwrap();
+    let url = parts[1]["image_url"]["url"].as_str().unwrap();
     let id = url.rsplit('/').next().unwrap();
     let (attachment, bytes) = crate::support::download(&setup.storage, "root-7f3a", id, 0).await.unwrap();
     let file = fixture(version).join(format!("sessions/root-7f3a/attachments/{id}.png"));

@@ -1,7 +1,7 @@
 //! A whole session that is loaded, changed and saved, while others change it too.
 
 use culm::{
-    model::{DeleteOptions, Message, Role, Session, SessionUpdate, Timestamp},
+    model::{DeleteOptions, Message, RawObject, Role, Session, SessionUpdate, Timestamp},
     repository::RuntimePersistence,
 };
 
@@ -163,7 +163,7 @@ async fn a_pending_question_is_neither_lost_nor_brought_back_by_a_merge() {
     let mut before = load(&repository, "a").await;
     before.session.updated_at = Timestamp(i64::MAX);
     let mut asking = load(&repository, "a").await;
-    asking.session.pending_question = Some(json!({ "question": "sure?" }));
+    asking.session.pending_question = Some(json!({ "question": "sure?" }).into());
     repository.save(&mut asking).await.unwrap();
     let merged = repository.load_merged(&before).await.unwrap().unwrap();
     assert_eq!(merged.session.pending_question, asking.session.pending_question);
@@ -184,7 +184,7 @@ async fn a_runtime_saves_without_knowing_where() {
     let runtime: &dyn RuntimePersistence = &repository;
     runtime.save_runtime_session(&mut whole).await.unwrap();
     assert!(whole.session.pinned, "what people changed meanwhile is in the copy");
-    let record = json!({ "total_tokens": 7, "unknown": [1] }).as_object().cloned().unwrap();
+    let record = RawObject::from(json!({ "total_tokens": 7, "unknown": [1] }).as_object().unwrap());
     runtime.append_token_usage_record(&id("a"), record.clone()).await.unwrap();
     let log = repository.usage(&id("a"), None, 10).await.unwrap().items;
     assert_eq!(log.into_iter().map(|logged| logged.record).collect::<Vec<_>>(), [record]);

@@ -145,7 +145,7 @@ steered! {
     truncate_messages(id: &SessionId, cut: Truncate, if_match: Option<i64>) -> TruncateReceipt;
     load_session(id: &SessionId) -> Option<WholeSession>;
     save_sessions(saves: Vec<SessionSave>) -> Vec<Result<Saved>>;
-    append_usage(id: &SessionId, record: JsonObject) -> UsageRecord;
+    append_usage(id: &SessionId, record: RawObject) -> UsageRecord;
     usage(id: &SessionId, after: Option<Position>, limit: i64) -> Page<UsageRecord>;
     add_attachment(id: &SessionId, new: NewAttachment, bytes: Source) -> Option<Attachment>;
     attachment(id: &SessionId, attachment: &AttachmentId) -> Option<Attachment>;

@@ -23,7 +23,7 @@ pub(super) async fn messages_are_stored_in_order_with_all_their_fields(storage: 
         parts: Some(vec![MessagePart::Text { text: "数据".into() }, MessagePart::ImageUrl { image_url: image }]),
         tool_success: Some(true),
         phase: Some("final_answer".into()),
-        metadata: Some(json!({ "a": [1, null, "x"] })),
+        metadata: Some(json!({ "a": [1, null, "x"] }).into()),
         content: "数据库 it's \"quoted\" \u{1} 🦀".into(),
         ..calls("calling", &["c1", "c2"])
     };
@@ -151,7 +151,7 @@ pub(super) async fn an_append_to_no_session_is_not_found(storage: &dyn Storage) 
 pub(super) async fn numbers_in_metadata_come_back_as_they_were(storage: &dyn Storage) {
     create(storage, "a").await;
     let numbers = json!([0.1, 1e-7, 123_456_789.123_456_79, -2.225_073_858_507_201e-308, i64::MAX, u64::MAX]);
-    let message = NewMessage { metadata: Some(numbers), ..said(Role::User, "one") };
+    let message = NewMessage { metadata: Some(numbers.into()), ..said(Role::User, "one") };
     let first = append(storage, "a", vec![message.clone()]).await;
     let again = append(storage, "a", vec![message]).await;
     assert_eq!((&again.messages, history(storage, "a").await), (&first.messages, first.messages.clone()));

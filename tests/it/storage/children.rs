@@ -55,12 +55,12 @@ pub(super) async fn a_new_assignment_forgets_what_was_derived(storage: &dyn Stor
     storage.create_child(&id("a"), task("c"), 1, None, None).await.unwrap();
     append(storage, "c", vec![calls("calling", &["t"])]).await;
     let mut whole = storage.load_session(&id("c")).await.unwrap().unwrap();
-    whole.session.token_usage = Some(json!({ "total": 7 }));
-    whole.session.conversation_summary = Some(json!({ "content": "it called" }));
-    whole.session.pending_question = Some(json!({ "question": "sure?", "tool_call_id": "t" }));
+    whole.session.token_usage = Some(json!({ "total": 7 }).into());
+    whole.session.conversation_summary = Some(json!({ "content": "it called" }).into());
+    whole.session.pending_question = Some(json!({ "question": "sure?", "tool_call_id": "t" }).into());
     whole.session.last_run_status = Some(RunStatus::Error);
     whole.session.last_run_error = Some("broken".into());
-    whole.session.extra = json!({ "compression_events": [1], "kept": 1 }).as_object().cloned().unwrap();
+    whole.session.extra = json!({ "compression_events": [1], "kept": 1 }).as_object().cloned().unwrap().into();
     whole.messages[1].compressed = true;
     storage.save_session(whole.changes()).await.unwrap();
     let updated = storage.update_child(&id("a"), &id("c"), prompt("Look again.")).await.unwrap();
@@ -69,7 +69,7 @@ pub(super) async fn a_new_assignment_forgets_what_was_derived(storage: &dyn Stor
     let session = &whole.session;
     assert_eq!((&session.token_usage, &session.conversation_summary, &session.pending_question), (&None, &None, &None));
     assert_eq!((session.last_run_status, &session.last_run_error), (Some(RunStatus::Pending), &None));
-    assert_eq!(session.extra.keys().collect::<Vec<_>>(), ["kept"]);
+    assert_eq!(session.extra.fields().into_keys().collect::<Vec<_>>(), ["kept"]);
     assert!(whole.messages.iter().all(|message| !message.compressed));
     assert!(whole.messages[1].content.ends_with("Task brief:\nLook again."));
 }

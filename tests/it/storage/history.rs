@@ -1,7 +1,7 @@
 //! Reading a history in pages, and changing it: edit, delete, truncate, clear.
 
 use culm::{
-    model::{MessageFilter, MessagePage, NewMessage, Role, Truncate, Window},
+    model::{MessageFilter, MessagePage, NewMessage, RawJson, Role, Truncate, Window},
     storage::{Error, Storage},
 };
 use serde_json::{Value, json};
@@ -118,11 +118,11 @@ async fn with_derived(storage: &dyn Storage) {
     append(storage, "a", vec![said(Role::User, "hi"), said(Role::Assistant, "there"), said(Role::User, "so")]).await;
     let mut whole = storage.load_session(&id("a")).await.unwrap().unwrap();
     let session = &mut whole.session;
-    session.token_usage = Some(json!({ "total": 7 }));
-    session.conversation_summary = Some(json!({ "content": "they greeted" }));
-    session.pending_question = Some(json!({ "question": "sure?" }));
-    session.task_list = Some(json!({ "tasks": [1] }));
-    session.extra = json!({ "compression_events": [1], "kept": 1 }).as_object().cloned().unwrap();
+    session.token_usage = Some(json!({ "total": 7 }).into());
+    session.conversation_summary = Some(json!({ "content": "they greeted" }).into());
+    session.pending_question = Some(json!({ "question": "sure?" }).into());
+    session.task_list = Some(json!({ "tasks": [1] }).into());
+    session.extra = json!({ "compression_events": [1], "kept": 1 }).as_object().cloned().unwrap().into();
     session.metadata.insert("responses.previous_response_id".into(), "r".into());
     session.metadata.insert("mine".into(), "1".into());
     whole.messages[0].compressed = true;
@@ -132,7 +132,7 @@ async fn with_derived(storage: &dyn Storage) {
 async fn assert_forgotten(storage: &dyn Storage) {
     let whole = storage.load_session(&id("a")).await.unwrap().unwrap();
     assert_eq!((&whole.session.token_usage, &whole.session.conversation_summary), (&None, &None));
-    assert_eq!(whole.session.extra.keys().collect::<Vec<_>>(), ["kept"]);
+    assert_eq!(whole.session.extra.fields().into_keys().collect::<Vec<_>>(), ["kept"]);
     assert!(whole.messages.iter().all(|message| !message.compressed));
 }
 
@@ -228,7 +228,10 @@ pub(super) async fn a_retry_drops_calls_without_results_and_results_without_call
     assert_eq!((receipt.messages_removed, receipt.message_count), (2, 4));
     assert_eq!(texts(storage, "a").await, ["hi", "both", "done", "spoken"]);
     let messages = history(storage, "a").await;
-    assert_eq!(messages[1].tool_calls.as_ref().and_then(|calls| calls.as_array()).map(Vec::len), Some(1));
+    assert_eq!(
+        messages[1].tool_calls.as_ref().and_then(RawJson::parse::<Vec<Value>>).map(|calls| calls.len()),
+        Some(1)
+    );
     assert_eq!(messages[3].tool_calls, None);
 }
 
@@ -240,14 +243,15 @@ pub(super) async fn a_retry_drops_calls_and_results_without_an_id(storage: &dyn 
         .await;
     let mut whole = storage.load_session(&id("a")).await.unwrap().unwrap();
     let call = |id: Value| json!({ "id": id, "type": "function", "function": { "name": "read", "arguments": "{}" } });
-    whole.messages[0].tool_calls = Some(json!([call(json!("c1")), call(Value::Null), { "function": {} }, "odd"]));
-    whole.messages[2].tool_calls = Some(json!([call(Value::Null)]));
+    whole.messages[0].tool_calls =
+        Some(json!([call(json!("c1")), call(Value::Null), { "function": {} }, "odd"]).into());
+    whole.messages[2].tool_calls = Some(json!([call(Value::Null)]).into());
     storage.save_session(whole.changes()).await.unwrap();
     let receipt = storage.truncate_messages(&id("a"), Truncate::ErrorRetry {}, None).await.unwrap();
     assert_eq!(receipt.messages_removed, 1);
     assert_eq!(texts(storage, "a").await, ["kept", "done", "said"]);
     let messages = history(storage, "a").await;
-    assert_eq!((&messages[0].tool_calls, &messages[2].tool_calls), (&Some(json!([call(json!("c1"))])), &None));
+    assert_eq!((&messages[0].tool_calls, &messages[2].tool_calls), (&Some(json!([call(json!("c1"))]).into()), &None));
 }
 
 /// Defect 9 is gone: nothing that was derived from the history outlives it.

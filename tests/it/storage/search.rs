@@ -176,7 +176,7 @@ pub(super) async fn a_title_a_summary_and_a_message_are_found_in_one_ranking(sto
     }
     storage.update_session(&id("a"), title("数据库 deadline"), None).await.unwrap();
     let mut whole = storage.load_session(&id("b")).await.unwrap().unwrap();
-    whole.session.conversation_summary = Some(serde_json::json!({ "content": "About the deadline 接続" }));
+    whole.session.conversation_summary = Some(serde_json::json!({ "content": "About the deadline 接続" }).into());
     storage.save_session(whole.changes()).await.unwrap();
     write(storage, "c", "m", "no deadline").await;
     for query in [asked("deadline"), newest("deadline")] {

@@ -1,7 +1,7 @@
 //! Creating, reading and updating sessions, and their trees.
 
 use culm::{
-    model::{Kind, ModelRef, NewSession, ReasoningEffort, Role, SessionTree, SessionUpdate},
+    model::{Kind, ModelRef, NewSession, RawObject, ReasoningEffort, Role, SessionTree, SessionUpdate},
     storage::{Error, Storage},
 };
 use serde_json::json;
@@ -15,8 +15,8 @@ pub(super) async fn a_session_is_read_as_it_was_created(storage: &dyn Storage) {
         reasoning_effort: Some(ReasoningEffort::High),
         workspace: Some("/work".into()),
         pinned: true,
-        token_budget: json!({ "max": 7 }).as_object().cloned(),
-        task_list: json!({ "tasks": [] }).as_object().cloned(),
+        token_budget: json!({ "max": 7 }).as_object().map(RawObject::from),
+        task_list: json!({ "tasks": [] }).as_object().map(RawObject::from),
         metadata: [("k".to_owned(), "v".to_owned())].into(),
         ..new("a")
     };
@@ -24,7 +24,10 @@ pub(super) async fn a_session_is_read_as_it_was_created(storage: &dyn Storage) {
     assert_eq!(created, read(storage, "a").await);
     assert_eq!((created.title.as_str(), created.pinned, created.kind), ("A title", true, Kind::Root));
     assert_eq!((created.model.as_deref(), created.provider.as_deref()), (Some("m"), Some("p")));
-    assert_eq!((created.token_budget, created.task_list), (Some(json!({"max": 7})), Some(json!({"tasks": []}))));
+    assert_eq!(
+        (created.token_budget, created.task_list),
+        (Some(json!({"max": 7}).into()), Some(json!({"tasks": []}).into()))
+    );
     assert_eq!((created.workspace.as_deref(), created.metadata["k"].as_str()), (Some("/work"), "v"));
     assert_eq!((created.message_count, created.last_seq), (0, 0));
     assert_eq!((created.parent_session_id, created.root_session_id), (None, id("a")));

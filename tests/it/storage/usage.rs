@@ -1,15 +1,15 @@
 //! The token-usage log.
 
 use culm::{
-    model::JsonObject,
+    model::RawObject,
     storage::{Error, Storage},
 };
 use serde_json::json;
 
 use crate::support::*;
 
-fn record(n: i64) -> JsonObject {
-    json!({ "total": n }).as_object().cloned().unwrap()
+fn record(n: i64) -> RawObject {
+    json!({ "total": n }).as_object().unwrap().into()
 }
 
 pub(super) async fn usage_records_come_back_in_order_page_by_page(storage: &dyn Storage) {

@@ -24,12 +24,12 @@ pub(super) async fn a_whole_session_comes_back_as_it_was_saved(storage: &dyn Sto
     let session = Session {
         title: "imported".into(),
         pinned: true,
-        token_usage: Some(json!({ "total": 1 })),
-        pending_question: Some(json!({ "question": "sure?" })),
+        token_usage: Some(json!({ "total": 1 }).into()),
+        pending_question: Some(json!({ "question": "sure?" }).into()),
         has_pending_question: true,
         responsibility: Some("r".into()),
         prompt: Some("p".into()),
-        extra: json!({ "unknown": [1, 2] }).as_object().cloned().unwrap(),
+        extra: json!({ "unknown": [1, 2] }).as_object().unwrap().into(),
         archived_at: Some(Timestamp(5)),
         closed_at: Some(Timestamp(6)),
         created_at: Timestamp(1),
@@ -38,7 +38,7 @@ pub(super) async fn a_whole_session_comes_back_as_it_was_saved(storage: &dyn Sto
         ..Session::new(id("a"))
     };
     let mut odd = message("odd");
-    (odd.compressed, odd.extra) = (true, json!({ "x": 1 }).as_object().cloned().unwrap());
+    (odd.compressed, odd.extra) = (true, json!({ "x": 1 }).as_object().unwrap().into());
     (odd.created_at, odd.updated_at) = (Timestamp(1), Timestamp(2));
     let (stored, places) =
         storage.save_session(WholeSession::new(session.clone(), vec![odd.clone()]).changes()).await.unwrap();
