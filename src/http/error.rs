@@ -124,9 +124,27 @@ impl Problem {
         Self::new(status, code, status.canonical_reason().unwrap_or("Error"), detail)
     }
 
-    /// Whether an idempotency key keeps it: what the client did wrong stays wrong, what the server did may pass.
-    pub(super) fn is_refusal(&self) -> bool {
-        (400..500).contains(&self.status)
+    /// Whether an idempotency key keeps this refusal: only what waiting cannot change. All others are decided again when
+    /// the request is repeated, so that it succeeds once nothing is in its way. By their codes:
+    ///
+    /// - Kept. `invalid_request`, `invalid_content`: the body is wrong whatever is stored. `session_deleted`,
+    ///   `session_exists`: another session has or had the id, and it is never free again. `not_root_session`, `not_child_session`, `not_child_of_parent`: the place in a tree is for life.
+    /// - Not kept. `session_busy`: runs end. `session_not_found`, `message_not_found`, `run_not_found`: it may be created.
+    ///   `message_exists`, `run_exists`: what has the id may be deleted. `version_conflict`: the history
+    ///   may reach the expected place. `session_pinned`, `no_pending_question`, `worktree_exists`: a state that changes.
+    ///   `invalid_request` about `executor`: one with this name may be configured. Access (401, 403), a body that was not
+    ///   read (408, 413, 415) and load (429): refused before the key counts. 5xx: the server's own trouble.
+    pub(super) fn is_final(&self) -> bool {
+        match self.code.as_str() {
+            "invalid_request" => self.param.as_deref() != Some("executor"),
+            "invalid_content"
+            | "session_deleted"
+            | "session_exists"
+            | "not_root_session"
+            | "not_child_session"
+            | "not_child_of_parent" => true,
+            _ => false,
+        }
     }
 
     /// The answer, with its body.
@@ -328,6 +346,61 @@ impl From<storage::Error> for Problem {
                 tracing::error!(%reason, "storage failed");
                 Self::of_status(StatusCode::INTERNAL_SERVER_ERROR)
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use storage::Error as E;
+
+    fn id(text: &str) -> crate::model::SessionId {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn only_a_refusal_that_waiting_cannot_change_is_final() {
+        let child = || E::NotChildOfParent { child: id("a"), parent: id("b") };
+        let kept = [
+            Problem::invalid("title", "too long"),
+            Invalid::content("content", "holds NUL").into(),
+            E::SessionDeleted(id("a")).into(),
+            E::SessionExists(id("a")).into(),
+            E::NotRootSession(id("a")).into(),
+            E::NotChildSession(id("a")).into(),
+            child().into(),
+        ];
+        for problem in kept {
+            assert!(problem.is_final(), "{problem:?}");
+        }
+        let message = || "m".parse::<crate::model::MessageId>().unwrap();
+        let run = || "r".parse::<crate::model::RunId>().unwrap();
+        let decided_again = [
+            E::SessionBusy(id("a")).into(),
+            E::SessionNotFound(id("a")).into(),
+            E::SessionPinned(id("a")).into(),
+            E::MessageNotFound(message()).into(),
+            E::MessageExists(message()).into(),
+            E::RunNotFound(run()).into(),
+            E::RunExists(run()).into(),
+            E::RunOver(run()).into(),
+            E::NoPendingQuestion(id("a")).into(),
+            E::VersionConflict { what: "last_seq", current: 1 }.into(),
+            E::Full.into(),
+            E::Busy("locked").into(),
+            E::ClockOutOfRange(ClockOutOfRange).into(),
+            E::Failed("broken".into()).into(),
+            runs::Error::NoExecutor.into(),
+            runs::Error::UnknownExecutor("later".into()).into(),
+            Problem::too_large(1),
+            Problem::of_status(StatusCode::REQUEST_TIMEOUT),
+            Problem::new(StatusCode::TOO_MANY_REQUESTS, "overloaded", "Overloaded", ""),
+            Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", "Unauthorized", ""),
+            Problem::new(StatusCode::FORBIDDEN, "forbidden", "Forbidden", ""),
+        ];
+        for problem in decided_again {
+            assert!(!problem.is_final(), "{problem:?}");
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Idempotency keys: the first request with a key does the work, each further one gets its answer.
 //!
+//! A refusal is kept only where waiting cannot change it ([`Problem::is_final`]).
+//!
 //! The key commits with the write. Until then a set in memory holds those that are under way: it may be lost with the
 //! server, for then nothing is under way.
 
@@ -73,7 +75,8 @@ impl FromRequestParts<App> for Key {
 
 impl OperationInput for Key {
     fn operation_input(ctx: &mut GenContext, operation: &mut Operation) {
-        let meaning = "The same key and body, sent again within 24 hours, do nothing twice and get the same answer.";
+        let meaning = "The same key and body, sent again within 24 hours, do nothing twice and get the same answer. A refusal \
+            is kept only if waiting cannot change it: 409 `session_busy`, for example, is decided again.";
         describe_header(ctx, operation, "Idempotency-Key", meaning);
     }
 }
@@ -127,7 +130,7 @@ where
     }
     let outcome = work(Some(claim.clone())).await;
     if let Err(problem) = &outcome
-        && problem.is_refusal()
+        && problem.is_final()
     {
         let kept = serde_json::to_value(problem).unwrap_or_default();
         app.repository.keep_refusal(claim, problem.status, kept).await?;

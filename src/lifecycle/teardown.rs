@@ -5,11 +5,12 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    sync::Arc,
     time::Duration,
 };
 
 use futures_util::{StreamExt, stream};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
 use super::close;
 use crate::{
@@ -21,8 +22,8 @@ use crate::{
 
 /// Jobs that are carried out at one time.
 pub(super) const AT_ONCE: usize = 256;
-/// Jobs that the reaper takes at a time.
-const BATCH: i64 = 16;
+/// Jobs that the reaper carries out at one time.
+const BATCH: usize = 16;
 /// How often the reaper looks for jobs that are due.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -43,19 +44,31 @@ enum Outcome {
     Failed(String),
 }
 
-/// Carries out what others have left, for as long as it is let.
+/// Carries out what others have left, for as long as it is let. What another process deletes leaves jobs, too: they are
+/// looked for as soon as its commit is noticed. A job that takes long holds up no other, until [`BATCH`] of them do.
 pub(super) async fn reap(runs: &Runs, worktrees: &Worktrees) {
+    let places = Arc::new(Semaphore::new(BATCH));
+    let mut commits = runs.repository().foreign_commits();
     loop {
-        match runs.repository().claim_teardowns(BATCH).await {
-            Ok(jobs) if jobs.is_empty() => tokio::time::sleep(LOOK).await,
-            Ok(jobs) => {
-                let (told, _) = mpsc::channel(1);
-                carry_out(runs, worktrees, jobs, told).await;
-            }
-            Err(error) => {
-                tracing::warn!(%error, "teardown jobs were not taken");
-                tokio::time::sleep(LOOK).await;
-            }
+        // Never closed.
+        drop(places.acquire().await);
+        let room = i64::try_from(places.available_permits()).unwrap_or(1);
+        let jobs = runs.repository().claim_teardowns(room).await.unwrap_or_else(|error| {
+            tracing::warn!(%error, "teardown jobs were not taken");
+            Vec::new()
+        });
+        if jobs.is_empty() && tokio::time::timeout(LOOK, commits.changed()).await.is_ok_and(|seen| seen.is_err()) {
+            // The writer has ended, and the server stops.
+            return;
+        }
+        for job in jobs {
+            let place = places.clone().acquire_owned().await;
+            let (runs, worktrees, (told, _)) = (runs.clone(), worktrees.clone(), mpsc::channel(1));
+            let tasks = runs.repository().tasks().clone();
+            tasks.spawn(async move {
+                carry_out(&runs, &worktrees, vec![job], told).await;
+                drop(place);
+            });
         }
     }
 }

@@ -4,6 +4,7 @@
 //! forced after a grace period, and a run's end is written by its own task, whatever happened to its executor.
 
 mod backends;
+mod foreign;
 mod registry;
 mod turn;
 
@@ -118,8 +119,11 @@ impl Runs {
         let (tasks, registry) = (repository.tasks().clone(), Mutex::default());
         let (wake, stopping) = (Notify::new(), CancellationToken::new());
         let runs = Self(Arc::new(Inner { repository, feed, executors, options, tasks, registry, wake, stopping }));
-        let taking = runs.clone();
+        let (taking, following) = (runs.clone(), runs.clone());
         runs.0.tasks.spawn(async move { taking.take().await });
+        runs.0.tasks.spawn(async move {
+            following.0.stopping.run_until_cancelled(foreign::follow(&following)).await;
+        });
         Ok(runs)
     }
 
@@ -299,13 +303,20 @@ impl Runs {
     /// Waits until the database says that a run has ended, or there is no such run.
     async fn wait_for_end(&self, id: &RunId) {
         let mut news = self.0.repository.last_event();
+        // Another process may end it without an event.
+        let mut commits = self.0.repository.foreign_commits();
         loop {
             news.mark_unchanged();
+            commits.mark_unchanged();
             match self.0.repository.run(id).await {
                 Ok(Some(run)) if !run.status.is_terminal() => {}
                 _ => return,
             }
-            if news.changed().await.is_err() {
+            let changed = tokio::select! {
+                changed = news.changed() => changed,
+                changed = commits.changed() => changed,
+            };
+            if changed.is_err() {
                 return;
             }
         }

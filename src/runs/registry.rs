@@ -86,6 +86,11 @@ impl Registry {
         stopped.map(|live| live.ended.subscribe()).collect()
     }
 
+    /// Those that are under way.
+    pub fn ids(&self) -> Vec<RunId> {
+        self.live.keys().cloned().collect()
+    }
+
     /// How many are under way.
     pub fn len(&self) -> usize {
         self.live.len()

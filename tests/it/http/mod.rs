@@ -18,6 +18,7 @@ mod messages;
 mod openapi;
 mod original;
 mod original_events;
+mod other_hands;
 mod questions;
 mod reconnecting;
 mod runs;

@@ -221,6 +221,40 @@ async fn a_run_is_asked_for_once_however_often_it_is_sent() {
     turns.none();
 }
 
+/// What a client does that was told 409: it waits, and sends the same again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_refused_while_a_session_was_busy_succeeds_under_the_same_key() {
+    let (executor, mut turns) = polite();
+    let server = Server::scripted(executor).await;
+    server.session("a", &["hi"]).await;
+    let run = server.run("a").await;
+    let live = turns.next().await;
+    let send = |path: &str, body: Value| {
+        let request = server.request(Method::POST, path).header("idempotency-key", "k").json(&body);
+        server.send(request)
+    };
+    let message = json!({ "messages": [{ "role": "user", "content": "later" }] });
+    let (append, start) = ("/sessions/a/messages", "/sessions/a/runs");
+    for _ in 0..2 {
+        assert_eq!(send(append, message.clone()).await.code(), (409, "session_busy"));
+        assert_eq!(send(start, json!({ "id": "next" })).await.code(), (409, "session_busy"));
+        assert_eq!(send("/sessions/late/messages", message.clone()).await.code(), (404, "session_not_found"));
+        // What waiting cannot change is kept.
+        let refused = send("/sessions", json!({ "title": 1 })).await;
+        assert_eq!(refused.status, 400);
+    }
+    live.complete();
+    server.ended(&run).await;
+    assert_eq!(send(append, message.clone()).await.status, 201);
+    assert_eq!(send(start, json!({ "id": "next" })).await.status, 202);
+    turns.next().await.complete();
+    server.session("late", &[]).await;
+    assert_eq!(send("/sessions/late/messages", message.clone()).await.status, 201);
+    // And once only.
+    assert_eq!(send("/sessions/late/messages", message).await.headers["idempotency-replayed"], "true");
+    assert_eq!(server.messages("late").await.len(), 1);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn runs_are_listed_newest_first_page_by_page() {
     let (executor, mut turns) = polite();
