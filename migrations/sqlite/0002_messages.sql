@@ -20,6 +20,9 @@ create table messages (
   -- For the shell: the first tool called, or the tool whose result this is.
   tool_name text generated always as
     (coalesce(json_extract(tool_calls, '$[0].function.name'), json_extract(metadata, '$.tool_name'))) virtual,
+  -- The text of all parts, in bytes: what a session's content_bytes sums up.
+  bytes integer generated always as (length(cast(content as blob)) + coalesce(length(cast(reasoning as blob)), 0)
+    + coalesce(length(cast(parts as blob)), 0) + coalesce(length(cast(tool_calls as blob)), 0)) virtual,
   phase text,
   metadata text check (metadata is null or json_valid(metadata)),
   run_id text,
@@ -34,19 +37,20 @@ create unique index messages_by_id on messages (session_key, id);
 -- Empty where no history was summed up: every change of a message looks here for marks to take back.
 create index messages_compressed on messages (session_key) where compressed = 1;
 
--- A session's counters. Culm raises last_seq and message_count before it inserts, in one statement for all
--- messages of a batch, so this one is silent then; it speaks for an insert in the shell.
+-- A session's counters. Culm raises them before it inserts (0014), so this one is silent then; it speaks for an insert in
+-- the shell. None of these changes a session that was deleted: its messages are purged at no more cost than their own.
 create trigger messages_count_insert after insert on messages
 when new.seq > (select last_seq from sessions where session_key = new.session_key)
 begin
-  update sessions set last_seq = new.seq, message_count = message_count + 1, version = version + 1
+  update sessions set last_seq = new.seq, message_count = message_count + 1, content_bytes = content_bytes + new.bytes,
+    version = version + 1
   where session_key = new.session_key;
 end;
 
 create trigger messages_count_delete after delete on messages
 begin
-  update sessions set message_count = message_count - 1, version = version + 1
-  where session_key = old.session_key;
+  update sessions set message_count = message_count - 1, content_bytes = content_bytes - old.bytes, version = version + 1
+  where session_key = old.session_key and deleted_at is null;
 end;
 
 create trigger messages_keep_identity before update of message_key, session_key, seq, id on messages
@@ -57,12 +61,13 @@ end;
 
 create trigger messages_raise_version after update on messages
 begin
-  update sessions set version = version + 1 where session_key = new.session_key;
+  update sessions set content_bytes = content_bytes + new.bytes - old.bytes, version = version + 1
+  where session_key = new.session_key and deleted_at is null;
 end;
 
--- An insert in the shell, where foreign keys are off, must not make an orphan.
+-- An insert in the shell, where foreign keys are off, must not make an orphan. A session that was deleted takes nothing.
 create trigger messages_refuse_orphan before insert on messages
-when not exists (select 1 from sessions where session_key = new.session_key)
+when not exists (select 1 from live_sessions where session_key = new.session_key)
 begin
   select raise(abort, 'no such session');
 end;

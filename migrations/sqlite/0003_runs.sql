@@ -20,3 +20,27 @@ create table runs (
 create index runs_by_session on runs (session_key, run_key desc);
 -- One active run a session: the database is the arbiter, not a map in memory.
 create unique index runs_active on runs (session_key) where status in ('pending', 'running');
+
+create trigger runs_count_insert after insert on runs
+begin
+  update sessions set run_count = run_count + 1 where session_key = new.session_key;
+end;
+
+create trigger runs_count_delete after delete on runs
+begin
+  update sessions set run_count = run_count - 1 where session_key = old.session_key and deleted_at is null;
+end;
+
+create trigger runs_refuse_orphan before insert on runs
+when not exists (select 1 from live_sessions where session_key = new.session_key)
+begin
+  select raise(abort, 'no such session');
+end;
+
+-- The ids of a deleted session's runs are free at once, not only when it is purged.
+create trigger runs_release_id before insert on runs
+when exists (select 1 from runs where id = new.id)
+begin
+  delete from runs
+  where id = new.id and exists (select 1 from sessions where session_key = runs.session_key and deleted_at is not null);
+end;

@@ -76,9 +76,10 @@ begin
   select message_key, session_key, attachment_id from attachment_links where message_key = new.message_key;
 end;
 
--- Before the delete: the uses go with the row.
+-- Before the delete: the uses go with the row. A deleted session's attachments are purged by themselves.
 create trigger messages_release_attachments before delete on messages
 when old.parts is not null
+  and not exists (select 1 from sessions where session_key = old.session_key and deleted_at is not null)
 begin
   delete from attachments
   where session_key = old.session_key
@@ -102,11 +103,11 @@ begin
   insert into loose_chunks (attachment_key) values (old.attachment_key);
   update sessions set attachment_count = attachment_count - 1, attachment_bytes = attachment_bytes - old.size,
     version = version + 1
-  where session_key = old.session_key;
+  where session_key = old.session_key and deleted_at is null;
 end;
 
 create trigger attachments_refuse_orphan before insert on attachments
-when not exists (select 1 from sessions where session_key = new.session_key)
+when not exists (select 1 from live_sessions where session_key = new.session_key)
 begin
   select raise(abort, 'no such session');
 end;

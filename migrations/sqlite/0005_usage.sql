@@ -8,3 +8,9 @@ create table usage_records (
 ) strict;
 
 create index usage_by_session on usage_records (session_key, usage_key);
+
+create trigger usage_refuse_orphan before insert on usage_records
+when not exists (select 1 from live_sessions where session_key = new.session_key)
+begin
+  select raise(abort, 'no such session');
+end;

@@ -1,3 +1,16 @@
+-- Deleting. Culm marks sessions (deleted_at), which is one short transaction whatever they hold, and purges them in
+-- steps: their content, then their rows. A DELETE of a session is the whole of it at once; Culm uses it for rows whose
+-- content is gone, and a shell for any.
+
+-- Sessions that were marked and are not purged yet, in the order in which that is done: tree by tree, the deepest first,
+-- for a parent's row goes after its children's.
+create table purges (
+  root_key integer not null,
+  spawn_depth integer not null,
+  session_key integer not null,
+  primary key (root_key, spawn_depth desc, session_key)
+) strict, without rowid;
+
 -- What goes with a session, in a shell too, where foreign keys are off and nothing cascades.
 --
 -- Ids, events and tombstones before, while the tree can still be read; rows after.
@@ -32,7 +45,7 @@ begin
      )
      select json_group_array(id) from (select a.id from above join sessions a on a.session_key = above.k order by above.depth))
   from sessions s
-  where s.session_key in (
+  where s.deleted_at is null and s.session_key in (
     with recursive tree (k) as (
       select old.session_key
       union all
@@ -44,6 +57,56 @@ begin
   insert or ignore into tombstones (id, deleted_at)
   select id, cast((julianday('now') - 2440587.5) * 86400000000 as integer) from sessions
   where session_key in (
+    with recursive tree (k) as (
+      select old.session_key
+      union all
+      select s.session_key from sessions s join tree on s.parent_key = tree.k
+    )
+    select k from tree
+  );
+  -- What was marked below it is purged with it.
+  delete from attachment_uses where session_key in (
+    with recursive tree (k) as (
+      select old.session_key
+      union all
+      select s.session_key from sessions s join tree on s.parent_key = tree.k
+    )
+    select k from tree
+  );
+  delete from purges where root_key = old.root_key and session_key in (
+    with recursive tree (k) as (
+      select old.session_key
+      union all
+      select s.session_key from sessions s join tree on s.parent_key = tree.k
+    )
+    select k from tree
+  );
+end;
+
+-- One that was marked, in a shell: its tombstone is there. (Culm takes it out of the queue first.)
+create trigger sessions_bury_marked before delete on sessions
+when old.deleted_at is not null and exists (
+  select 1 from purges
+  where root_key = old.root_key and spawn_depth = old.spawn_depth and session_key = old.session_key)
+begin
+  delete from events
+  where root_key = old.root_key and kind <> 'session.deleted' and session_key in (
+    with recursive tree (k) as (
+      select old.session_key
+      union all
+      select s.session_key from sessions s join tree on s.parent_key = tree.k
+    )
+    select k from tree
+  );
+  delete from attachment_uses where session_key in (
+    with recursive tree (k) as (
+      select old.session_key
+      union all
+      select s.session_key from sessions s join tree on s.parent_key = tree.k
+    )
+    select k from tree
+  );
+  delete from purges where root_key = old.root_key and session_key in (
     with recursive tree (k) as (
       select old.session_key
       union all

@@ -38,13 +38,13 @@ begin
   from sessions where session_key = new.session_key;
 end;
 
--- With its session there is nobody left to tell.
+-- With its session there is nobody left to tell, also while a deleted one is purged.
 create trigger attachments_event_deleted after delete on attachments
 begin
   insert into events (session_key, root_key, kind, data, created_at)
   select old.session_key, root_key, 'attachment.deleted', json_object('attachment_id', old.id),
     cast((julianday('now') - 2440587.5) * 86400000000 as integer)
-  from sessions where session_key = old.session_key;
+  from live_sessions where session_key = old.session_key;
 end;
 
 -- The schema's number. A database with a higher one is refused by an older Culm.

@@ -42,7 +42,7 @@ create index worktrees_by_root on worktrees (root_key);
 
 -- Also in a shell, where foreign keys are off.
 create trigger worktrees_refuse_orphan before insert on worktrees
-when not exists (select 1 from sessions where session_key = new.root_key and kind = 'root')
+when not exists (select 1 from live_sessions where session_key = new.root_key and kind = 'root')
 begin
   select raise(abort, 'no such root session');
 end;
@@ -57,7 +57,7 @@ create view v_worktrees as
 select r.id as root_session_id, r.title, w.state, w.path, w.repository, w.branch, w.rescue_ref,
   datetime(w.created_at / 1000000, 'unixepoch') as created,
   datetime(w.updated_at / 1000000, 'unixepoch') as updated
-from worktrees w join sessions r on r.session_key = w.root_key
+from worktrees w join live_sessions r on r.session_key = w.root_key
 order by w.worktree_key;
 
 -- The schema's number. A database with a higher one is refused by an older Culm.

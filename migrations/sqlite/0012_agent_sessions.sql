@@ -32,7 +32,7 @@ create unique index agent_sessions_by_session on agent_sessions (session_key, ex
 create index agent_sessions_warm on agent_sessions (agent_session_key) where status = 'warm';
 
 create trigger agent_sessions_refuse_orphan before insert on agent_sessions
-when not exists (select 1 from sessions where session_key = new.session_key)
+when not exists (select 1 from live_sessions where session_key = new.session_key)
 begin
   select raise(abort, 'no such session');
 end;
@@ -101,6 +101,6 @@ select s.id as session_id, s.title, a.executor, a.backend, a.status, a.pid, a.ag
   datetime(a.used_at / 1000000, 'unixepoch') as used,
   datetime(a.closed_at / 1000000, 'unixepoch') as closed,
   a.id
-from agent_sessions a join sessions s using (session_key);
+from agent_sessions a join live_sessions s using (session_key);
 
 pragma user_version = 12;

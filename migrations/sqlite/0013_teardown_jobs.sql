@@ -30,7 +30,8 @@ begin
   from sessions s where s.session_key = old.session_key;
 end;
 
--- A worktree goes with its root, before the row of it does; one that is being made or removed is looked at, too.
+-- A worktree goes with its root, when that is marked or its row deleted: its path is free for another then. One that is
+-- being made or removed is looked at, too.
 create trigger tombstones_take_worktrees after insert on tombstones
 begin
   insert into teardown_jobs (kind, payload, next_at, created_at)
@@ -45,6 +46,7 @@ begin
   from worktrees w
   where w.root_key = (select session_key from sessions where id = new.id)
     and w.state in ('creating', 'attached', 'removing', 'retained');
+  delete from worktrees where root_key = (select session_key from sessions where id = new.id);
 end;
 
 -- A close that could not remove its worktree is void once a session of the tree is open again, also where that is closed

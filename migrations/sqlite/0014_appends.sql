@@ -12,20 +12,22 @@ select null as session_id, null as seq, null as id, null as role, null as conten
   null as at, null as opens, null as told_at, null as beside_run
 where false;
 
--- The counters first: the trigger on messages counts only what they do not. A message whose session is not there, whose
+-- The counters first: the trigger on messages counts only what they do not. A message whose session is not there or was deleted, whose
 -- seq is not the one that is expected, or that comes beside a run where it must not, has no session to refer to, and is
 -- refused. (The session is looked for by its id alone, by one row at a time: SQLite cannot choose to read all of them.)
 create trigger appends_write instead of insert on appends
 begin
   update sessions set message_count = message_count + 1, last_seq = last_seq + 1, version = version + 1,
+    content_bytes = content_bytes + length(cast(new.content as blob)) + coalesce(length(cast(new.reasoning as blob)), 0)
+      + coalesce(length(cast(new.parts as blob)), 0) + coalesce(length(cast(new.tool_calls as blob)), 0),
     updated_at = max(updated_at, new.at), last_activity_at = max(last_activity_at, new.at),
     closed_at = iif(new.opens or closed_at < new.at, null, closed_at)
-  where id = new.session_id;
+  where id = new.session_id and deleted_at is null;
   insert into messages (session_key, seq, id, role, content, content_terms, reasoning, reasoning_terms, parts, tool_calls,
     tool_call_id, tool_success, phase, metadata, run_id, compressed, extra, created_at, updated_at)
   values (
     (select s.session_key from sessions s
-     where s.id = new.session_id and (new.seq is null or new.seq = s.last_seq)
+     where s.id = new.session_id and s.deleted_at is null and (new.seq is null or new.seq = s.last_seq)
        and (new.beside_run or not exists (
          select 1 from runs r where r.session_key = s.session_key and r.status in ('pending', 'running')))),
     (select last_seq from sessions where id = new.session_id),

@@ -3,7 +3,9 @@
 //! - **Atomic.** Each method is one transaction. It returns only after its commit, or fails and has changed nothing.
 //! - **Durable.** What was acknowledged is on disk.
 //! - **Deleted stays deleted.** Every write to an id that was deleted fails with [`Error::SessionDeleted`]; reading
-//!   or deleting it again is [`Error::SessionNotFound`].
+//!   or deleting it again is [`Error::SessionNotFound`]. From the commit of a delete nothing shows what was deleted: no
+//!   read, list, count, search or event but the one that tells of it. Rows and bytes go later, in steps that no write
+//!   waits for long, and that go on after a restart.
 //! - **Absent is not an error turned silent.** A read that fails is an error; `None` means that there is no such row.
 //! - **No lost update.** Appends of any number of callers all survive, each with a `seq` of its own, strictly
 //!   increasing within a session and never reused. A version that a caller names is compared in the transaction.
@@ -218,7 +220,8 @@ pub trait Storage: Send + Sync {
     /// The sessions above one, nearest first; at most 100.
     async fn sessions_above(&self, id: &SessionId) -> Result<Vec<SessionId>>;
 
-    /// Deletes a session and everything below it, and leaves tombstones; and for each backend and each worktree a teardown
+    /// Deletes a session and everything below it, and leaves tombstones. The time it takes grows with the number of
+    /// sessions, not with what they hold. It also leaves, for each backend and each worktree a teardown
     /// job, which is the caller's to carry out. A parent that stays is told that a run of its child has ended.
     async fn delete_session(&self, id: &SessionId, options: DeleteOptions) -> Result<DeleteReceipt>;
 

@@ -14,6 +14,7 @@ mod executor;
 mod http;
 mod import;
 mod lives;
+mod marked;
 mod model_based;
 mod processes;
 mod races;

@@ -139,19 +139,24 @@ pub(crate) async fn number(shell: &mut SqliteConnection, sql: &str) -> i64 {
 
 /// Asserts what holds for every database at rest: counters are true, nothing is orphaned, the index is the messages.
 pub(crate) async fn assert_sound(shell: &mut SqliteConnection) {
-    let lies = "select count(*) from sessions s where
+    let lies = "select count(*) from live_sessions s where
         message_count <> (select count(*) from messages m where m.session_key = s.session_key)
         or last_seq < (select coalesce(max(seq), 0) from messages m where m.session_key = s.session_key)
+        or content_bytes <> (select coalesce(sum(bytes), 0) from messages m where m.session_key = s.session_key)
+        or run_count <> (select count(*) from runs r where r.session_key = s.session_key)
         or attachment_count <> (select count(*) from attachments a where a.session_key = s.session_key)
         or attachment_bytes <> (select coalesce(sum(size), 0) from attachments a where a.session_key = s.session_key)
-        or children_count <> (select count(*) from sessions c where c.parent_key = s.session_key)";
+        or children_count <> (select count(*) from live_sessions c where c.parent_key = s.session_key)";
     assert_eq!(number(shell, lies).await, 0, "sessions whose counters are not true");
     assert_eq!(number(shell, "select count(*) from pragma_foreign_key_check").await, 0, "orphans");
     let shown = "select count(*) from (select message_key, attachment_id from attachment_links
         except select message_key, attachment_id from attachment_uses)";
     assert_eq!(number(shell, shown).await, 0, "attachments that messages show without a record of it");
-    let buried = "select count(*) from sessions join tombstones using (id)";
+    let buried = "select count(*) from live_sessions join tombstones using (id)";
     assert_eq!(number(shell, buried).await, 0, "sessions with a tombstone");
+    let queued = "select count(*) from sessions s left join purges p using (session_key)
+        where (s.deleted_at is null) <> (p.session_key is null)";
+    assert_eq!(number(shell, queued).await, 0, "deleted sessions that nobody purges");
     for index in ["message_index", "session_index"] {
         run(shell, &format!("insert into {index} ({index}, rank) values ('integrity-check', 1)")).await;
     }

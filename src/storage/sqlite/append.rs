@@ -70,7 +70,7 @@ pub(super) async fn begin(conn: &mut SqliteConnection, appends: &[&Append]) -> R
         r#"begin immediate; select cast(v.data_version as integer) as "data_version!: i64", cast(j.value as text) as "id?: SessionId",
                  s.last_seq as "last_seq?: i64", t.id is not null as "deleted!: bool",
                  exists (select 1 from runs r where r.session_key = s.session_key and r.status in ('pending', 'running')) as "busy!: bool"
-               from pragma_data_version v left join json_each(?1) j left join sessions s on s.id = j.value
+               from pragma_data_version v left join json_each(?1) j left join live_sessions s on s.id = j.value
                  left join tombstones t on t.id = j.value"#,
         ids
     )
@@ -131,7 +131,7 @@ async fn brought_before(conn: &mut SqliteConnection, appends: &[&Append]) -> Res
     let brought = types::object(&brought);
     let keys: Vec<i64> = sqlx::query_scalar!(
         r#"select m.message_key as "key!: i64" from json_each(?1) j
-           cross join sessions s on s.id = json_extract(j.value, '$[0]')
+           cross join live_sessions s on s.id = json_extract(j.value, '$[0]')
            cross join messages m on m.session_key = s.session_key and m.id = json_extract(j.value, '$[1]')"#,
         brought
     )

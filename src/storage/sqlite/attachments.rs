@@ -283,7 +283,7 @@ pub(super) async fn find(
     attachment: &AttachmentId,
 ) -> Result<Option<Attachment>> {
     let (of, id) = (session.as_str(), attachment.as_str());
-    let row = select_attachments!("join sessions s using (session_key) where s.id = ?1 and a.id = ?2", of, id);
+    let row = select_attachments!("join live_sessions s using (session_key) where s.id = ?1 and a.id = ?2", of, id);
     let row = row.fetch_optional(pool).await.map_err(error::of)?;
     Ok(row.map(|row| row.into_attachment(session)))
 }
@@ -297,7 +297,8 @@ pub(super) async fn page(
     let key = sessions::key_to_read(pool, session).await?;
     let (after, more) = (after.map_or(0, |place| place.key), limit + 1);
     let rows = select_attachments!(
-        "where a.session_key = ?1 and a.attachment_key > ?2 order by a.attachment_key limit ?3",
+        "join live_sessions s using (session_key)
+         where a.session_key = ?1 and a.attachment_key > ?2 order by a.attachment_key limit ?3",
         key,
         after,
         more
@@ -316,7 +317,7 @@ pub(super) async fn bytes(
     let (of, id) = (session.as_str(), attachment.as_str());
     let (place, end, skip) = (offset / CHUNK, (offset / PIECE + 1) * CHUNKS, offset % CHUNK);
     let rows = sqlx::query(
-        "select c.bytes from attachments a join sessions s using (session_key)
+        "select c.bytes from attachments a join live_sessions s using (session_key)
            join attachment_chunks c on c.attachment_key = a.attachment_key
          where s.id = ?1 and a.id = ?2 and c.place >= ?3 and c.place < ?4
          order by c.place",

@@ -55,7 +55,7 @@ macro_rules! select_backends {
             r#"select a.agent_session_key as "key!: i64", a.id as "id: BackendId", s.id as "session_id: SessionId", a.executor, a.backend,
                  a.agent_session_id, a.pid, a.pid_started, a.status as "status: Word<BackendStatus>", a.seen_seq,
                  a.used_at as "used_at: Timestamp"
-               from agent_sessions a join sessions s using (session_key) "# + $rest
+               from agent_sessions a join live_sessions s using (session_key) "# + $rest
             $(, $value)*
         )
     };
@@ -185,7 +185,7 @@ pub(super) async fn page(
                    with recursive tree (k) as (
                      select ?3
                      union all
-                     select c.session_key from sessions c join tree on c.parent_key = tree.k
+                     select c.session_key from live_sessions c join tree on c.parent_key = tree.k
                    )
                    select k from tree
                  ) and (?4 is null or a.status = ?4) order by a.agent_session_key limit ?2",

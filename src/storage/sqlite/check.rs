@@ -24,21 +24,38 @@ const ROWS: i64 = 500;
 const MANY: i64 = 100;
 
 /// What must select nothing, and what it means if it does.
-const RULES: [(&str, &str); 14] = [
+const RULES: [(&str, &str); 18] = [
     ("a row refers to one that is not there", "select \"table\" || ' ' || coalesce(rowid, '') from pragma_foreign_key_check"),
     ("the cached message count is wrong",
-     "select id from sessions s where message_count <> (select count(*) from messages m where m.session_key = s.session_key)"),
+     "select id from live_sessions s where message_count <> (select count(*) from messages m where m.session_key = s.session_key)"),
     ("the last seq is lower than a message's",
-     "select id from sessions s where last_seq < (select coalesce(max(seq), 0) from messages m where m.session_key = s.session_key)"),
+     "select id from live_sessions s where last_seq < (select coalesce(max(seq), 0) from messages m where m.session_key = s.session_key)"),
     ("the cached number of attachments is wrong",
-     "select id from sessions s where attachment_count <> (select count(*) from attachments a where a.session_key = s.session_key)"),
+     "select id from live_sessions s where attachment_count <> (select count(*) from attachments a where a.session_key = s.session_key)"),
     ("the cached size of attachments is wrong",
-     "select id from sessions s where attachment_bytes <> (select coalesce(sum(size), 0) from attachments a where a.session_key = s.session_key)"),
+     "select id from live_sessions s where attachment_bytes <> (select coalesce(sum(size), 0) from attachments a where a.session_key = s.session_key)"),
+    ("the cached size of messages is wrong",
+     "select id from live_sessions s where content_bytes <> (select coalesce(sum(bytes), 0) from messages m where m.session_key = s.session_key)"),
+    ("the cached number of runs is wrong",
+     "select id from live_sessions s where run_count <> (select count(*) from runs r where r.session_key = s.session_key)"),
     ("the cached number of children is wrong",
-     "select id from sessions s where children_count <> (select count(*) from sessions c where c.parent_key = s.session_key)"),
+     "select id from live_sessions s where children_count <> (select count(*) from live_sessions c where c.parent_key = s.session_key)"),
     ("the place in the tree disagrees with the parent's",
      "select c.id from sessions c join sessions p on p.session_key = c.parent_key where c.root_key <> p.root_key or c.spawn_depth <> p.spawn_depth + 1"),
-    ("a deleted session is there", "select id from sessions where id in (select id from tombstones)"),
+    ("a deleted session is there", "select id from live_sessions where id in (select id from tombstones)"),
+    ("a deleted session is not deleted whole",
+     "select s.id from sessions s where s.deleted_at is not null and (s.id not in (select id from tombstones)
+        or exists (select 1 from live_sessions c where s.session_key in (c.parent_key, c.root_key))
+        or exists (select 1 from runs r where r.session_key = s.session_key and r.status in ('pending', 'running'))
+        or exists (select 1 from agent_sessions a where a.session_key = s.session_key)
+        or exists (select 1 from worktrees w where w.root_key = s.session_key))"),
+    ("a deleted session is not to be purged, or one that is there is",
+     "select session_key from (
+        select session_key, root_key, spawn_depth from sessions where deleted_at is not null
+        except select session_key, root_key, spawn_depth from purges)
+      union select session_key from (
+        select session_key, root_key, spawn_depth from purges
+        except select session_key, root_key, spawn_depth from sessions where deleted_at is not null)"),
     ("a sequence is behind its table",
      "select t.name from (select 'sessions' as name, max(session_key) as last from sessions
         union all select 'messages', max(message_key) from messages union all select 'attachments', max(attachment_key) from attachments

@@ -109,11 +109,11 @@ impl Followed {
 async fn at_start(conn: &mut SqliteConnection, shown: i64) -> Result<i64> {
     let found = sqlx::query!(
         r#"select
-             (select count(*) from (select 1 from sessions where kind = 'root' and archived_at is null
+             (select count(*) from (select 1 from live_sessions where kind = 'root' and archived_at is null
                 and last_activity_at > ?1 limit 1000)) as "ahead!: i64",
-             (select count(*) from (select 1 from sessions where kind = 'root' and archived_at is null
+             (select count(*) from (select 1 from live_sessions where kind = 'root' and archived_at is null
                 and last_activity_at <= ?1 limit 1000)) as "before!: i64",
-             coalesce((select max(last_activity_at) from sessions where kind = 'root' and archived_at is null), 0)
+             coalesce((select max(last_activity_at) from live_sessions where kind = 'root' and archived_at is null), 0)
                as "newest!: i64""#,
         shown
     );
@@ -129,16 +129,16 @@ async fn at_start(conn: &mut SqliteConnection, shown: i64) -> Result<i64> {
 async fn in_the_future(conn: &mut SqliteConnection, latest: i64) -> Result<Vec<i64>> {
     let keys = sqlx::query_scalar!(
         r#"select session_key as "key!: i64" from (
-             select session_key, last_activity_at from (select session_key, last_activity_at from sessions
+             select session_key, last_activity_at from (select session_key, last_activity_at from live_sessions
                where kind = 'root' and archived_at is null and last_activity_at > ?1 order by last_activity_at limit ?2)
              union all
-             select session_key, last_activity_at from (select session_key, last_activity_at from sessions
+             select session_key, last_activity_at from (select session_key, last_activity_at from live_sessions
                where kind = 'child' and archived_at is null and last_activity_at > ?1 order by last_activity_at limit ?2)
              union all
-             select session_key, last_activity_at from (select session_key, last_activity_at from sessions
+             select session_key, last_activity_at from (select session_key, last_activity_at from live_sessions
                where kind = 'root' and archived_at is not null and last_activity_at > ?1 order by last_activity_at limit ?2)
              union all
-             select session_key, last_activity_at from (select session_key, last_activity_at from sessions
+             select session_key, last_activity_at from (select session_key, last_activity_at from live_sessions
                where kind = 'child' and archived_at is not null and last_activity_at > ?1 order by last_activity_at limit ?2)
            ) order by last_activity_at limit ?2"#,
         latest,

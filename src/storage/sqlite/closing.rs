@@ -81,7 +81,7 @@ pub(super) async fn open(conn: &mut SqliteConnection, input: &Open) -> Result<Ve
            with recursive tree (k) as (
              select ?1
              union all
-             select c.session_key from sessions c join tree on c.parent_key = tree.k
+             select c.session_key from live_sessions c join tree on c.parent_key = tree.k
            )
            select k from tree
          )",
@@ -112,7 +112,7 @@ async fn below(conn: &mut SqliteConnection, key: i64, met: &str) -> Result<Vec<R
         r#"with recursive tree (k) as (
              select ?1
              union all
-             select c.session_key from sessions c join tree on c.parent_key = tree.k
+             select c.session_key from live_sessions c join tree on c.parent_key = tree.k
            )
            select s.session_key as "key!: i64", s.id as "id: SessionId", s.closed_at as "closed_at: Timestamp",
              s.archived_at as "archived_at: Timestamp",
@@ -123,7 +123,7 @@ async fn below(conn: &mut SqliteConnection, key: i64, met: &str) -> Result<Vec<R
                  where a.session_key = s.session_key and a.status = 'warm'
                    and (a.id, a.used_at) not in (select value ->> 0, value ->> 1 from json_each(?2))
                ) as "busy!: bool"
-           from tree join sessions s on s.session_key = tree.k order by s.session_key"#,
+           from tree join live_sessions s on s.session_key = tree.k order by s.session_key"#,
         key,
         met
     );

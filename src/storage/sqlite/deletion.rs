@@ -1,6 +1,7 @@
 //! Deleting trees: one session's, or all that a cleanup names. The commit is the single critical point.
 //!
-//! **Deleted stays deleted.** The rows go by the cascade from the root; a trigger leaves a tombstone for each.
+//! **Deleted stays deleted.** A delete marks its sessions and leaves a tombstone for each. Every query reads
+//! `live_sessions`, which leaves marked ones out; the rows go later, in steps (`purge.rs`).
 
 use serde_json::json;
 use sqlx::{SqliteConnection, SqlitePool};
@@ -8,13 +9,13 @@ use sqlx::{SqliteConnection, SqlitePool};
 use super::{
     error,
     events::{self, NewEvent},
-    sessions, teardown,
+    purge, sessions, teardown,
     types::Json,
 };
 use crate::{
     model::{
         Cleanup, CleanupMode, CleanupReceipt, DeleteCounts, DeleteOptions, DeleteReceipt, EventKind, RunId, RunStatus,
-        SessionId, TeardownJob,
+        SessionId, TeardownJob, Timestamp,
     },
     storage::{Error, Result},
 };
@@ -33,10 +34,11 @@ pub(super) async fn delete(conn: &mut SqliteConnection, input: &Delete) -> Resul
         r#"with recursive tree (session_key) as (
              select ?1
              union all
-             select c.session_key from sessions c join tree on c.parent_key = tree.session_key
+             select c.session_key from live_sessions c join tree on c.parent_key = tree.session_key
            )
-           select json_group_array(s.session_key) as "keys!: Keys", coalesce(max(s.pinned), 0) as "pinned!: bool"
-           from tree join sessions s using (session_key)"#,
+           select json_group_array(s.session_key) as "keys!: Keys", coalesce(max(s.pinned), 0) as "pinned!: bool",
+             coalesce(max(s.root_key), 0) as "root!: i64"
+           from tree join live_sessions s using (session_key)"#,
         key
     );
     let tree = tree.fetch_one(&mut *conn).await.map_err(error::of)?;
@@ -44,25 +46,21 @@ pub(super) async fn delete(conn: &mut SqliteConnection, input: &Delete) -> Resul
         return Err(Error::SessionPinned(input.id.clone()));
     }
     let receipt = receipt(conn, &tree.keys).await?;
-    let teardowns = remove(conn, &tree.keys, input.options.discard_worktree).await?;
+    let teardowns = mark(conn, &tree.keys, input.options.discard_worktree).await?;
+    purge::first_step(conn, Some(tree.root)).await?;
     Ok(DeleteReceipt { teardowns, ..receipt })
 }
 
 /// Keys of sessions as a JSON array: thousands pass between the statements as one value, which is handed over at once.
-type Keys = String;
+pub(super) type Keys = String;
 
-/// What a removal of these sessions removes.
-async fn receipt(conn: &mut SqliteConnection, keys: &Keys) -> Result<DeleteReceipt> {
+/// What deleting these sessions removes, from their rows alone.
+pub(super) async fn receipt(conn: &mut SqliteConnection, keys: &Keys) -> Result<DeleteReceipt> {
     let counts = sqlx::query!(
         r#"select json_group_array(s.id) as "ids!: Json<Vec<String>>", coalesce(sum(s.message_count), 0) as "messages!: i64",
-             coalesce(sum(s.attachment_count), 0) as "attachments!: i64",
-             coalesce(sum(s.attachment_bytes), 0) as "attachment_bytes!: i64",
-             coalesce(sum((select count(*) from runs r where r.session_key = s.session_key)), 0) as "runs!: i64",
-             coalesce(sum(iif(s.message_count = 0, 0, (
-               select sum(octet_length(content) + coalesce(octet_length(reasoning), 0)
-                 + coalesce(octet_length(parts), 0) + coalesce(octet_length(tool_calls), 0))
-               from messages m where m.session_key = s.session_key))), 0) as "message_bytes!: i64"
-           from sessions s where s.session_key in (select value from json_each(?1))"#,
+             coalesce(sum(s.attachment_count), 0) as "attachments!: i64", coalesce(sum(s.run_count), 0) as "runs!: i64",
+             coalesce(sum(s.content_bytes + s.attachment_bytes), 0) as "bytes!: i64"
+           from live_sessions s where s.session_key in (select value from json_each(?1))"#,
         keys
     );
     let counts = counts.fetch_one(&mut *conn).await.map_err(error::of)?;
@@ -82,20 +80,79 @@ async fn receipt(conn: &mut SqliteConnection, keys: &Keys) -> Result<DeleteRecei
             runs: counts.runs,
         },
         deleted_session_ids: ids.into_iter().map(SessionId::stored).collect(),
-        bytes: counts.message_bytes + counts.attachment_bytes,
+        bytes: counts.bytes,
         cancelled_run_ids: active.fetch_all(conn).await.map_err(error::of)?,
         ..DeleteReceipt::default()
     })
 }
 
-/// Removes sessions; the set holds everything below each of its members. The jobs that this leaves, for the caller to
-/// carry out.
-async fn remove(conn: &mut SqliteConnection, keys: &Keys, discard_worktree: bool) -> Result<Vec<TeardownJob>> {
-    let last = teardown::last(conn).await?;
+/// Marks sessions as deleted, in the transaction of the caller: from its commit nothing shows them. The set holds
+/// everything below each of its members, and all of them are live. The cost is that of their rows, whatever they hold;
+/// the content is for `purge`. Gives the teardown jobs that this leaves, for the caller to carry out.
+pub(super) async fn mark(conn: &mut SqliteConnection, keys: &Keys, discard_worktree: bool) -> Result<Vec<TeardownJob>> {
+    let (last, now) = (teardown::last(conn).await?, Timestamp::now().0);
     tell_parents(conn, keys).await?;
-    let remove = sqlx::query!("delete from sessions where session_key in (select value from json_each(?1))", keys);
-    remove.execute(&mut *conn).await.map_err(error::of)?;
+    let end_runs = sqlx::query!(
+        "update runs set status = 'cancelled', finished_at = ?2
+         where status in ('pending', 'running') and +session_key in (select value from json_each(?1))",
+        keys,
+        now
+    );
+    end_runs.execute(&mut *conn).await.map_err(error::of)?;
+    let tell = sqlx::query!(
+        "insert into events (session_key, root_key, kind, created_at, session_id, root_session_id, above)
+         select s.session_key, s.root_key, 'session.deleted', ?2, s.id,
+           iif(s.parent_key is null, s.id, (select r.id from sessions r where r.session_key = s.root_key)),
+           iif(s.parent_key is null, '[]', (
+             with recursive above (k, depth) as (
+               select s.parent_key, 1
+               union all
+               select a.parent_key, above.depth + 1 from sessions a join above on a.session_key = above.k
+               where a.parent_key is not null and above.depth < 100
+             )
+             select json_group_array(id) from (select a.id from above join sessions a on a.session_key = above.k order by above.depth)))
+         from json_each(?1) j cross join live_sessions s on s.session_key = j.value order by s.session_key",
+        keys,
+        now
+    );
+    tell.execute(&mut *conn).await.map_err(error::of)?;
+    // Triggers take backends and worktrees with it.
+    let bury = sqlx::query!(
+        "insert into tombstones (id, deleted_at)
+         select s.id, ?2 from json_each(?1) j cross join live_sessions s on s.session_key = j.value",
+        keys,
+        now
+    );
+    bury.execute(&mut *conn).await.map_err(error::of)?;
+    let queue = sqlx::query!(
+        "insert into purges (root_key, spawn_depth, session_key)
+         select s.root_key, s.spawn_depth, s.session_key from json_each(?1) j cross join live_sessions s on s.session_key = j.value",
+        keys
+    );
+    queue.execute(&mut *conn).await.map_err(error::of)?;
+    let mark = sqlx::query!(
+        "update sessions set deleted_at = ?2, version = version + 1
+         where session_key in (select value from json_each(?1)) and deleted_at is null",
+        keys,
+        now
+    );
+    mark.execute(&mut *conn).await.map_err(error::of)?;
+    count_children(conn, keys).await?;
     teardown::take_after(conn, last, discard_worktree).await
+}
+
+/// The parents that stay have fewer children.
+async fn count_children(conn: &mut SqliteConnection, keys: &Keys) -> Result<()> {
+    let count = sqlx::query!(
+        "update sessions set children_count = children_count - gone.children, version = version + 1
+         from (
+           select c.parent_key, count(*) as children from json_each(?1) j cross join sessions c on c.session_key = j.value
+           where c.parent_key is not null group by c.parent_key
+         ) gone
+         where sessions.session_key = gone.parent_key and sessions.deleted_at is null",
+        keys
+    );
+    count.execute(conn).await.map(drop).map_err(error::of)
 }
 
 /// Tells the parents that stay that what their children were doing has ended: the runs go with the sessions, and will say
@@ -103,7 +160,7 @@ async fn remove(conn: &mut SqliteConnection, keys: &Keys, discard_worktree: bool
 async fn tell_parents(conn: &mut SqliteConnection, keys: &Keys) -> Result<()> {
     let ending = sqlx::query!(
         r#"select s.parent_key as "parent!: i64", s.id as "child: SessionId", r.id as "run: RunId"
-           from runs r cross join sessions s using (session_key)
+           from runs r cross join live_sessions s using (session_key)
            where r.status in ('pending', 'running') and +r.session_key in (select value from json_each(?1))
              and s.parent_key not in (select value from json_each(?1)) order by +r.run_key"#,
         keys
@@ -119,7 +176,8 @@ async fn tell_parents(conn: &mut SqliteConnection, keys: &Keys) -> Result<()> {
 pub(super) async fn cleanup(conn: &mut SqliteConnection, input: &Cleanup) -> Result<CleanupReceipt> {
     let keys = doomed(conn, input).await?;
     let receipt = cleanup_receipt(conn, &keys, input).await?;
-    let teardowns = remove(conn, &keys, false).await?;
+    let teardowns = mark(conn, &keys, false).await?;
+    purge::first_step(conn, None).await?;
     Ok(CleanupReceipt { teardowns, ..receipt })
 }
 
@@ -154,11 +212,11 @@ async fn doomed(conn: &mut SqliteConnection, cleanup: &Cleanup) -> Result<Keys> 
         r#"with recursive
            -- A pinned or archived session keeps the tree below it,
            protected (session_key) as (
-             select session_key from sessions where pinned = 1 and ?1
+             select session_key from live_sessions where pinned = 1 and ?1
              union
-             select session_key from sessions where kind in ('root', 'child') and archived_at is not null and ?5
+             select session_key from live_sessions where kind in ('root', 'child') and archived_at is not null and ?5
              union
-             select c.session_key from sessions c join protected on c.parent_key = protected.session_key
+             select c.session_key from live_sessions c join protected on c.parent_key = protected.session_key
            ),
            judged (session_key, parent_key, kept) as not materialized (
              select s.session_key, s.parent_key,
@@ -168,13 +226,14 @@ async fn doomed(conn: &mut SqliteConnection, cleanup: &Cleanup) -> Result<Keys> 
                  and s.session_key in (select session_key from runs where status in ('pending', 'running')))
                or (?3 and (s.attachment_count > 0 or s.message_count > 1
                  or exists (select 1 from messages m where m.session_key = s.session_key and m.role <> 'system')))
-             from sessions s
+             -- Each once, as the table has them.
+             from sessions s not indexed where s.deleted_at is null
            ),
            -- and whatever is kept keeps everything above it.
            above (session_key) as (
              select parent_key from judged where parent_key is not null and kept
              union
-             select s.parent_key from above cross join sessions s using (session_key) where +s.parent_key is not null
+             select s.parent_key from above cross join live_sessions s using (session_key) where +s.parent_key is not null
            )
            select json_group_array(session_key) as "keys!: Keys" from judged
            where not kept and session_key not in (select session_key from above) and (not ?4 or parent_key is not null)"#,

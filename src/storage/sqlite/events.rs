@@ -143,7 +143,10 @@ macro_rules! select_events {
                    )
                    select json_group_array(id) from (select a.id from above join sessions a on a.session_key = above.k order by above.depth)
                  )) as "above!: Json<Vec<SessionId>>"
-               from events e left join sessions s on s.session_key = e.session_key left join sessions r on r.session_key = e.root_key "#
+               from events e left join live_sessions s on s.session_key = e.session_key
+                 left join sessions r on r.session_key = e.root_key
+               -- Of a session that was deleted there is that event alone; its others are purged.
+               where (e.session_id is not null or s.session_key is not null) and "#
                 + $rest,
             $($value),*
         )
@@ -170,7 +173,7 @@ pub(super) async fn page(pool: &SqlitePool, scope: &EventScope, after: i64, limi
     let rows = match (scope, place) {
         (EventScope::Session(_), Some((key, root))) => {
             select_events!(
-                "where e.root_key = ?1 and e.event_id > ?2 and e.session_key = ?3 order by e.event_id limit ?4",
+                "e.root_key = ?1 and e.event_id > ?2 and e.session_key = ?3 order by e.event_id limit ?4",
                 root,
                 after,
                 key,
@@ -180,14 +183,12 @@ pub(super) async fn page(pool: &SqlitePool, scope: &EventScope, after: i64, limi
             .await
         }
         (_, Some((_, root))) => {
-            select_events!("where e.root_key = ?1 and e.event_id > ?2 order by e.event_id limit ?3", root, after, limit)
+            select_events!("e.root_key = ?1 and e.event_id > ?2 order by e.event_id limit ?3", root, after, limit)
                 .fetch_all(&mut *snapshot)
                 .await
         }
         _ => {
-            select_events!("where e.event_id > ?1 order by e.event_id limit ?2", after, limit)
-                .fetch_all(&mut *snapshot)
-                .await
+            select_events!("e.event_id > ?1 order by e.event_id limit ?2", after, limit).fetch_all(&mut *snapshot).await
         }
     };
     let rows = rows.map_err(error::of)?;
@@ -201,15 +202,17 @@ pub(super) async fn page(pool: &SqlitePool, scope: &EventScope, after: i64, limi
 /// A session's key and its root's.
 async fn place(conn: &mut SqliteConnection, id: &SessionId) -> Result<Option<(i64, i64)>> {
     let id = id.as_str();
-    let row =
-        sqlx::query!(r#"select session_key as "key!: i64", root_key as "root!: i64" from sessions where id = ?1"#, id);
+    let row = sqlx::query!(
+        r#"select session_key as "key!: i64", root_key as "root!: i64" from live_sessions where id = ?1"#,
+        id
+    );
     Ok(row.fetch_optional(conn).await.map_err(error::of)?.map(|row| (row.key, row.root)))
 }
 
 /// All that there is of a session which was deleted: the word of it, for who has not heard it.
 async fn deletion(conn: &mut SqliteConnection, id: &SessionId, after: i64, last: i64) -> Result<EventPage> {
     let text = id.as_str();
-    let rows = select_events!("where e.session_id = ?1 and e.event_id > ?2", text, after);
+    let rows = select_events!("e.session_id = ?1 and e.event_id > ?2", text, after);
     let rows = rows.fetch_all(&mut *conn).await.map_err(error::of)?;
     match rows.is_empty() {
         true => Err(Error::SessionNotFound(id.clone())),

@@ -136,10 +136,10 @@ async fn few(conn: &mut SqliteConnection, weak: &Weak, kinds: &[Kind], order: Or
         );
     }
     if weak.pinned == Some(true) {
-        keys_if_few!(conn, "select session_key from sessions where pinned = 1");
+        keys_if_few!(conn, "select session_key from live_sessions where pinned = 1");
     }
     if let Some(model) = &weak.model {
-        keys_if_few!(conn, "select session_key from sessions where model = ?2", model);
+        keys_if_few!(conn, "select session_key from live_sessions where model = ?2", model);
     }
     if let Some(title) = &weak.title {
         keys_if_few!(conn, "select rowid as session_key from session_index where session_index match ?2", title);
@@ -147,7 +147,7 @@ async fn few(conn: &mut SqliteConnection, weak: &Weak, kinds: &[Kind], order: Or
     if order == Order::Activity && weak.created != EVER {
         keys_if_few!(
             conn,
-            "select session_key from sessions
+            "select session_key from live_sessions
              where kind in (select value from json_each(?2)) and created_at >= ?3 and created_at < ?4",
             kinds,
             weak.created.0,
@@ -157,11 +157,11 @@ async fn few(conn: &mut SqliteConnection, weak: &Weak, kinds: &[Kind], order: Or
     if order == Order::Created && weak.active != EVER {
         keys_if_few!(
             conn,
-            "select session_key from sessions
+            "select session_key from live_sessions
              where kind in (select value from json_each(?2)) and archived_at is null
                and last_activity_at >= ?3 and last_activity_at < ?4
              union all
-             select session_key from sessions
+             select session_key from live_sessions
              where kind in (select value from json_each(?2)) and archived_at is not null
                and last_activity_at >= ?3 and last_activity_at < ?4",
             kinds,
@@ -328,8 +328,8 @@ async fn of_few(
         Order::Activity => list_sessions!(
             "where s.session_key in (select value from json_each(?12)) and +s.kind = ?13
                and (s.archived_at is not null) = ?14 and (+s.last_activity_at, s.session_key) < (?1, ?2)
-               and (?15 is null or s.parent_key = (select p.session_key from sessions p where p.id = ?15))
-               and (?16 is null or s.root_key = (select r.session_key from sessions r where r.id = ?16))",
+               and (?15 is null or s.parent_key = (select p.session_key from live_sessions p where p.id = ?15))
+               and (?16 is null or s.root_key = (select r.session_key from live_sessions r where r.id = ?16))",
             "order by +s.last_activity_at desc, s.session_key desc limit ?3",
             conn,
             weak,
@@ -343,8 +343,8 @@ async fn of_few(
         Order::Created => list_sessions!(
             "where s.session_key in (select value from json_each(?12)) and +s.kind = ?13
                and (s.archived_at is not null) = ?14 and (+s.created_at, s.session_key) < (?1, ?2)
-               and (?15 is null or s.parent_key = (select p.session_key from sessions p where p.id = ?15))
-               and (?16 is null or s.root_key = (select r.session_key from sessions r where r.id = ?16))",
+               and (?15 is null or s.parent_key = (select p.session_key from live_sessions p where p.id = ?15))
+               and (?16 is null or s.root_key = (select r.session_key from live_sessions r where r.id = ?16))",
             "order by +s.created_at desc, s.session_key desc limit ?3",
             conn,
             weak,
@@ -358,7 +358,8 @@ async fn of_few(
     }
 }
 
-/// Within a tree the order of activity is sorted, not read from an index: that index would be written by every append.
+/// Within a tree the order of activity is sorted, not read from an index: that index would be written by every append. (The
+/// plus keeps the indexes of a kind out.)
 async fn in_one_tree(
     conn: &mut SqliteConnection,
     filter: &SessionFilter,
@@ -372,9 +373,9 @@ async fn in_one_tree(
     let root = filter.root.as_ref().map(SessionId::as_str);
     match (parent, order) {
         (Some(parent), Order::Created) => list_sessions!(
-            "where s.parent_key = (select p.session_key from sessions p where p.id = ?14) and s.kind = ?12
+            "where s.parent_key = (select p.session_key from live_sessions p where p.id = ?14) and +s.kind = ?12
                and (s.archived_at is not null) = ?13 and (s.created_at, s.session_key) < (?1, ?2)
-               and (?15 is null or s.root_key = (select r.session_key from sessions r where r.id = ?15))",
+               and (?15 is null or s.root_key = (select r.session_key from live_sessions r where r.id = ?15))",
             "order by s.created_at desc, s.session_key desc limit ?3",
             conn,
             weak,
@@ -385,9 +386,9 @@ async fn in_one_tree(
             root
         ),
         (Some(parent), Order::Activity) => list_sessions!(
-            "where s.parent_key = (select p.session_key from sessions p where p.id = ?14) and s.kind = ?12
+            "where s.parent_key = (select p.session_key from live_sessions p where p.id = ?14) and +s.kind = ?12
                and (s.archived_at is not null) = ?13 and (s.last_activity_at, s.session_key) < (?1, ?2)
-               and (?15 is null or s.root_key = (select r.session_key from sessions r where r.id = ?15))",
+               and (?15 is null or s.root_key = (select r.session_key from live_sessions r where r.id = ?15))",
             "order by s.last_activity_at desc, s.session_key desc limit ?3",
             conn,
             weak,
@@ -398,7 +399,7 @@ async fn in_one_tree(
             root
         ),
         (None, Order::Created) => list_sessions!(
-            "where s.root_key = (select r.session_key from sessions r where r.id = ?14) and s.kind = ?12
+            "where s.root_key = (select r.session_key from live_sessions r where r.id = ?14) and +s.kind = ?12
                and (s.archived_at is not null) = ?13 and (s.created_at, s.session_key) < (?1, ?2)",
             "order by s.created_at desc, s.session_key desc limit ?3",
             conn,
@@ -409,7 +410,7 @@ async fn in_one_tree(
             root
         ),
         (None, Order::Activity) => list_sessions!(
-            "where s.root_key = (select r.session_key from sessions r where r.id = ?14) and s.kind = ?12
+            "where s.root_key = (select r.session_key from live_sessions r where r.id = ?14) and +s.kind = ?12
                and (s.archived_at is not null) = ?13 and (s.last_activity_at, s.session_key) < (?1, ?2)",
             "order by s.last_activity_at desc, s.session_key desc limit ?3",
             conn,

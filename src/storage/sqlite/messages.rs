@@ -58,7 +58,7 @@ macro_rules! select_messages {
     };
     ($($end:literal)+ $(, $argument:expr)* $(,)?) => {
         select_messages!(
-            "select "; "from messages m join sessions s on s.session_key = m.session_key " $($end)+ r#") as "rows!: Json<Vec<MessageRow>>""#
+            "select "; "from messages m join live_sessions s on s.session_key = m.session_key " $($end)+ r#") as "rows!: Json<Vec<MessageRow>>""#
             $(, $argument)*
         )
     };
@@ -147,7 +147,7 @@ pub(super) async fn between(
                or octet_length(m.content) + coalesce(octet_length(m.reasoning), 0) + coalesce(octet_length(m.parts), 0)
                  + coalesce(octet_length(m.tool_calls), 0) + coalesce(octet_length(m.metadata), 0) + octet_length(m.extra) <= ?5)
            ) as "rows!: Json<Vec<MessageRow>>"
-           from piece join sessions s on s.session_key = ?1"#,
+           from piece join live_sessions s on s.session_key = ?1"#,
         key,
         first,
         last,

@@ -13,7 +13,7 @@ pub(super) async fn page(pool: &SqlitePool, id: &SessionId, filter: MessageFilte
     let mut snapshot = pool.begin().await.map_err(error::of)?;
     let conn = &mut *snapshot;
     let text = id.as_str();
-    let session = sqlx::query!(r#"select session_key as "key!: i64", last_seq from sessions where id = ?1"#, text);
+    let session = sqlx::query!(r#"select session_key as "key!: i64", last_seq from live_sessions where id = ?1"#, text);
     let session = session.fetch_optional(&mut *conn).await.map_err(error::of)?;
     let session = session.ok_or_else(|| Error::SessionNotFound(id.clone()))?;
     let key = session.key;

@@ -82,7 +82,7 @@ macro_rules! select_runs {
                  r.id as "id: RunId", s.id as "session_id: SessionId", r.executor, r.model, r.status as "status: Word<RunStatus>",
                  r.attempt, r.created_at as "created_at: Timestamp", r.started_at as "started_at: Timestamp",
                  r.finished_at as "finished_at: Timestamp", r.error, r.usage as "usage: Raw", r.first_seq, r.last_seq
-               from runs r cross join sessions s using (session_key) "# + $rest,
+               from runs r cross join live_sessions s using (session_key) "# + $rest,
             $($value),*
         )
     };
@@ -253,7 +253,7 @@ pub(super) async fn active(pool: &SqlitePool, id: &SessionId, below: bool) -> Re
            with recursive tree (k) as (
              select ?1
              union all
-             select c.session_key from sessions c join tree on c.parent_key = tree.k where ?2
+             select c.session_key from live_sessions c join tree on c.parent_key = tree.k where ?2
            )
            select k from tree
          ) order by r.run_key",

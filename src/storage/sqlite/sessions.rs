@@ -88,7 +88,7 @@ macro_rules! select_sessions {
                  s.subagent_type as "subagent_type: Text", s.children_count, s.version,
                  s.responsibility as "responsibility: Text", s.prompt as "prompt: Text",
                  s.pending_question as "pending_question: Raw", s.extra as "extra: Raw"
-               from sessions s "# $(+ $end)+
+               from live_sessions s "# $(+ $end)+
             $(, $argument)*
         )
     };
@@ -192,7 +192,7 @@ pub(super) async fn check_idle(conn: &mut SqliteConnection, row: &SessionRow) ->
 /// The key of a session to read something of.
 pub(super) async fn key_to_read(pool: &SqlitePool, id: &SessionId) -> Result<i64> {
     let text = id.as_str();
-    let key = sqlx::query_scalar!(r#"select session_key as "key!: i64" from sessions where id = ?1"#, text);
+    let key = sqlx::query_scalar!(r#"select session_key as "key!: i64" from live_sessions where id = ?1"#, text);
     key.fetch_optional(pool).await.map_err(error::of)?.ok_or_else(|| Error::SessionNotFound(id.clone()))
 }
 
@@ -325,8 +325,8 @@ pub(super) async fn insert(conn: &mut SqliteConnection, s: &Session, created_fro
     let inserted = sqlx::query_scalar!(
         r#"insert into sessions (session_key, id, kind, parent_key, root_key, spawn_depth, title, metadata, created_from,
              created_at, updated_at, last_activity_at, version)
-           select next.key, ?1, ?2, (select p.session_key from sessions p where p.id = ?3),
-             iif(?3 is null, next.key, (select r.session_key from sessions r where r.id = ?4)), ?5, ?6, ?7, ?8, ?9, ?10, ?11, 0
+           select next.key, ?1, ?2, (select p.session_key from live_sessions p where p.id = ?3),
+             iif(?3 is null, next.key, (select r.session_key from live_sessions r where r.id = ?4)), ?5, ?6, ?7, ?8, ?9, ?10, ?11, 0
            -- The key that autoincrement will give: a root's own row names it.
            from (select coalesce((select seq from sqlite_sequence where name = 'sessions'), 0) + 1 as key) next
            returning session_key as "session_key!: i64""#,
@@ -435,7 +435,7 @@ pub(super) async fn above(pool: &SqlitePool, id: &SessionId) -> Result<Vec<Sessi
     let id = id.as_str();
     let above = sqlx::query_scalar!(
         r#"with recursive above (k, depth) as (
-             select parent_key, 1 from sessions where id = ?1 and parent_key is not null
+             select parent_key, 1 from live_sessions where id = ?1 and parent_key is not null
              union all
              select a.parent_key, above.depth + 1 from sessions a join above on a.session_key = above.k
              where a.parent_key is not null and above.depth < 100
@@ -451,9 +451,9 @@ pub(super) async fn tree(pool: &SqlitePool, id: &SessionId, limit: i64) -> Resul
     // Breadth first, so that what is cut off is what lies deepest.
     let rows = select_sessions!(
         "join (with recursive below (session_key, depth) as (
-                 select session_key, 0 from sessions where id = ?1
+                 select session_key, 0 from live_sessions where id = ?1
                  union all
-                 select c.session_key, below.depth + 1 from sessions c join below on c.parent_key = below.session_key
+                 select c.session_key, below.depth + 1 from live_sessions c join below on c.parent_key = below.session_key
                  order by 2 limit ?2
                ) select session_key, depth from below) b on b.session_key = s.session_key
          order by b.depth, s.session_key",

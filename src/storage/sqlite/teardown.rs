@@ -82,7 +82,7 @@ pub(super) async fn claim(conn: &mut SqliteConnection, limit: i64) -> Result<Vec
     let outdated = sqlx::query!(
         "delete from teardown_jobs
          where next_at <= ?1 and kind = 'backend' and payload ->> 'purge' = 0 and not exists (
-           select 1 from agent_sessions a join sessions s using (session_key)
+           select 1 from agent_sessions a join live_sessions s using (session_key)
            where a.id = payload ->> 'id' and a.status = 'warm' and a.used_at = payload ->> 'used_at'
              and (s.closed_at is not null or payload ->> 'left')
          )",

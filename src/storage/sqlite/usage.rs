@@ -39,8 +39,9 @@ pub(super) async fn page(
     let key = sessions::key_to_read(pool, id).await?;
     let (after, more) = (after.map_or(0, |place| place.key), limit + 1);
     let rows = sqlx::query!(
-        r#"select usage_key as "key!: i64", record as "record: Raw", created_at as "created_at: Timestamp"
-           from usage_records where session_key = ?1 and usage_key > ?2 order by usage_key limit ?3"#,
+        r#"select usage_key as "key!: i64", record as "record: Raw", usage_records.created_at as "created_at: Timestamp"
+           from usage_records join live_sessions using (session_key)
+           where session_key = ?1 and usage_key > ?2 order by usage_key limit ?3"#,
         key,
         after,
         more

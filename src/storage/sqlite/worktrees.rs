@@ -71,7 +71,7 @@ macro_rules! select_worktrees {
                  w.base_commit, w.base_ref, w.adopted as "adopted: bool", w.main as "main: bool", w.rescue_ref,
                  w.discard as "discard: bool", w.asked_for, w.created_at as "created_at: Timestamp",
                  w.updated_at as "updated_at: Timestamp"
-               from worktrees w join sessions r on r.session_key = w.root_key "# + $rest
+               from worktrees w join live_sessions r on r.session_key = w.root_key "# + $rest
             $(, $value)*
         )
     };
@@ -191,10 +191,10 @@ pub(super) async fn advance(conn: &mut SqliteConnection, input: &Advance) -> Res
 /// No session of the tree has a run that is pending or under way; none is open nor has anything warm, where asked.
 async fn check_idle(conn: &mut SqliteConnection, root: i64, closed: bool) -> Result<()> {
     let busy = sqlx::query_scalar!(
-        r#"select s.id as "id: SessionId" from runs r join sessions s using (session_key)
+        r#"select s.id as "id: SessionId" from runs r join live_sessions s using (session_key)
            where r.status in ('pending', 'running') and s.root_key = ?1
            union all
-           select s.id from sessions s where ?2 and s.root_key = ?1 and (s.closed_at is null or exists (
+           select s.id from live_sessions s where ?2 and s.root_key = ?1 and (s.closed_at is null or exists (
              select 1 from agent_sessions a where a.session_key = s.session_key and a.status = 'warm'))
            limit 1"#,
         root,
@@ -209,7 +209,7 @@ async fn check_idle(conn: &mut SqliteConnection, root: i64, closed: bool) -> Res
 /// Whether a session of the tree is open.
 async fn is_open(conn: &mut SqliteConnection, root: i64) -> Result<bool> {
     let open = sqlx::query_scalar!(
-        r#"select exists (select 1 from sessions where root_key = ?1 and closed_at is null) as "open!: bool""#,
+        r#"select exists (select 1 from live_sessions where root_key = ?1 and closed_at is null) as "open!: bool""#,
         root
     );
     open.fetch_one(conn).await.map_err(error::of)

@@ -19,9 +19,10 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    LogBounds, append, attachments, checkpoint,
+    LogBounds, append, checkpoint,
     clock::Followed,
     error, events,
+    housekeeping::Housekeeping,
     transaction::{Call, Job, Outcomes, Work, at_once, begin, fill, or_panic, run},
 };
 use crate::{
@@ -81,10 +82,11 @@ impl Writer {
         let (queue, jobs) = mpsc::channel(QUEUE);
         let (foreign_commits, foreign) = watch::channel(0);
         let (announced, last_event) = watch::channel(last_event);
-        let (conn, seen, purging, cut_at) = (Some(conn), None, true, None);
+        let (conn, seen, housekeeping) = (Some(conn), None, Housekeeping::new(log));
         let wal = checkpoint::wal_path(options.get_filename());
         let (waits, clock) = (true, Followed::default());
-        let work = Working { conn, waits, options, seen, clock, foreign_commits, announced, purging, log, cut_at };
+        let work =
+            Working { conn, waits, options, seen, clock, foreign_commits, announced, housekeeping, failing: false };
         let worker = Worker::start("the writer", |closing| work.run(jobs, closing));
         Self { queue, foreign, last_event, wal, worker }
     }
@@ -175,10 +177,9 @@ struct Working {
     foreign_commits: watch::Sender<u64>,
     /// The last event that was committed, for those who wait for the next.
     announced: watch::Sender<i64>,
-    purging: bool,
-    log: LogBounds,
-    /// The last event when the log was last found short enough, and when that was; none before the first look.
-    cut_at: Option<(i64, Instant)>,
+    housekeeping: Housekeeping,
+    /// Whether its last step failed.
+    failing: bool,
 }
 
 impl Working {
@@ -195,7 +196,12 @@ impl Working {
                 },
                 // What is queued is still taken; then the channel is empty and ends the loop.
                 () = closing.cancelled(), if !jobs.is_closed() => jobs.close(),
-                _ = tick.tick() => self.idle().await,
+                // Without a pause while there is something to do and nothing is queued.
+                () = std::future::ready(()), if self.housekeeping.is_due(*self.announced.borrow()) => self.idle().await,
+                _ = tick.tick() => {
+                    self.housekeeping.pause(false);
+                    self.idle().await;
+                }
             }
         }
         if let Some(mut conn) = self.conn.take() {
@@ -209,51 +215,37 @@ impl Working {
 
     /// What is done when nothing is queued.
     async fn idle(&mut self) {
-        if let Err(error) = self.try_idle().await {
-            tracing::debug!(%error, "nothing was purged this time");
+        match self.keep_house().await {
+            Ok(()) => self.failing = false,
+            Err(error) => {
+                // Tried again with the next tick, and told of once.
+                if !std::mem::replace(&mut self.failing, true) {
+                    tracing::warn!(%error, "housekeeping fails");
+                }
+                self.housekeeping.pause(true);
+            }
         }
     }
 
-    async fn try_idle(&mut self) -> Result<()> {
+    async fn keep_house(&mut self) -> Result<()> {
         self.follow_clock().await?;
         self.wait_for_disk(true).await?;
         let conn = self.connection().await?;
         let (version, last) = (data_version(conn).await?, events::last(conn).await?);
         self.notice(version);
         self.announce(last);
-        if self.purging {
-            let conn = self.connection().await?;
-            run(conn, "begin immediate").await?;
-            let purged = or_panic(attachments::purge(conn)).await;
-            match purged {
-                Ok(more) => {
-                    run(conn, "commit").await?;
-                    self.purging = more;
-                }
-                Err(_) => self.discard().await,
-            }
-        }
-        self.cut_log().await
-    }
-
-    /// Cuts the log of events a step, when it grew by a step since it was short enough, or grew older.
-    async fn cut_log(&mut self) -> Result<()> {
-        let last = *self.announced.borrow();
-        let short = |(at, then): (i64, Instant)| last - at < events::STEP && then.elapsed() < self.log.every;
-        if self.cut_at.is_some_and(short) {
+        if !self.housekeeping.is_due(last) {
             return Ok(());
         }
-        let log = self.log;
-        let conn = self.connection().await?;
+        self.connection().await?;
+        let Some(conn) = &mut self.conn else { return Ok(()) };
+        // That another process has the lock is nothing that the connection suffers from.
         run(conn, "begin immediate").await?;
-        match events::cut(conn, &log).await {
-            Ok(more) => {
-                run(conn, "commit").await?;
-                self.cut_at = Some((last, Instant::now())).filter(|_| !more);
-            }
-            Err(_) => self.discard().await,
+        let done = self.housekeeping.step(conn, last).await;
+        if done.is_err() {
+            self.discard().await;
         }
-        Ok(())
+        done
     }
 
     /// Refuses to write under a clock that cannot be right, and brings back what one that was ahead has left.
@@ -277,7 +269,7 @@ impl Working {
     fn notice(&mut self, version: i64) {
         if self.seen.replace(version) != Some(version) {
             self.foreign_commits.send_modify(|count| *count += 1);
-            self.purging = true;
+            self.housekeeping.written();
             self.clock.suspect();
         }
     }
@@ -287,7 +279,7 @@ impl Working {
     }
 
     async fn commit_together(&mut self, batch: Vec<Queued>) {
-        self.purging = true;
+        self.housekeeping.written();
         // The oldest waits no longer than it may, however many batches were before its own.
         let until = batch.first().map_or_else(Instant::now, |(since, _)| *since) + PATIENCE;
         if batch.iter().all(|(_, command)| matches!(command, Command::Prepare(_))) {

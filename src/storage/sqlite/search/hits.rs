@@ -28,7 +28,7 @@ impl Search<'_> {
             sqlx::query_scalar!(
                 r#"select json_group_array(json_array(session_key, title,
                      cast(json_extract(conversation_summary, '$.content') as text), null)) as "texts!: Json<Vec<Texts>>"
-                   from sessions where session_key in (select value from json_each(?1))"#,
+                   from live_sessions where session_key in (select value from json_each(?1))"#,
                 keys
             )
             .fetch_one(&mut *self.conn)
@@ -90,7 +90,7 @@ impl Search<'_> {
                  s.kind as "kind: Word<crate::model::Kind>", s.pinned as "pinned: bool", s.updated_at as "updated_at: Timestamp",
                  (select r.id from sessions r where r.session_key = s.root_key) as "root!: SessionId",
                  (select p.id from sessions p where p.session_key = s.parent_key) as "parent: SessionId"
-               from messages m join sessions s on s.session_key = m.session_key
+               from messages m join live_sessions s on s.session_key = m.session_key
                where m.message_key in (select value from json_each(?1))"#,
             keys
         );
@@ -118,7 +118,7 @@ impl Search<'_> {
                  s.kind as "kind: Word<crate::model::Kind>", s.pinned as "pinned: bool", s.updated_at as "updated_at: Timestamp",
                  (select r.id from sessions r where r.session_key = s.root_key) as "root!: SessionId",
                  (select p.id from sessions p where p.session_key = s.parent_key) as "parent: SessionId"
-               from sessions s where s.session_key in (select value from json_each(?1))"#,
+               from live_sessions s where s.session_key in (select value from json_each(?1))"#,
             keys
         );
         let rows = rows.fetch_all(&mut *self.conn).await.map_err(error::of)?;

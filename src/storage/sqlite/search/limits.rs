@@ -191,12 +191,12 @@ impl Limits {
                    octet_length(m.content) + iif(?10, coalesce(octet_length(m.reasoning), 0), 0)
                      + iif(?11, coalesce(octet_length(m.tool_calls), 0), 0) as bytes
                  from message_index i cross join messages m on m.message_key = i.rowid
-                   cross join sessions s on s.session_key = m.session_key
+                   cross join live_sessions s on s.session_key = m.session_key
                  where i.message_index match ?1 and i.rowid >= ?2 and i.rowid < ?3
                    and m.created_at >= ?4 and m.created_at < ?5
                    and (?6 is null or s.pinned = ?6) and (?7 is null or (s.archived_at is not null) = ?7)
                    and (?8 is null or s.kind = ?8)
-                   and (?9 is null or s.root_key = (select r.session_key from sessions r where r.id = ?9))
+                   and (?9 is null or s.root_key = (select r.session_key from live_sessions r where r.id = ?9))
                  order by i.rowid desc limit ?12
                )"#,
             words,
@@ -227,12 +227,12 @@ impl Limits {
             r#"select json_group_array(json_array(key, at, bytes)) as "rows!: Json<Vec<Seen>>" from (
                  select i.rowid as key, s.created_at as at,
                    octet_length(s.title) + coalesce(octet_length(s.conversation_summary), 0) as bytes
-                 from session_index i cross join sessions s on s.session_key = i.rowid
+                 from session_index i cross join live_sessions s on s.session_key = i.rowid
                  where i.session_index match ?1 and i.rowid >= ?2 and i.rowid < ?3
                    and s.created_at >= ?4 and s.created_at < ?5
                    and (?6 is null or s.pinned = ?6) and (?7 is null or (s.archived_at is not null) = ?7)
                    and (?8 is null or s.kind = ?8)
-                   and (?9 is null or s.root_key = (select r.session_key from sessions r where r.id = ?9))
+                   and (?9 is null or s.root_key = (select r.session_key from live_sessions r where r.id = ?9))
                  order by i.rowid desc limit ?10
                )"#,
             words,

@@ -35,13 +35,13 @@ pub(super) fn kind(query: &SearchQuery) -> Option<&'static str> {
 pub(super) async fn few_sessions(conn: &mut SqliteConnection, query: &SearchQuery) -> Result<Option<Option<Vec<i64>>>> {
     let mut sets = Vec::new();
     if let Some(id) = query.session.as_ref().map(SessionId::as_str) {
-        let key = sqlx::query_scalar!(r#"select session_key as "key!: i64" from sessions where id = ?1"#, id);
+        let key = sqlx::query_scalar!(r#"select session_key as "key!: i64" from live_sessions where id = ?1"#, id);
         sets.push(key.fetch_all(&mut *conn).await.map_err(error::of)?);
     }
     if let Some(root) = query.root.as_ref().map(SessionId::as_str) {
         let keys = sqlx::query_scalar!(
-            r#"select s.session_key as "key!: i64" from sessions s
-               where s.root_key = (select r.session_key from sessions r where r.id = ?1) limit ?2"#,
+            r#"select s.session_key as "key!: i64" from live_sessions s
+               where s.root_key = (select r.session_key from live_sessions r where r.id = ?1) limit ?2"#,
             root,
             SESSIONS
         );
@@ -49,7 +49,7 @@ pub(super) async fn few_sessions(conn: &mut SqliteConnection, query: &SearchQuer
     }
     if let Some(kind) = kind(query) {
         let keys = sqlx::query_scalar!(
-            r#"select session_key as "key!: i64" from sessions where kind = ?1 order by created_at desc limit ?2"#,
+            r#"select session_key as "key!: i64" from live_sessions where kind = ?1 order by created_at desc limit ?2"#,
             kind,
             SESSIONS
         );
@@ -57,7 +57,7 @@ pub(super) async fn few_sessions(conn: &mut SqliteConnection, query: &SearchQuer
     }
     if query.pinned == Some(true) {
         let keys = sqlx::query_scalar!(
-            r#"select session_key as "key!: i64" from sessions where pinned = 1 limit ?1"#,
+            r#"select session_key as "key!: i64" from live_sessions where pinned = 1 limit ?1"#,
             SESSIONS
         );
         sets.push(keys.fetch_all(&mut *conn).await.map_err(error::of)?);
@@ -66,11 +66,11 @@ pub(super) async fn few_sessions(conn: &mut SqliteConnection, query: &SearchQuer
         let keys = sqlx::query_scalar!(
             // In the order of its index, which the planner would pass over.
             r#"select session_key as "key!: i64" from (
-                 select session_key from sessions where kind = 'root' and archived_at is not null
+                 select session_key from live_sessions where kind = 'root' and archived_at is not null
                  order by last_activity_at desc, session_key desc limit ?1)
                union all
                select session_key from (
-                 select session_key from sessions where kind = 'child' and archived_at is not null
+                 select session_key from live_sessions where kind = 'child' and archived_at is not null
                  order by last_activity_at desc, session_key desc limit ?1)"#,
             SESSIONS
         );

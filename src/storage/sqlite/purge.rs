@@ -1,0 +1,237 @@
+//! Purging: removing what deleted sessions held, and then their rows, in small steps.
+//!
+//! **A delete stalls nobody.** What was marked is shown to nobody, so its rows can go at any time, in any number of
+//! transactions. The table `purges` says what is left. A step runs short statements until its time is over; one that is
+//! cut off, or lost, is simply done again.
+//!
+//! A message goes as a whole, with its entry in the search index: that takes about as long as its append did, however
+//! many steps there are.
+
+use std::time::{Duration, Instant};
+
+use sqlx::SqliteConnection;
+
+use super::{attachments, deletion::Keys, error};
+use crate::storage::Result;
+
+/// How long a step goes on to begin statements. Each of these takes a few milliseconds at most.
+const STEP: Duration = Duration::from_millis(8);
+/// The same for the step in the delete's own transaction.
+const FIRST_STEP: Duration = Duration::from_millis(3);
+/// Sessions that are purged together.
+const SESSIONS: i64 = 32;
+/// Rows, and bytes of text, that one statement removes.
+const EVENTS: i64 = 250;
+const MESSAGES: i64 = 32;
+const TEXT: i64 = 32 << 10;
+const ROWS: i64 = 64;
+const RECORDS: i64 = 1 << 20;
+
+/// How far the events of some trees were looked through: most of a tree's may be those of sessions that stay.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    roots: String,
+    /// The last event that was looked at, with its root; none when there are no more.
+    after: Option<(i64, i64)>,
+}
+
+/// Sessions to purge: everything below each of them is among them, or gone.
+struct Batch {
+    keys: Keys,
+    roots: String,
+    /// Where they stand in the queue.
+    places: String,
+}
+
+/// A step's worth of sessions and of attachments' bytes. Whether there may be more.
+pub(super) async fn some(conn: &mut SqliteConnection, seen: &mut Seen) -> Result<bool> {
+    let more = step(conn, None, STEP, seen).await?;
+    Ok(attachments::purge(conn).await? || more)
+}
+
+/// The step of a delete's own transaction: a small tree is gone at once.
+pub(super) async fn first_step(conn: &mut SqliteConnection, root: Option<i64>) -> Result<()> {
+    step(conn, root, FIRST_STEP, &mut Seen::default()).await.map(drop)
+}
+
+/// Purges for about this long, of one tree if it is named. Whether there may be more.
+async fn step(conn: &mut SqliteConnection, root: Option<i64>, within: Duration, seen: &mut Seen) -> Result<bool> {
+    let until = Instant::now() + within;
+    while let Some(batch) = next(conn, root).await? {
+        if content(conn, &batch, until, seen).await? {
+            return Ok(true);
+        }
+        rows(conn, &batch).await?;
+        if Instant::now() >= until {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+async fn next(conn: &mut SqliteConnection, root: Option<i64>) -> Result<Option<Batch>> {
+    let next = match root {
+        Some(root) => {
+            sqlx::query_as!(
+                Batch,
+                r#"select json_group_array(session_key) as "keys!: Keys", json_group_array(distinct root_key) as "roots!: String",
+                     json_group_array(json_array(root_key, spawn_depth, session_key)) as "places!: String"
+                   from (select root_key, spawn_depth, session_key from purges where root_key = ?1 order by spawn_depth desc, session_key limit ?2)"#,
+                root,
+                SESSIONS
+            )
+            .fetch_one(conn)
+            .await
+        }
+        None => {
+            sqlx::query_as!(
+                Batch,
+                r#"select json_group_array(session_key) as "keys!: Keys", json_group_array(distinct root_key) as "roots!: String",
+                     json_group_array(json_array(root_key, spawn_depth, session_key)) as "places!: String"
+                   from (select root_key, spawn_depth, session_key from purges order by root_key, spawn_depth desc, session_key limit ?1)"#,
+                SESSIONS
+            )
+            .fetch_one(conn)
+            .await
+        }
+    };
+    next.map(|batch| Some(batch).filter(|batch| batch.keys != "[]")).map_err(error::of)
+}
+
+/// Removes what the sessions hold. Whether there may be more: the time is over.
+async fn content(conn: &mut SqliteConnection, batch: &Batch, until: Instant, seen: &mut Seen) -> Result<bool> {
+    if seen.roots != batch.roots {
+        *seen = Seen { roots: batch.roots.clone(), after: Some((0, 0)) };
+    }
+    while let Some(after) = seen.after {
+        seen.after = events(conn, &batch.roots, after).await?;
+        if Instant::now() >= until {
+            return Ok(true);
+        }
+    }
+    for of in [Content::Messages, Content::Attachments, Content::Runs, Content::Usage] {
+        while remove(conn, of, &batch.keys).await? > 0 {
+            if Instant::now() >= until {
+                return Ok(true);
+            }
+        }
+    }
+    Ok(false)
+}
+
+/// Removes the events of deleted sessions from the next few of these trees, but for the word of their deletion. Where
+/// it ended, unless that was the end.
+async fn events(conn: &mut SqliteConnection, roots: &str, after: (i64, i64)) -> Result<Option<(i64, i64)>> {
+    let end = sqlx::query!(
+        r#"select n as "count!: i64", root_key as "root!: i64", event_id as "event!: i64" from (
+             select row_number() over () as n, e.root_key, e.event_id
+             from json_each(?1) r cross join events e on e.root_key = r.value and e.event_id > iif(r.value = ?2, ?3, 0)
+             where r.value >= ?2 limit ?4)
+           order by n desc limit 1"#,
+        roots,
+        after.0,
+        after.1,
+        EVENTS
+    );
+    let Some(end) = end.fetch_optional(&mut *conn).await.map_err(error::of)? else { return Ok(None) };
+    let remove = sqlx::query!(
+        "delete from events where event_id in (
+           select event_id from (
+             select e.event_id, e.session_key, e.kind
+             from json_each(?1) r cross join events e on e.root_key = r.value and e.event_id > iif(r.value = ?2, ?3, 0)
+             where r.value >= ?2 limit ?4) some
+           where kind <> 'session.deleted'
+             and exists (select 1 from sessions s where s.session_key = some.session_key and s.deleted_at is not null))",
+        roots,
+        after.0,
+        after.1,
+        EVENTS
+    );
+    remove.execute(conn).await.map_err(error::of)?;
+    Ok(Some((end.root, end.event)).filter(|_| end.count >= EVENTS))
+}
+
+/// What belongs to a session.
+#[derive(Debug, Clone, Copy)]
+enum Content {
+    Messages,
+    Attachments,
+    Runs,
+    Usage,
+}
+
+/// Removes some of what these sessions have of one kind. How many rows that were.
+async fn remove(conn: &mut SqliteConnection, of: Content, keys: &Keys) -> Result<u64> {
+    let removed = match of {
+        // What messages show of attachments goes with them.
+        Content::Messages => {
+            sqlx::query!(
+                "delete from messages where message_key in (
+                   select message_key from (
+                     select message_key, row_number() over (rows unbounded preceding) as n,
+                       sum(bytes) over (rows unbounded preceding) as through
+                     from (select m.message_key, m.bytes from json_each(?1) j cross join messages m on m.session_key = j.value limit ?2))
+                   where n = 1 or through <= ?3)",
+                keys,
+                MESSAGES,
+                TEXT
+            )
+            .execute(conn)
+            .await
+        }
+        // Their bytes are loose then.
+        Content::Attachments => {
+            sqlx::query!(
+                "delete from attachments where attachment_key in (
+                   select a.attachment_key from json_each(?1) j cross join attachments a on a.session_key = j.value limit ?2)",
+                keys,
+                ROWS
+            )
+            .execute(conn)
+            .await
+        }
+        Content::Runs => {
+            sqlx::query!(
+                "delete from runs where run_key in (
+                   select r.run_key from json_each(?1) j cross join runs r on r.session_key = j.value limit ?2)",
+                keys,
+                ROWS
+            )
+            .execute(conn)
+            .await
+        }
+        Content::Usage => {
+            sqlx::query!(
+                "delete from usage_records where usage_key in (
+                   select usage_key from (
+                     select usage_key, row_number() over (rows unbounded preceding) as n,
+                       sum(bytes) over (rows unbounded preceding) as through
+                     from (
+                       select u.usage_key, length(u.record) as bytes
+                       from json_each(?1) j cross join usage_records u on u.session_key = j.value limit ?2))
+                   where n = 1 or through <= ?3)",
+                keys,
+                ROWS,
+                RECORDS
+            )
+            .execute(conn)
+            .await
+        }
+    };
+    removed.map(|done| done.rows_affected()).map_err(error::of)
+}
+
+/// Removes the sessions, which hold nothing any more.
+async fn rows(conn: &mut SqliteConnection, batch: &Batch) -> Result<()> {
+    let unqueue = sqlx::query!(
+        "delete from purges where (root_key, spawn_depth, session_key) in (
+           select value ->> 0, value ->> 1, value ->> 2 from json_each(?1))",
+        batch.places
+    );
+    unqueue.execute(&mut *conn).await.map_err(error::of)?;
+    let remove = sqlx::query!(
+        "delete from sessions where session_key in (select value from json_each(?1)) and deleted_at is not null",
+        batch.keys
+    );
+    remove.execute(conn).await.map(drop).map_err(error::of)
+}
