@@ -5,12 +5,14 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::Arc,
     time::Duration,
 };
 
-use futures_util::{StreamExt, stream};
-use tokio::sync::{Semaphore, mpsc};
+use futures_util::{
+    StreamExt,
+    stream::{self, FuturesUnordered},
+};
+use tokio::sync::mpsc;
 
 use super::close;
 use crate::{
@@ -47,27 +49,33 @@ enum Outcome {
 /// Carries out what others have left, for as long as it is let. What another process deletes leaves jobs, too: they are
 /// looked for as soon as its commit is noticed. A job that takes long holds up no other, until [`BATCH`] of them do.
 pub(super) async fn reap(runs: &Runs, worktrees: &Worktrees) {
-    let places = Arc::new(Semaphore::new(BATCH));
     let mut commits = runs.repository().foreign_commits();
+    let (mut carried, mut under_way) = (FuturesUnordered::new(), HashSet::new());
     loop {
-        // Never closed.
-        drop(places.acquire().await);
-        let room = i64::try_from(places.available_permits()).unwrap_or(1);
-        let jobs = runs.repository().claim_teardowns(room).await.unwrap_or_else(|error| {
-            tracing::warn!(%error, "teardown jobs were not taken");
-            Vec::new()
-        });
-        if jobs.is_empty() && tokio::time::timeout(LOOK, commits.changed()).await.is_ok_and(|seen| seen.is_err()) {
-            // The writer has ended, and the server stops.
-            return;
+        let room = i64::try_from(BATCH.saturating_sub(under_way.len())).unwrap_or(0);
+        let mut jobs = Vec::new();
+        if room > 0 {
+            jobs = runs.repository().claim_teardowns(room).await.unwrap_or_else(|error| {
+                tracing::warn!(%error, "teardown jobs were not taken");
+                Vec::new()
+            });
+        }
+        // One that is under way is not begun again, whoever says that it is due.
+        jobs.retain(|job| under_way.insert(job.key));
+        if jobs.is_empty() {
+            tokio::select! {
+                Some(ended) = carried.next() => drop(under_way.remove(&ended)),
+                seen = tokio::time::timeout(LOOK, commits.changed()) => if seen.is_ok_and(|seen| seen.is_err()) {
+                    // The writer has ended, and the server stops.
+                    return;
+                },
+            }
         }
         for job in jobs {
-            let place = places.clone().acquire_owned().await;
-            let (runs, worktrees, (told, _)) = (runs.clone(), worktrees.clone(), mpsc::channel(1));
-            let tasks = runs.repository().tasks().clone();
-            tasks.spawn(async move {
-                carry_out(&runs, &worktrees, vec![job], told).await;
-                drop(place);
+            carried.push(async move {
+                let (key, (told, _)) = (job.key, mpsc::channel(1));
+                carry_out(runs, worktrees, vec![job], told).await;
+                key
             });
         }
     }
