@@ -6,7 +6,7 @@ use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
 use clap::{Parser, Subcommand};
 use cli::{
-    EXIT_CODES, Failure,
+    EXIT_CODES, Failure, exit_after_failed_sync,
     place::{make_folder, token, token_of, watch_token},
     process::{greet, ignore_signals, log, names, raise_file_limit, stop_signal},
 };
@@ -214,7 +214,11 @@ async fn run_server(settings: Settings) -> Result<ExitCode, Failure> {
     let listener = TcpListener::bind(settings.listen).await.map_err(in_use)?;
     let address = listener.local_addr().map_err(in_use)?;
     let left_open = sqlite::was_left_open(&settings.db);
-    let options = sqlite::Options { readers: settings.readers, ..sqlite::Options::new(&settings.db) };
+    let options = sqlite::Options {
+        readers: settings.readers,
+        on_failed_sync: exit_after_failed_sync,
+        ..sqlite::Options::new(&settings.db)
+    };
     let storage = SqliteStorage::open(&options).await?;
     let token = settings.auth.then(|| token(&settings.db)).transpose()?;
     let tasks = Tasks::default();

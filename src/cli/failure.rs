@@ -16,7 +16,21 @@ pub(crate) const EXIT_CODES: &str = "Exit codes:
   5  the database is damaged
   6  the database cannot be written
   7  another culm has the database open
-  8  the address is in use or cannot be listened on";
+  8  the address is in use or cannot be listened on
+  9  the disk did not confirm a write (a failed fsync): start again, nothing acknowledged is lost";
+
+/// The exit code after a failed sync.
+const FAILED_SYNC: u8 = 9;
+
+/// Ends the process after a failed sync, without closing a connection to the database.
+pub(crate) fn exit_after_failed_sync(reason: &str) {
+    const ADVICE: &str = "exiting at once; nothing that was acknowledged is lost. Check the disk, then start again";
+    match tracing::dispatcher::has_been_set() {
+        true => tracing::error!(reason, "{ADVICE}"),
+        false => eprintln!("culm: {reason}; {ADVICE}"),
+    }
+    std::process::exit(FAILED_SYNC.into());
+}
 
 /// A command that failed: what to say, and the exit code.
 pub(crate) struct Failure(pub(crate) u8, pub(crate) String);
@@ -44,6 +58,7 @@ impl From<OpenError> for Failure {
             OpenError::Damaged { .. } | OpenError::OldSqlite(_) => 5,
             OpenError::ReadOnly { .. } => 6,
             OpenError::Locked(_) => 7,
+            OpenError::FailedSync { .. } => FAILED_SYNC,
         };
         Self::new(code, error)
     }

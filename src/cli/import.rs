@@ -10,7 +10,7 @@ use culm::{
     },
 };
 
-use super::{Failure, place::make_folder};
+use super::{Failure, exit_after_failed_sync, place::make_folder};
 
 pub(crate) async fn bamboo(home: &Path, db: &Path, dry_run: bool) -> Result<ExitCode, Failure> {
     import::bamboo::check(home).map_err(|error| Failure::new(1, error))?;
@@ -19,7 +19,8 @@ pub(crate) async fn bamboo(home: &Path, db: &Path, dry_run: bool) -> Result<Exit
         true => None,
         false => {
             make_folder(db)?;
-            Some(SqliteStorage::open(&sqlite::Options::new(db)).await?)
+            let options = sqlite::Options { on_failed_sync: exit_after_failed_sync, ..sqlite::Options::new(db) };
+            Some(SqliteStorage::open(&options).await?)
         }
     };
     if let Some(storage) = storage.as_ref().filter(|_| !dry_run) {

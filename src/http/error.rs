@@ -342,6 +342,8 @@ impl From<storage::Error> for Problem {
                 tracing::error!(%reason, "the database is damaged: stop the server and run `culm check`");
                 Self::of_status(StatusCode::INTERNAL_SERVER_ERROR)
             }
+            // Logged once, when it happened.
+            E::Stopped(_) => of(StatusCode::SERVICE_UNAVAILABLE, "storage_busy", "Storage unavailable"),
             E::Failed(reason) => {
                 tracing::error!(%reason, "storage failed");
                 Self::of_status(StatusCode::INTERNAL_SERVER_ERROR)

@@ -151,6 +151,9 @@ pub enum Error {
     /// A page or a record of the database holds what it cannot hold.
     #[error("the database is damaged: {0}")]
     Damaged(String),
+    /// Writing has stopped for good; a new start of the server may help, and reads go on.
+    #[error("nothing is written until the server is started again: {0}")]
+    Stopped(String),
     /// The database cannot be read or written, or does not hold what it must.
     #[error("the storage failed: {0}")]
     Failed(String),

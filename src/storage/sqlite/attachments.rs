@@ -11,7 +11,7 @@ use futures_util::{StreamExt, TryStreamExt, stream::Fuse};
 use sha2::{Digest, Sha256};
 use sqlx::{Row as _, SqliteConnection, SqlitePool, sqlite::SqliteRow};
 
-use super::{error, sessions, writer::Writer};
+use super::{error, queue::Writer, sessions};
 use crate::{
     model::{
         Attachment, AttachmentId, AttachmentUrl, NewAttachment, Page, Position, SessionId, Timestamp,

@@ -13,6 +13,7 @@ use std::{
 use sqlx::{ConnectOptions, Connection, SqliteConnection, sqlite::SqliteConnectOptions};
 use tokio_util::sync::CancellationToken;
 
+use super::{error, halt::Halt};
 use crate::tasks::{self, Worker};
 
 /// After which pause the log is looked at again.
@@ -31,8 +32,8 @@ pub(super) fn left_to_others(options: SqliteConnectOptions) -> SqliteConnectOpti
 }
 
 /// Starts to look after the log of the database that these options open.
-pub(super) fn start(options: SqliteConnectOptions) -> Worker {
-    let copying = Copying::new(options, LONG);
+pub(super) fn start(options: SqliteConnectOptions, halt: Halt) -> Worker {
+    let copying = Copying::new(options, LONG, halt);
     Worker::start("the copying of the log", |closing| copying.run(closing))
 }
 
@@ -41,25 +42,39 @@ struct Copying {
     conn: Option<SqliteConnection>,
     /// Pages after which the log is to begin anew.
     long: i64,
+    halt: Halt,
 }
 
 impl Copying {
     /// Writes no row.
-    fn new(options: SqliteConnectOptions, long: i64) -> Self {
-        Self { options: options.busy_timeout(PATIENCE).pragma("query_only", "on"), conn: None, long }
+    fn new(options: SqliteConnectOptions, long: i64, halt: Halt) -> Self {
+        Self { options: options.busy_timeout(PATIENCE).pragma("query_only", "on"), conn: None, long, halt }
     }
 
     async fn run(mut self, closing: CancellationToken) {
         while closing.run_until_cancelled(tokio::time::sleep(PAUSE)).await.is_some() {
+            if self.halt.is_halted() {
+                break;
+            }
             if let Err(error) = self.copy().await {
+                self.halt.notice_sqlx(&error);
                 tracing::debug!(%error, "the write-ahead log was not copied this time");
-                self.conn = None;
+                self.give_up();
             }
         }
-        if let Some(conn) = self.conn
+        if let Some(conn) = self.conn.take_if(|_| !self.halt.is_halted())
             && let Err(error) = conn.close().await
         {
             tracing::debug!(%error, "the connection that copies the log did not close");
+        }
+        self.give_up();
+    }
+
+    /// Drops the connection, which closes it; once writing has stopped it stays open.
+    fn give_up(&mut self) {
+        let conn = self.conn.take();
+        if self.halt.is_halted() {
+            std::mem::forget(conn);
         }
     }
 
@@ -86,14 +101,17 @@ impl Copying {
 }
 
 /// Whether another is at it, the log's pages, and how many of them were copied.
-async fn checkpoint(conn: &mut SqliteConnection, how: &'static str) -> sqlx::Result<(i64, i64, i64)> {
+pub(super) async fn checkpoint(conn: &mut SqliteConnection, how: &'static str) -> sqlx::Result<(i64, i64, i64)> {
     sqlx::query_as(how).fetch_one(conn).await
 }
 
-/// Brings to the disk what this log has so far. That it failed is found by whoever must wait for it.
-pub(super) async fn flush(wal: PathBuf) {
-    if let Err(error) = tasks::blocking(move || File::open(wal)?.sync_data()).await {
-        tracing::debug!(%error, "the write-ahead log was not flushed ahead");
+/// Brings to the disk what this log has so far. The log may be opened beside SQLite, for its locks are on other files.
+pub(super) async fn flush(wal: PathBuf, halt: &Halt) {
+    let synced = tasks::blocking(move || File::open(wal).map(|wal| wal.sync_data()));
+    match synced.await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => halt.failed_sync(&error::failed_sync(&error)),
+        Err(error) => tracing::debug!(%error, "the write-ahead log was not flushed ahead"),
     }
 }
 
@@ -126,7 +144,7 @@ mod tests {
         let path = dir.path().join("culm.db");
         let mut writer = connect(open::to_make(open::to_write(&path))).await;
         run(&mut writer, "create table bytes (bytes)").await;
-        let mut copying = Copying::new(open::to_write(&path), 2 * WORTHWHILE);
+        let mut copying = Copying::new(open::to_write(&path), 2 * WORTHWHILE, Halt::new(|_| {}));
         let mut shell = connect(open::to_read(&path)).await;
         let writes = async {
             loop {
@@ -152,7 +170,8 @@ mod tests {
         let mut reader = connect(open::to_read(&path)).await;
         run(&mut reader, "begin; select bytes from bytes").await;
         run(&mut writer, "insert into bytes values (zeroblob(6 << 20))").await;
-        assert!(!Copying::new(open::to_write(&path), WORTHWHILE).copy().await.unwrap());
+        let mut copying = Copying::new(open::to_write(&path), WORTHWHILE, Halt::new(|_| {}));
+        assert!(!copying.copy().await.unwrap());
         run(&mut writer, "insert into bytes values (1)").await;
         let mut shell = connect(open::to_read(&path)).await;
         assert!(log_pages(&mut shell).await > WORTHWHILE);

@@ -11,6 +11,7 @@ mod closing;
 mod deletion;
 mod error;
 mod events;
+mod halt;
 mod housekeeping;
 mod idempotency;
 mod lists;
@@ -19,6 +20,8 @@ mod open;
 mod pages;
 mod payload;
 mod purge;
+mod queue;
+mod recovery;
 mod reindex;
 mod runs;
 mod search;
@@ -55,7 +58,7 @@ use crate::{
     },
     tasks::Worker,
 };
-use writer::Writer;
+use queue::Writer;
 
 /// Sessions in one SQLite file.
 pub struct SqliteStorage {

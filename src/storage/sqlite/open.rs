@@ -18,7 +18,7 @@ use sqlx::{
     sqlite::{SqliteAutoVacuum, SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 
-use super::{LogBounds, SqliteStorage, attachments, checkpoint, events, teardown, writer::Writer};
+use super::{LogBounds, SqliteStorage, attachments, checkpoint, error, events, halt::Halt, recovery, teardown, writer};
 
 pub(super) static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
 
@@ -42,12 +42,15 @@ pub struct Options {
     pub readers: u32,
     /// How much of the log of events is kept.
     pub log: LogBounds,
+    /// Called with the reason at the first failed sync: nothing is written any more. A server exits in it, so that no
+    /// connection is closed.
+    pub on_failed_sync: fn(&str),
 }
 
 impl Options {
     /// A database at this path, with four readers.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into(), readers: 4, log: LogBounds::default() }
+        Self { path: path.into(), readers: 4, log: LogBounds::default(), on_failed_sync: |_| {} }
     }
 }
 
@@ -96,6 +99,14 @@ pub enum OpenError {
     /// It cannot be written.
     #[error("the database {path} cannot be written ({reason}); check its owner, its mode and the disk it is on")]
     ReadOnly {
+        /// The database.
+        path: PathBuf,
+        /// What the system says.
+        reason: String,
+    },
+    /// The disk did not confirm a write. Nothing that was acknowledged is lost.
+    #[error("{reason} while the database {path} was opened; check the disk, then start again")]
+    FailedSync {
         /// The database.
         path: PathBuf,
         /// What the system says.
@@ -164,6 +175,9 @@ fn damaged(path: &Path, reason: &impl ToString) -> OpenError {
 pub(super) fn refusal(path: &Path, error: &sqlx::Error) -> OpenError {
     let code = error.as_database_error().and_then(|e| e.code()).and_then(|code| code.parse::<i32>().ok());
     match code.map(|code| code & 0xff) {
+        _ if error::is_failed_sync(error) => {
+            OpenError::FailedSync { path: path.into(), reason: error::failed_sync(error) }
+        }
         Some(8 | 10 | 13 | 14) => read_only(path, error),
         Some(5 | 6) => OpenError::Locked(path.into()),
         _ => damaged(path, error),
@@ -182,14 +196,14 @@ impl SqliteStorage {
             None | Some(0) => {}
             Some(_) => probe(path).await?,
         }
+        let left_open = was_left_open(path);
         let options_to_write = checkpoint::left_to_others(to_write(path));
         let first = match size {
             None | Some(0) => to_make(options_to_write.clone()),
             Some(_) => options_to_write.clone(),
         };
-        let mut conn = first.connect().await.map_err(|error| refusal(path, &error))?;
-        check_library(&mut conn).await?;
-        migrate(path, &mut conn).await?;
+        let conn = first.connect().await.map_err(|error| refusal(path, &error))?;
+        let mut conn = prepared(path, conn, left_open).await?;
         if !known {
             lock.remember_database().map_err(|error| read_only(path, &error))?;
         }
@@ -202,9 +216,10 @@ impl SqliteStorage {
             .after_connect(|conn, _| Box::pin(show_words(conn)))
             .connect_lazy_with(to_read(path));
         let last_event = events::last(&mut conn).await.map_err(|error| damaged(path, &error))?;
+        let halt = Halt::new(options.on_failed_sync);
         Ok(Self {
-            checkpoints: checkpoint::start(options_to_write.clone()),
-            writer: Writer::start(conn, options_to_write, last_event, options.log),
+            checkpoints: checkpoint::start(options_to_write.clone(), halt.clone()),
+            writer: writer::start(conn, options_to_write, last_event, options.log, halt),
             readers,
             lock: Some(lock).into(),
         })
@@ -215,10 +230,33 @@ impl SqliteStorage {
 pub(super) async fn connect_existing(path: &Path) -> Result<(Lock, SqliteConnection), OpenError> {
     let lock = Lock::take(path)?;
     probe(path).await?;
-    let mut conn = to_write(path).connect().await.map_err(|error| refusal(path, &error))?;
-    check_library(&mut conn).await?;
-    migrate(path, &mut conn).await?;
-    Ok((lock, conn))
+    let left_open = was_left_open(path);
+    let conn = to_write(path).connect().await.map_err(|error| refusal(path, &error))?;
+    Ok((lock, prepared(path, conn, left_open).await?))
+}
+
+/// A connection to a database that has its log copied into it and the newest schema.
+async fn prepared(path: &Path, mut conn: SqliteConnection, left_open: bool) -> Result<SqliteConnection, OpenError> {
+    let work = async {
+        check_library(&mut conn).await?;
+        if left_open {
+            recovery::recover(path, &mut conn).await?;
+        }
+        migrate(path, &mut conn).await
+    };
+    match work.await {
+        Ok(()) => Ok(conn),
+        Err(error) => Err(abandoned(conn, error)),
+    }
+}
+
+/// Gives up a connection for this error. After a failed sync it stays open until the process ends: closed, it would copy
+/// the log and delete it.
+pub(super) fn abandoned(conn: SqliteConnection, error: OpenError) -> OpenError {
+    if matches!(error, OpenError::FailedSync { .. }) {
+        std::mem::forget(conn);
+    }
+    error
 }
 
 /// Reads who made a database, and changes nothing: not even its journal's mode.

@@ -8,7 +8,7 @@ use std::path::Path;
 use sqlx::{Connection, SqliteConnection};
 
 use super::{
-    error,
+    checkpoint, error,
     open::{self, OpenError},
 };
 use crate::storage::Result;
@@ -21,10 +21,18 @@ const ROWS: i64 = 1000;
 pub async fn reindex(path: &Path, progress: &mut (dyn FnMut(u64, u64) + Send)) -> std::result::Result<(), OpenError> {
     let (_lock, mut conn) = open::connect_existing(path).await?;
     let refused = |error: sqlx::Error| open::refusal(path, &error);
-    let mut transaction = conn.begin_with("begin immediate").await.map_err(refused)?;
-    fill(&mut transaction, progress).await.map_err(refused)?;
-    transaction.commit().await.map_err(refused)?;
-    conn.close().await.map_err(refused)
+    match refill(&mut conn, progress).await {
+        Ok(()) => conn.close().await.map_err(refused),
+        Err(error) => Err(open::abandoned(conn, refused(error))),
+    }
+}
+
+async fn refill(conn: &mut SqliteConnection, progress: &mut (dyn FnMut(u64, u64) + Send)) -> sqlx::Result<()> {
+    let mut transaction = conn.begin_with("begin immediate").await?;
+    fill(&mut transaction, progress).await?;
+    transaction.commit().await?;
+    // Closing would not tell of a sync that fails.
+    checkpoint::checkpoint(conn, "pragma wal_checkpoint(truncate)").await.map(drop)
 }
 
 async fn fill(conn: &mut SqliteConnection, progress: &mut (dyn FnMut(u64, u64) + Send)) -> sqlx::Result<()> {

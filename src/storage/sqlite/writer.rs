@@ -9,34 +9,29 @@
 //! The transaction is begun and ended with plain statements. sqlx's own transactions count their depth, and the count
 //! is never right again after the engine rolled back by itself.
 
-use std::{
-    path::PathBuf,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use sqlx::{ConnectOptions, Connection, Executor, SqliteConnection, sqlite::SqliteConnectOptions};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     LogBounds, append, checkpoint,
     clock::Followed,
     error, events,
+    halt::Halt,
     housekeeping::Housekeeping,
-    transaction::{Call, Job, Outcomes, Work, at_once, begin, fill, or_panic, run},
+    queue::{Append, Command, PATIENCE, QUEUE, Queued, Writer},
+    transaction::{Job, Outcomes, at_once, begin, fill, or_panic, run},
 };
 use crate::{
-    model::{Appended, Timestamp},
+    model::Timestamp,
     storage::{Error, Result},
     tasks::Worker,
 };
 
-/// Jobs that wait at most; more are refused after [`PATIENCE`].
-const QUEUE: usize = 1024;
 /// Jobs that are committed together at most.
 const BATCH: usize = 256;
-/// How long a job waits for its place in the queue, and a transaction for another process that holds the lock.
-const PATIENCE: Duration = Duration::from_secs(10);
 /// How often the writer looks for commits of other processes, and purges bytes of deleted attachments.
 const TICK: Duration = Duration::from_millis(250);
 
@@ -46,124 +41,24 @@ const TICK: Duration = Duration::from_millis(250);
 const ANALYZE: &str = "pragma optimize;
     delete from sqlite_stat1 where tbl not in (select tbl from sqlite_stat1 where cast(stat as integer) >= 10000)";
 
-struct Append {
-    input: append::Append,
-    reply: oneshot::Sender<Result<Appended>>,
-}
-
-/// A command and when it was given.
-type Queued = (Instant, Command);
-
-enum Command {
-    /// Appends are written together, by a number of statements that does not grow with theirs.
-    Append(Append),
-    Call(Box<dyn Job>),
-    /// What counts for nothing until a later call, which alone waits for the disk.
-    Prepare(Box<dyn Job>),
-}
-
-/// The queue's end that callers hold.
-pub(super) struct Writer {
-    queue: mpsc::Sender<Queued>,
-    foreign: watch::Receiver<u64>,
-    last_event: watch::Receiver<i64>,
-    wal: PathBuf,
-    worker: Worker,
-}
-
-impl Writer {
-    /// Takes over the connection and starts to work.
-    pub(super) fn start(
-        conn: SqliteConnection,
-        options: SqliteConnectOptions,
-        last_event: i64,
-        log: LogBounds,
-    ) -> Self {
-        let (queue, jobs) = mpsc::channel(QUEUE);
-        let (foreign_commits, foreign) = watch::channel(0);
-        let (announced, last_event) = watch::channel(last_event);
-        let (conn, seen, housekeeping) = (Some(conn), None, Housekeeping::new(log));
-        let wal = checkpoint::wal_path(options.get_filename());
-        let (waits, clock) = (true, Followed::default());
-        let work =
-            Working { conn, waits, options, seen, clock, foreign_commits, announced, housekeeping, failing: false };
-        let worker = Worker::start("the writer", |closing| work.run(jobs, closing));
-        Self { queue, foreign, last_event, wal, worker }
-    }
-
-    pub(super) fn foreign_commits(&self) -> watch::Receiver<u64> {
-        self.foreign.clone()
-    }
-
-    pub(super) fn last_event(&self) -> watch::Receiver<i64> {
-        self.last_event.clone()
-    }
-
-    /// Runs a job in a transaction and gives its output after the commit.
-    pub(super) async fn call<I: Send + Sync + 'static, T: Send + 'static>(
-        &self,
-        input: I,
-        work: Work<I, T>,
-    ) -> Result<T> {
-        self.ask(Command::Call, input, work).await
-    }
-
-    /// The same for what may be lost when the power fails: a later call says that it counts, and what was committed
-    /// before that one is on the disk with it.
-    pub(super) async fn prepare<I: Send + Sync + 'static, T: Send + 'static>(
-        &self,
-        input: I,
-        work: Work<I, T>,
-    ) -> Result<T> {
-        self.ask(Command::Prepare, input, work).await
-    }
-
-    /// Has the disk take what was committed, beside the writer: less is left then for the call that waits for it.
-    pub(super) async fn flush(&self) {
-        checkpoint::flush(self.wal.clone()).await;
-    }
-
-    async fn ask<I: Send + Sync + 'static, T: Send + 'static>(
-        &self,
-        how: fn(Box<dyn Job>) -> Command,
-        input: I,
-        work: Work<I, T>,
-    ) -> Result<T> {
-        let (reply, answer) = oneshot::channel();
-        self.send(how(Box::new(Call::new(input, work, reply)))).await?;
-        answer.await.map_err(|_| self.gone())?
-    }
-
-    /// Appends messages, together with whatever else is queued.
-    pub(super) async fn append(&self, input: append::Append) -> Result<Appended> {
-        let (reply, answer) = oneshot::channel();
-        self.send(Command::Append(Append { input, reply })).await?;
-        answer.await.map_err(|_| self.gone())?
-    }
-
-    async fn send(&self, command: Command) -> Result<()> {
-        if self.worker.is_closing() {
-            return Err(self.gone());
-        }
-        self.queue.send_timeout((Instant::now(), command), PATIENCE).await.map_err(|refused| match refused {
-            mpsc::error::SendTimeoutError::Timeout(_) => Error::Busy("too many writes are queued"),
-            mpsc::error::SendTimeoutError::Closed(_) => self.gone(),
-        })
-    }
-
-    /// Why nothing is written any more.
-    fn gone(&self) -> Error {
-        let why = match self.worker.is_closing() {
-            true => "the database is closed",
-            false => "the writer has ended, and nothing can be written until the server is started again",
-        };
-        Error::Failed(why.into())
-    }
-
-    /// Commits what is queued, empties the write-ahead log and closes the connection.
-    pub(super) async fn close(&self) {
-        self.worker.close().await;
-    }
+/// Takes over the connection and starts to work.
+pub(super) fn start(
+    conn: SqliteConnection,
+    options: SqliteConnectOptions,
+    last_event: i64,
+    log: LogBounds,
+    halt: Halt,
+) -> Writer {
+    let (queue, jobs) = mpsc::channel(QUEUE);
+    let (foreign_commits, foreign) = watch::channel(0);
+    let (announced, last_event) = watch::channel(last_event);
+    let (conn, seen, housekeeping) = (Some(conn), None, Housekeeping::new(log));
+    let wal = checkpoint::wal_path(options.get_filename());
+    let (waits, failing, clock, halts) = (true, false, Followed::default(), halt.clone());
+    let work =
+        Working { conn, waits, options, seen, clock, foreign_commits, announced, housekeeping, failing, halt: halts };
+    let worker = Worker::start("the writer", |closing| work.run(jobs, closing));
+    Writer { queue, foreign, last_event, wal, halt, worker }
 }
 
 /// The queue's other end.
@@ -180,6 +75,7 @@ struct Working {
     housekeeping: Housekeeping,
     /// Whether its last step failed.
     failing: bool,
+    halt: Halt,
 }
 
 impl Working {
@@ -204,12 +100,25 @@ impl Working {
                 }
             }
         }
-        if let Some(mut conn) = self.conn.take() {
-            let _ = conn.execute(ANALYZE).await;
-            let _ = conn.execute("pragma wal_checkpoint(truncate)").await;
-            if let Err(error) = conn.close().await {
+        self.leave().await;
+    }
+
+    /// Copies the log and closes the connection. Closing alone would not tell of a sync that fails.
+    async fn leave(mut self) {
+        let Some(mut conn) = self.conn.take() else { return };
+        for statement in [ANALYZE, "pragma wal_checkpoint(truncate)"] {
+            if !self.halt.is_halted()
+                && let Err(error) = conn.execute(statement).await
+            {
+                self.halt.notice_sqlx(&error);
                 tracing::warn!(%error, "the database was not closed cleanly");
             }
+        }
+        if self.halt.is_halted() {
+            return std::mem::forget(conn);
+        }
+        if let Err(error) = conn.close().await {
+            tracing::warn!(%error, "the database was not closed cleanly");
         }
     }
 
@@ -218,8 +127,9 @@ impl Working {
         match self.keep_house().await {
             Ok(()) => self.failing = false,
             Err(error) => {
+                self.halt.notice(&error);
                 // Tried again with the next tick, and told of once.
-                if !std::mem::replace(&mut self.failing, true) {
+                if !std::mem::replace(&mut self.failing, true) && !self.halt.is_halted() {
                     tracing::warn!(%error, "housekeeping fails");
                 }
                 self.housekeeping.pause(true);
@@ -242,8 +152,8 @@ impl Working {
         // That another process has the lock is nothing that the connection suffers from.
         run(conn, "begin immediate").await?;
         let done = self.housekeeping.step(conn, last).await;
-        if done.is_err() {
-            self.discard().await;
+        if let Err(error) = &done {
+            self.give_up(error).await;
         }
         done
     }
@@ -257,7 +167,7 @@ impl Working {
                 match self.clock.bring_back(conn, now).await {
                     Ok(false) | Err(Error::Busy(_)) => {}
                     Ok(true) => self.foreign_commits.send_modify(|count| *count += 1),
-                    Err(_) => self.discard().await,
+                    Err(error) => self.give_up(&error).await,
                 }
             }
         }
@@ -292,7 +202,9 @@ impl Working {
                 Command::Call(call) | Command::Prepare(call) => calls.push(call),
             }
         }
-        match self.transaction(&appends, &mut calls, until).await {
+        // What was committed while a sync failed elsewhere is not acknowledged either.
+        let outcomes = self.transaction(&appends, &mut calls, until).await;
+        match outcomes.and_then(|outcomes| self.halt.check().map(|()| outcomes)) {
             Ok(outcomes) => {
                 for (append, outcome) in appends.into_iter().zip(outcomes.appends) {
                     let _ = append.reply.send(outcome);
@@ -302,12 +214,17 @@ impl Working {
                 }
             }
             // Nobody's fault, and one by one they would wait one after the other.
-            Err(Error::Busy(reason)) => {
+            Err(error @ (Error::Busy(_) | Error::Stopped(_))) => {
+                let again = || match &error {
+                    Error::Stopped(reason) => Error::Stopped(reason.clone()),
+                    Error::Busy(reason) => Error::Busy(reason),
+                    other => Error::Failed(other.to_string()),
+                };
                 for append in appends {
-                    let _ = append.reply.send(Err(Error::Busy(reason)));
+                    let _ = append.reply.send(Err(again()));
                 }
                 for call in calls {
-                    call.answer(Err(Error::Busy(reason)));
+                    call.answer(Err(again()));
                 }
             }
             Err(_) if appends.len() + calls.len() > 1 => self.one_by_one(appends, calls, until).await,
@@ -335,11 +252,11 @@ impl Working {
             match or_panic(call.run(self.connection().await?)).await {
                 Err(Error::Busy(_)) if Instant::now() < until => {}
                 Err(error) if error::is_engine(&error) && !matches!(error, Error::Busy(_)) => {
+                    self.give_up(&error).await;
                     tracing::warn!(%error, "a write failed");
-                    self.discard().await;
                     return Err(error);
                 }
-                outcome => return outcome,
+                outcome => return self.halt.check().and(outcome),
             }
         }
     }
@@ -388,8 +305,8 @@ impl Working {
                 Ok(outcomes)
             }
             Err(error) => {
+                self.give_up(&error).await;
                 tracing::warn!(%error, "a write was rolled back");
-                self.discard().await;
                 Err(error)
             }
         }
@@ -407,20 +324,32 @@ impl Working {
     }
 
     async fn connection(&mut self) -> Result<&mut SqliteConnection> {
+        self.halt.check()?;
         match self.conn {
             Some(ref mut conn) => Ok(conn),
             None => {
-                let conn = self.options.connect().await.map_err(error::of)?;
+                let conn = self.options.connect().await.map_err(error::of);
+                let conn = conn.inspect_err(|error| self.halt.notice(error))?;
                 self.waits = true;
                 Ok(self.conn.insert(conn))
             }
         }
     }
 
+    /// Gives up the connection on which the engine failed.
+    async fn give_up(&mut self, error: &Error) {
+        self.halt.notice(error);
+        self.discard().await;
+    }
+
+    /// Closes the connection. Once writing has stopped, it stays open until the process ends.
     async fn discard(&mut self) {
         // The next connection counts from anew.
         self.seen = None;
-        if let Some(conn) = self.conn.take()
+        let conn = self.conn.take();
+        if self.halt.is_halted() {
+            std::mem::forget(conn);
+        } else if let Some(conn) = conn
             && let Err(error) = conn.close_hard().await
         {
             tracing::debug!(%error, "a given-up connection did not close");

@@ -1,6 +1,6 @@
 //! The writer with jobs that panic, end it, or need not wait for the disk.
 
-use super::*;
+use super::{super::transaction::Work, *};
 use crate::{
     model::NewSession,
     storage::{
