@@ -40,7 +40,7 @@ const REASONS: [(&str, &str); 19] = [
     ("json_each(?1) j cross join usage_records u on u.session_key = j.value limit", "a purge"),
     ("json_each(?1) r cross join events e on e.root_key = r.value", "a purge"),
     ("event_id <= ?", "the log is cut whatever the events tell of"),
-    ("from events group by root_key", "the same"),
+    ("from events where root_key >= ?1 order by root_key", "the same"),
     ("from events order by event_id limit", "the same"),
     ("coalesce(max(message_key), 0) + 1", "only the highest keys"),
     ("session_index match ?2 limit", "keys that a list of live sessions is then limited to"),

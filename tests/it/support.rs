@@ -97,6 +97,17 @@ impl Database {
         Self { dir, storage: Arc::new(storage) }
     }
 
+    /// A copy of another one's files as they are, opened: as after a kill.
+    pub(crate) async fn copy_of(other: &Self) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        for ending in ["", "-wal"] {
+            let name = format!("culm.db{ending}");
+            std::fs::copy(other.path().with_file_name(&name), dir.path().join(&name)).unwrap();
+        }
+        let storage = SqliteStorage::open(&Options::new(dir.path().join("culm.db"))).await.unwrap();
+        Self { dir, storage: Arc::new(storage) }
+    }
+
     /// The directory and the file of a database that was closed: its lock is given up.
     pub(crate) fn into_closed(self) -> (TempDir, PathBuf) {
         let path = self.path();

@@ -26,8 +26,8 @@ const CHUNK: i64 = 256 << 10;
 /// Chunks that are read by one query, or written by one statement: no other write should wait long for it.
 const CHUNKS: i64 = PIECE / CHUNK;
 const ROUND: usize = PIECE as usize;
-/// Rows that one purge step removes: 4 MiB, so that no other write waits long for it.
-const STEP: i64 = 16;
+/// Rows that one statement of a purge removes: 1 MiB, whose pages are zeroed and written to the log.
+const STEP: i64 = 4;
 
 /// Bytes that arrived, from this chunk on. The first of an upload have no key yet.
 struct Round {

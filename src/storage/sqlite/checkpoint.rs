@@ -11,6 +11,7 @@ use std::{
 };
 
 use sqlx::{ConnectOptions, Connection, SqliteConnection, sqlite::SqliteConnectOptions};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{error, halt::Halt};
@@ -32,8 +33,8 @@ pub(super) fn left_to_others(options: SqliteConnectOptions) -> SqliteConnectOpti
 }
 
 /// Starts to look after the log of the database that these options open.
-pub(super) fn start(options: SqliteConnectOptions, halt: Halt) -> Worker {
-    let copying = Copying::new(options, LONG, halt);
+pub(super) fn start(options: SqliteConnectOptions, reclaims: watch::Receiver<u64>, halt: Halt) -> Worker {
+    let copying = Copying { reclaims: Some(reclaims), ..Copying::new(options, LONG, halt) };
     Worker::start("the copying of the log", |closing| copying.run(closing))
 }
 
@@ -43,12 +44,20 @@ struct Copying {
     /// Pages after which the log is to begin anew.
     long: i64,
     halt: Halt,
+    /// Counts how often space was given back: the database shrinks when all of the log is copied, and the log then, too.
+    reclaims: Option<watch::Receiver<u64>>,
 }
 
 impl Copying {
     /// Writes no row.
     fn new(options: SqliteConnectOptions, long: i64, halt: Halt) -> Self {
-        Self { options: options.busy_timeout(PATIENCE).pragma("query_only", "on"), conn: None, long, halt }
+        Self {
+            options: options.busy_timeout(PATIENCE).pragma("query_only", "on"),
+            conn: None,
+            long,
+            halt,
+            reclaims: None,
+        }
     }
 
     async fn run(mut self, closing: CancellationToken) {
@@ -84,6 +93,17 @@ impl Copying {
             Some(ref mut conn) => conn,
             None => self.conn.insert(self.options.connect().await?),
         };
+        if let Some(reclaims) = &mut self.reclaims
+            && reclaims.has_changed().unwrap_or_default()
+        {
+            checkpoint(conn, "pragma wal_checkpoint(passive)").await?;
+            let (refused, ..) = checkpoint(conn, "pragma wal_checkpoint(truncate)").await?;
+            // Where others still read the log, it is tried again.
+            if refused == 0 {
+                reclaims.mark_unchanged();
+            }
+            return Ok(refused == 0);
+        }
         let (_, pages, copied) = checkpoint(conn, "pragma wal_checkpoint(noop)").await?;
         if pages - copied < WORTHWHILE {
             return Ok(false);

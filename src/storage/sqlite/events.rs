@@ -34,8 +34,10 @@ impl Default for LogBounds {
     }
 }
 
-/// Events that one step of cutting removes.
+/// Events after which the log is looked at again.
 pub(super) const STEP: i64 = 2_000;
+/// Events that one statement cuts off.
+const CUT: i64 = 500;
 
 /// An event to write.
 pub(super) struct NewEvent {
@@ -238,8 +240,9 @@ async fn events(conn: &mut SqliteConnection, rows: Vec<Row>) -> Result<Vec<Event
     Ok(rows.into_iter().map(event).collect())
 }
 
-/// Cuts off a step's worth of what is too old or too much, and notes up to where. Whether there may be more.
-pub(super) async fn cut(conn: &mut SqliteConnection, bounds: &LogBounds) -> Result<bool> {
+/// Cuts off some of what is too old or too much, and notes up to where. Trees are looked at from this root on. Whether
+/// there may be more.
+pub(super) async fn cut(conn: &mut SqliteConnection, bounds: &LogBounds, from: &mut i64) -> Result<bool> {
     let age = i64::try_from(bounds.age.as_micros()).unwrap_or(i64::MAX);
     let (oldest, last) = (Timestamp::now().0.saturating_sub(age), last(conn).await?);
     // Numbers and times grow together: the first row speaks for the rest.
@@ -247,9 +250,9 @@ pub(super) async fn cut(conn: &mut SqliteConnection, bounds: &LogBounds) -> Resu
     let first = first.fetch_optional(&mut *conn).await.map_err(error::of)?;
     match first.filter(|first| first.event_id <= last - bounds.events || first.created_at < oldest) {
         Some(first) => {
-            cut_all(conn, (first.event_id + STEP).min(last), oldest, last - bounds.events).await.map(|()| true)
+            cut_all(conn, (first.event_id + CUT).min(last), oldest, last - bounds.events).await.map(|()| true)
         }
-        None => cut_a_tree(conn, bounds.events_of_tree).await,
+        None => cut_a_tree(conn, bounds.events_of_tree, from).await,
     }
 }
 
@@ -265,13 +268,23 @@ async fn cut_all(conn: &mut SqliteConnection, through: i64, oldest: i64, first_k
     note_gap(conn, 0, through).await
 }
 
-async fn cut_a_tree(conn: &mut SqliteConnection, kept: i64) -> Result<bool> {
-    let tree = sqlx::query!(
-        r#"select root_key as "root!: i64", count(*) as "events!: i64" from events group by root_key having count(*) > ?1 limit 1"#,
-        kept
+/// Looks at some of the trees from this root on, and cuts off what the first of them has too many of.
+async fn cut_a_tree(conn: &mut SqliteConnection, kept: i64, from: &mut i64) -> Result<bool> {
+    let (first, most) = (*from, kept + CUT);
+    let trees = sqlx::query!(
+        r#"select root_key as "root!: i64", count(*) as "events!: i64"
+           from (select root_key from events where root_key >= ?1 order by root_key, event_id limit ?2) group by root_key order by root_key"#,
+        first,
+        most
     );
-    let Some(tree) = tree.fetch_optional(&mut *conn).await.map_err(error::of)? else { return Ok(false) };
-    let many = (tree.events - kept).min(STEP);
+    let trees = trees.fetch_all(&mut *conn).await.map_err(error::of)?;
+    let Some(tree) = trees.iter().find(|tree| tree.events > kept) else {
+        let seen: i64 = trees.iter().map(|tree| tree.events).sum();
+        // The last of them may have more.
+        *from = trees.last().filter(|_| seen >= most).map_or(0, |tree| tree.root);
+        return Ok(*from > 0);
+    };
+    let many = tree.events - kept;
     let through = sqlx::query_scalar!(
         r#"select max(event_id) as "through!: i64" from (select event_id from events where root_key = ?1 order by event_id limit ?2)"#,
         tree.root,
@@ -281,6 +294,7 @@ async fn cut_a_tree(conn: &mut SqliteConnection, kept: i64) -> Result<bool> {
     let cut = sqlx::query!("delete from events where root_key = ?1 and event_id <= ?2", tree.root, through);
     cut.execute(&mut *conn).await.map_err(error::of)?;
     note_gap(conn, tree.root, through).await?;
+    *from = tree.root;
     Ok(true)
 }
 

@@ -1,49 +1,124 @@
-//! Housekeeping: what the writer does beside the writes. It purges what was deleted, and cuts the log of events.
+//! Housekeeping: what the writer does beside the writes. It purges what was deleted, cuts the log of events, merges the
+//! search index after a large purge, and gives space back to the system.
 //!
-//! Each step is a transaction of its own, of a few milliseconds; what is lost of it is done again.
+//! **Writes go first, and housekeeping does not starve.** While writes come, it gets a tenth of the writer's time; when
+//! none came for a moment, all of it, a step at a time. Each step is a transaction of its own, of a few milliseconds.
+//! What is lost of it is done again, so that no step waits for the disk.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use sqlx::SqliteConnection;
+use tokio::sync::watch;
 
 use super::{
-    LogBounds, events, purge,
+    LogBounds, error, events, purge, reindex,
     transaction::{or_panic, run},
 };
 use crate::storage::Result;
 
+/// How long a step goes on to begin statements. Each of these takes a few milliseconds at most.
+const STEP: Duration = Duration::from_millis(8);
+/// After which time without a write all of the writer's time is housekeeping's.
+const QUIET: Duration = Duration::from_millis(5);
+/// How often it is looked for what there is to do.
+const LOOK: Duration = Duration::from_millis(250);
+/// Of the time of writes, the part that housekeeping may take as well: together with it, a tenth of all.
+const SHARE: u32 = 9;
+/// What it may save up of that, in nanoseconds.
+const SAVED: i64 = 20_000_000;
+/// Messages after whose purge the search index is merged, if they were a quarter of what is left or more.
+const MANY_MESSAGES: u64 = 1_000;
+
 /// What is left to do.
+#[derive(Debug)]
 pub(super) struct Housekeeping {
     log: LogBounds,
-    /// Whether there may be something to purge.
-    purging: bool,
-    /// How far the trees are looked through that are being purged.
-    seen: purge::Seen,
+    share: Share,
+    /// Whether something was written since it was last looked for what to do, and when that was.
+    is_written: bool,
+    looked: Instant,
+    purge: Option<purge::Progress>,
     /// The last event when the log was last found short enough, and when that was; none before the first look.
     cut_at: Option<(i64, Instant)>,
-    /// Until the writer's next tick: a step failed.
-    paused: bool,
+    /// The tree from which on it is looked for one with too many events.
+    cut_from: i64,
+    /// Pages of the next step of a merge.
+    merge: Option<i64>,
+    reclaim: bool,
+    /// Whether space was given back since the log was last to be cut.
+    gave: bool,
+    /// Counts how often space was given back: the log is to be cut then, so that the file shrinks.
+    reclaimed: watch::Sender<u64>,
+    /// Until the next look: a step failed.
+    is_paused: bool,
 }
 
 impl Housekeeping {
     /// At start, what the last server left is still to be done.
-    pub(super) fn new(log: LogBounds) -> Self {
-        Self { log, purging: true, seen: purge::Seen::default(), cut_at: None, paused: false }
+    pub(super) fn new(log: LogBounds, reclaimed: watch::Sender<u64>) -> Self {
+        Self {
+            log,
+            share: Share::default(),
+            is_written: false,
+            looked: Instant::now(),
+            purge: Some(purge::Progress::default()),
+            cut_at: None,
+            cut_from: 0,
+            merge: None,
+            reclaim: false,
+            gave: false,
+            reclaimed,
+            is_paused: false,
+        }
     }
 
-    /// Something was written, perhaps a delete.
-    pub(super) fn written(&mut self) {
-        self.purging = true;
-        self.seen = purge::Seen::default();
+    /// Writes took this long.
+    pub(super) fn written(&mut self, took: Duration) {
+        self.is_written = true;
+        self.share.written(took);
     }
 
-    pub(super) fn pause(&mut self, failed: bool) {
-        self.paused = failed;
+    /// Another process wrote something.
+    pub(super) fn suspect(&mut self) {
+        self.is_written = true;
     }
 
-    /// Whether there is something to do now.
-    pub(super) fn is_due(&self, last_event: i64) -> bool {
-        !self.paused && (self.purging || self.is_log_due(last_event))
+    /// What was written may have left something to do.
+    fn look(&mut self) {
+        self.looked = Instant::now();
+        self.is_paused = false;
+        if std::mem::take(&mut self.is_written) {
+            self.purge = Some(self.purge.take().unwrap_or_default().anew());
+        }
+    }
+
+    /// Whether there is something to do.
+    pub(super) fn is_due(&mut self, last_event: i64) -> bool {
+        if self.looked.elapsed() >= LOOK {
+            self.look();
+        }
+        !self.is_paused && (self.purge.is_some() || self.merge.is_some() || self.reclaim || self.is_log_due(last_event))
+    }
+
+    /// Whether there is something to do, and time for it though writes wait.
+    pub(super) fn is_due_beside_writes(&mut self, last_event: i64) -> bool {
+        self.share.is_there() && self.is_due(last_event)
+    }
+
+    /// From when on all of the time is housekeeping's, unless something is written before.
+    pub(super) fn quiet_from(&self) -> Instant {
+        self.share.last_write.map_or_else(Instant::now, |last| last + QUIET)
+    }
+
+    /// A step failed, and is tried again after a while.
+    pub(super) fn pause(&mut self) {
+        self.is_paused = true;
+        self.looked = Instant::now();
+    }
+
+    /// Housekeeping took this long while writes came.
+    pub(super) fn took_beside_writes(&mut self, took: Duration) {
+        self.share.take(took);
     }
 
     /// Whether the log grew by a step since it was short enough, or grew older.
@@ -54,12 +129,118 @@ impl Housekeeping {
 
     /// One step of a transaction that was begun, and its commit. After an error the connection is not to be trusted.
     pub(super) async fn step(&mut self, conn: &mut SqliteConnection, last_event: i64) -> Result<()> {
-        if self.purging {
-            self.purging = or_panic(purge::some(conn, &mut self.seen)).await?;
-        } else if self.is_log_due(last_event) {
-            let more = or_panic(events::cut(conn, &self.log)).await?;
-            self.cut_at = Some((last_event, Instant::now())).filter(|_| !more);
-        }
+        or_panic(self.some(conn, last_event, Instant::now() + STEP)).await?;
         run(conn, "commit").await
+    }
+
+    async fn some(&mut self, conn: &mut SqliteConnection, last_event: i64, until: Instant) -> Result<()> {
+        // The log first: that is short, and a purge may be long.
+        if self.is_log_due(last_event) {
+            while events::cut(conn, &self.log, &mut self.cut_from).await? {
+                if Instant::now() >= until {
+                    return Ok(());
+                }
+            }
+            self.cut_at = Some((last_event, Instant::now()));
+        } else if let Some(progress) = &mut self.purge {
+            if !purge::some(conn, progress, until).await? {
+                self.merge = merge_after(conn, progress.messages).await?.or(self.merge);
+                self.purge = None;
+                self.reclaim = true;
+            }
+        } else if let Some(pages) = self.merge {
+            self.merge = reindex::merge(conn, pages).await?.then_some(reindex::SMALL_STEP_OF_MERGE);
+        } else if self.reclaim {
+            self.reclaim = reclaim(conn, until, &mut self.gave).await?;
+            if !self.reclaim && std::mem::take(&mut self.gave) {
+                self.reclaimed.send_modify(|times| *times += 1);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The first step of merging the search index, when so many of its messages were purged that it is worth while.
+async fn merge_after(conn: &mut SqliteConnection, purged: u64) -> Result<Option<i64>> {
+    if purged < MANY_MESSAGES {
+        return Ok(None);
+    }
+    let left = reindex::indexed(conn).await?;
+    Ok((purged >= left / 4).then_some(-reindex::SMALL_STEP_OF_MERGE))
+}
+
+/// Gives free pages back to the system while more than one in a hundred is free. Whether the time was over before.
+async fn reclaim(conn: &mut SqliteConnection, until: Instant, gave: &mut bool) -> Result<bool> {
+    let pages: i64 = sqlx::query_scalar("pragma page_count").fetch_one(&mut *conn).await.map_err(error::of)?;
+    let mut free = free_pages(conn).await?;
+    while free * 100 > pages {
+        if Instant::now() >= until {
+            return Ok(true);
+        }
+        run(conn, "pragma incremental_vacuum(32)").await?;
+        let left = free_pages(conn).await?;
+        if left >= free {
+            // A database that was not made by Culm may give nothing back.
+            return Ok(false);
+        }
+        (free, *gave) = (left, true);
+    }
+    Ok(false)
+}
+
+async fn free_pages(conn: &mut SqliteConnection) -> Result<i64> {
+    sqlx::query_scalar("pragma freelist_count").fetch_one(conn).await.map_err(error::of)
+}
+
+/// The time that housekeeping may take while writes come.
+#[derive(Debug, Default)]
+struct Share {
+    last_write: Option<Instant>,
+    /// In nanoseconds; below zero after a step that took more than was there.
+    saved: i64,
+}
+
+impl Share {
+    fn written(&mut self, took: Duration) {
+        self.last_write = Some(Instant::now());
+        let earned = i64::try_from((took / SHARE).as_nanos()).unwrap_or(SAVED);
+        self.saved = self.saved.saturating_add(earned).min(SAVED);
+    }
+
+    fn is_there(&self) -> bool {
+        self.saved > 0
+    }
+
+    fn take(&mut self, took: Duration) {
+        self.saved = self.saved.saturating_sub(i64::try_from(took.as_nanos()).unwrap_or(i64::MAX));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn housekeeping_takes_a_tenth_of_the_time_while_writes_come_and_no_less() {
+        let (write, step) = (Duration::from_millis(3), Duration::from_millis(14));
+        let (mut share, mut writing, mut keeping) = (Share::default(), Duration::ZERO, Duration::ZERO);
+        for _ in 0..10_000 {
+            share.written(write);
+            writing += write;
+            if share.is_there() {
+                share.take(step);
+                keeping += step;
+            }
+        }
+        let share = keeping.as_secs_f64() / (writing + keeping).as_secs_f64();
+        assert!((0.098..0.101).contains(&share), "{share}");
+    }
+
+    #[test]
+    fn what_was_saved_up_is_no_more_than_one_step() {
+        let mut share = Share::default();
+        share.written(Duration::from_secs(3600));
+        share.take(Duration::from_millis(21));
+        assert!(!share.is_there());
     }
 }

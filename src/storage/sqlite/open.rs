@@ -18,7 +18,10 @@ use sqlx::{
     sqlite::{SqliteAutoVacuum, SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 
-use super::{LogBounds, SqliteStorage, attachments, checkpoint, error, events, halt::Halt, recovery, teardown, writer};
+use super::{
+    LogBounds, SqliteStorage, attachments, checkpoint, error, events, halt::Halt, housekeeping::Housekeeping, recovery,
+    teardown, writer,
+};
 
 pub(super) static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
 
@@ -217,9 +220,11 @@ impl SqliteStorage {
             .connect_lazy_with(to_read(path));
         let last_event = events::last(&mut conn).await.map_err(|error| damaged(path, &error))?;
         let halt = Halt::new(options.on_failed_sync);
+        let (reclaimed, reclaims) = tokio::sync::watch::channel(0);
+        let housekeeping = Housekeeping::new(options.log, reclaimed);
         Ok(Self {
-            checkpoints: checkpoint::start(options_to_write.clone(), halt.clone()),
-            writer: writer::start(conn, options_to_write, last_event, options.log, halt),
+            checkpoints: checkpoint::start(options_to_write.clone(), reclaims, halt.clone()),
+            writer: writer::start(conn, options_to_write, last_event, housekeeping, halt),
             readers,
             lock: Some(lock).into(),
         })

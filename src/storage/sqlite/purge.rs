@@ -14,9 +14,7 @@ use sqlx::SqliteConnection;
 use super::{attachments, deletion::Keys, error};
 use crate::storage::Result;
 
-/// How long a step goes on to begin statements. Each of these takes a few milliseconds at most.
-const STEP: Duration = Duration::from_millis(8);
-/// The same for the step in the delete's own transaction.
+/// How long the step in a delete's own transaction goes on to begin statements.
 const FIRST_STEP: Duration = Duration::from_millis(3);
 /// Sessions that are purged together.
 const SESSIONS: i64 = 32;
@@ -27,12 +25,22 @@ const TEXT: i64 = 32 << 10;
 const ROWS: i64 = 64;
 const RECORDS: i64 = 1 << 20;
 
-/// How far the events of some trees were looked through: most of a tree's may be those of sessions that stay.
+/// How far a purge has come.
 #[derive(Debug, Default)]
-pub(super) struct Seen {
+pub(super) struct Progress {
+    /// Trees whose events are looked through: most of these may be those of sessions that stay.
     roots: String,
     /// The last event that was looked at, with its root; none when there are no more.
     after: Option<(i64, i64)>,
+    /// Messages that were removed.
+    pub(super) messages: u64,
+}
+
+impl Progress {
+    /// The same, when more was deleted since.
+    pub(super) fn anew(self) -> Self {
+        Self { messages: self.messages, ..Self::default() }
+    }
 }
 
 /// Sessions to purge: everything below each of them is among them, or gone.
@@ -43,22 +51,33 @@ struct Batch {
     places: String,
 }
 
-/// A step's worth of sessions and of attachments' bytes. Whether there may be more.
-pub(super) async fn some(conn: &mut SqliteConnection, seen: &mut Seen) -> Result<bool> {
-    let more = step(conn, None, STEP, seen).await?;
-    Ok(attachments::purge(conn).await? || more)
+/// Purges sessions, then attachments' bytes, until the time is over. Whether there may be more.
+pub(super) async fn some(conn: &mut SqliteConnection, progress: &mut Progress, until: Instant) -> Result<bool> {
+    if sessions(conn, None, until, progress).await? {
+        return Ok(true);
+    }
+    while attachments::purge(conn).await? {
+        if Instant::now() >= until {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// The step of a delete's own transaction: a small tree is gone at once.
 pub(super) async fn first_step(conn: &mut SqliteConnection, root: Option<i64>) -> Result<()> {
-    step(conn, root, FIRST_STEP, &mut Seen::default()).await.map(drop)
+    sessions(conn, root, Instant::now() + FIRST_STEP, &mut Progress::default()).await.map(drop)
 }
 
-/// Purges for about this long, of one tree if it is named. Whether there may be more.
-async fn step(conn: &mut SqliteConnection, root: Option<i64>, within: Duration, seen: &mut Seen) -> Result<bool> {
-    let until = Instant::now() + within;
+/// Purges until the time is over, of one tree if it is named. Whether there may be more.
+async fn sessions(
+    conn: &mut SqliteConnection,
+    root: Option<i64>,
+    until: Instant,
+    progress: &mut Progress,
+) -> Result<bool> {
     while let Some(batch) = next(conn, root).await? {
-        if content(conn, &batch, until, seen).await? {
+        if content(conn, &batch, until, progress).await? {
             return Ok(true);
         }
         rows(conn, &batch).await?;
@@ -99,18 +118,25 @@ async fn next(conn: &mut SqliteConnection, root: Option<i64>) -> Result<Option<B
 }
 
 /// Removes what the sessions hold. Whether there may be more: the time is over.
-async fn content(conn: &mut SqliteConnection, batch: &Batch, until: Instant, seen: &mut Seen) -> Result<bool> {
-    if seen.roots != batch.roots {
-        *seen = Seen { roots: batch.roots.clone(), after: Some((0, 0)) };
+async fn content(conn: &mut SqliteConnection, batch: &Batch, until: Instant, progress: &mut Progress) -> Result<bool> {
+    if progress.roots != batch.roots {
+        (progress.roots, progress.after) = (batch.roots.clone(), Some((0, 0)));
     }
-    while let Some(after) = seen.after {
-        seen.after = events(conn, &batch.roots, after).await?;
+    while let Some(after) = progress.after {
+        progress.after = events(conn, &batch.roots, after).await?;
         if Instant::now() >= until {
             return Ok(true);
         }
     }
     for of in [Content::Messages, Content::Attachments, Content::Runs, Content::Usage] {
-        while remove(conn, of, &batch.keys).await? > 0 {
+        loop {
+            let removed = remove(conn, of, &batch.keys).await?;
+            if of == Content::Messages {
+                progress.messages += removed;
+            }
+            if removed == 0 {
+                break;
+            }
             if Instant::now() >= until {
                 return Ok(true);
             }
@@ -152,7 +178,7 @@ async fn events(conn: &mut SqliteConnection, roots: &str, after: (i64, i64)) -> 
 }
 
 /// What belongs to a session.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Content {
     Messages,
     Attachments,

@@ -96,6 +96,23 @@ pub(super) const STEP_OF_MERGE: i64 = 256;
 /// The same for the first step: FTS5 takes a negative number as the order to merge everything.
 pub(super) const START_OF_MERGE: i64 = -STEP_OF_MERGE;
 
+/// The same for a step that writes are not to wait for long.
+pub(super) const SMALL_STEP_OF_MERGE: i64 = 64;
+
+/// Messages in the index: the first number of a record that FTS5 keeps of it, in seven binary digits a byte.
+pub(super) async fn indexed(conn: &mut SqliteConnection) -> Result<u64> {
+    let averages = sqlx::query_scalar!(r#"select block as "block!: Vec<u8>" from message_index_data where id = 1"#);
+    let averages = averages.fetch_optional(conn).await.map_err(error::of)?.unwrap_or_default();
+    let mut rows = 0;
+    for byte in averages.into_iter().take(8) {
+        rows = rows << 7 | u64::from(byte & 0x7f);
+        if byte < 0x80 {
+            break;
+        }
+    }
+    Ok(rows)
+}
+
 /// One step of merging the index of messages. False when nothing was left to merge: FTS5 then changes one row at most.
 pub(super) async fn merge(conn: &mut SqliteConnection, pages: i64) -> Result<bool> {
     let before = changes(conn).await?;

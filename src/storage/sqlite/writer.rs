@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    LogBounds, append, checkpoint,
+    append, checkpoint,
     clock::Followed,
     error, events,
     halt::Halt,
@@ -32,7 +32,7 @@ use crate::{
 
 /// Jobs that are committed together at most.
 const BATCH: usize = 256;
-/// How often the writer looks for commits of other processes, and purges bytes of deleted attachments.
+/// How often the writer looks for commits of other processes.
 const TICK: Duration = Duration::from_millis(250);
 
 /// Statistics for whoever opens the database next, of large tables alone. That a table was small when it was last looked
@@ -46,13 +46,13 @@ pub(super) fn start(
     conn: SqliteConnection,
     options: SqliteConnectOptions,
     last_event: i64,
-    log: LogBounds,
+    housekeeping: Housekeeping,
     halt: Halt,
 ) -> Writer {
     let (queue, jobs) = mpsc::channel(QUEUE);
     let (foreign_commits, foreign) = watch::channel(0);
     let (announced, last_event) = watch::channel(last_event);
-    let (conn, seen, housekeeping) = (Some(conn), None, Housekeeping::new(log));
+    let (conn, seen) = (Some(conn), None);
     let wal = checkpoint::wal_path(options.get_filename());
     let (waits, failing, clock, halts) = (true, false, Followed::default(), halt.clone());
     let work =
@@ -84,20 +84,18 @@ impl Working {
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut batch = Vec::with_capacity(BATCH);
         loop {
+            let is_due = self.housekeeping.is_due(*self.announced.borrow());
             tokio::select! {
                 biased;
                 taken = jobs.recv_many(&mut batch, BATCH) => match taken {
                     0 => break,
-                    _ => self.commit_together(std::mem::take(&mut batch)).await,
+                    _ => self.write(std::mem::take(&mut batch)).await,
                 },
                 // What is queued is still taken; then the channel is empty and ends the loop.
                 () = closing.cancelled(), if !jobs.is_closed() => jobs.close(),
-                // Without a pause while there is something to do and nothing is queued.
-                () = std::future::ready(()), if self.housekeeping.is_due(*self.announced.borrow()) => self.idle().await,
-                _ = tick.tick() => {
-                    self.housekeeping.pause(false);
-                    self.idle().await;
-                }
+                // Without a pause while there is something to do and nothing is written.
+                () = tokio::time::sleep_until(self.housekeeping.quiet_from().into()), if is_due => self.idle().await,
+                _ = tick.tick() => self.idle().await,
             }
         }
         self.leave().await;
@@ -122,24 +120,37 @@ impl Working {
         }
     }
 
+    /// Commits what was queued; then housekeeping has its share of the time, also when more is queued.
+    async fn write(&mut self, batch: Vec<Queued>) {
+        let began = Instant::now();
+        self.commit_together(batch).await;
+        self.housekeeping.written(began.elapsed());
+        if self.housekeeping.is_due_beside_writes(*self.announced.borrow()) {
+            let began = Instant::now();
+            self.idle().await;
+            self.housekeeping.took_beside_writes(began.elapsed());
+        }
+    }
+
     /// What is done when nothing is queued.
     async fn idle(&mut self) {
         match self.keep_house().await {
             Ok(()) => self.failing = false,
             Err(error) => {
                 self.halt.notice(&error);
-                // Tried again with the next tick, and told of once.
+                // Tried again later, and told of once.
                 if !std::mem::replace(&mut self.failing, true) && !self.halt.is_halted() {
                     tracing::warn!(%error, "housekeeping fails");
                 }
-                self.housekeeping.pause(true);
+                self.housekeeping.pause();
             }
         }
     }
 
     async fn keep_house(&mut self) -> Result<()> {
         self.follow_clock().await?;
-        self.wait_for_disk(true).await?;
+        // What of it is lost is done again.
+        self.wait_for_disk(false).await?;
         let conn = self.connection().await?;
         let (version, last) = (data_version(conn).await?, events::last(conn).await?);
         self.notice(version);
@@ -179,7 +190,7 @@ impl Working {
     fn notice(&mut self, version: i64) {
         if self.seen.replace(version) != Some(version) {
             self.foreign_commits.send_modify(|count| *count += 1);
-            self.housekeeping.written();
+            self.housekeeping.suspect();
             self.clock.suspect();
         }
     }
@@ -189,7 +200,6 @@ impl Working {
     }
 
     async fn commit_together(&mut self, batch: Vec<Queued>) {
-        self.housekeeping.written();
         // The oldest waits no longer than it may, however many batches were before its own.
         let until = batch.first().map_or_else(Instant::now, |(since, _)| *since) + PATIENCE;
         if batch.iter().all(|(_, command)| matches!(command, Command::Prepare(_))) {
