@@ -211,14 +211,15 @@ impl Known {
 
     async fn missing(&self, db: &Path) -> sqlx::Result<Vec<String>> {
         let mut conn = SqliteConnectOptions::new().filename(db).read_only(true).connect().await?;
-        let sessions: Vec<String> = sqlx::query_scalar("select id from sessions").fetch_all(&mut conn).await?;
+        let sessions: Vec<String> = sqlx::query_scalar("select id from live_sessions").fetch_all(&mut conn).await?;
         let said: Vec<(String, String)> =
-            sqlx::query_as("select s.id, substr(m.content, 1, instr(m.content, ' ') - 1) from messages m join sessions s using (session_key)")
+            sqlx::query_as("select s.id, substr(m.content, 1, instr(m.content, ' ') - 1) from messages m join live_sessions s using (session_key)")
                 .fetch_all(&mut conn).await?;
-        let attached: Vec<(String, String, i64)> =
-            sqlx::query_as("select s.id, a.filename, a.size from attachments a join sessions s using (session_key)")
-                .fetch_all(&mut conn)
-                .await?;
+        let attached: Vec<(String, String, i64)> = sqlx::query_as(
+            "select s.id, a.filename, a.size from attachments a join live_sessions s using (session_key)",
+        )
+        .fetch_all(&mut conn)
+        .await?;
         conn.close().await?;
         let (sessions, said): (BTreeSet<_>, BTreeSet<_>) = (sessions.into_iter().collect(), said.into_iter().collect());
         let attached: BTreeMap<_, _> =

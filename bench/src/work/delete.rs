@@ -1,29 +1,26 @@
-//! Deleting a root with all below it: through the library against bare SQLite, and over HTTP with others reading and
-//! writing meanwhile.
+//! Deleting a root with all below it: through the library against bare SQLite, which removes all of it at once, and over
+//! HTTP with others reading and writing meanwhile and beside the purge.
 
-use std::{
-    cell::Cell,
-    rc::Rc,
-    time::{Duration, Instant},
-};
+use std::{rc::Rc, time::Instant};
 
 use bench_protocol::{Job, Plan};
 use tokio::task::LocalSet;
 
-use super::together::post_message;
+use super::{
+    beside::{beside, purged},
+    together::post_message,
+};
 use crate::{
     Outcome,
     bench::Bench,
-    figures::{Unit, percentile, ratios},
-    http::{self, Address, Client},
+    figures::{Unit, ratios},
+    http,
 };
 
 /// Trees of each size: one is deleted each time.
 const TREES: usize = 3;
 /// Messages of a child.
 const MESSAGES: usize = 20;
-/// What others do between two reads.
-const PAUSE: Duration = Duration::from_millis(1);
 
 fn plan(children: &[usize]) -> Plan {
     let trees =
@@ -46,10 +43,17 @@ fn through_libraries(bench: &mut Bench, children: &[usize]) -> Outcome<()> {
     bench.culm.open(&ours)?;
     let delete = |size: usize, tree: usize| Job::Delete { session: format!("t{size}-{tree}") };
     for size in children {
-        let (mut culm, mut by_sets, mut by_triggers) = (Vec::new(), Vec::new(), Vec::new());
+        let is_last = Some(size) == children.last();
+        let (mut culm, mut whole, mut by_sets, mut by_triggers) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for tree in 0..TREES {
             let job = delete(*size, tree);
+            let begun = Instant::now();
             culm.extend(bench.culm.ask(&job)?.micros);
+            if is_last {
+                // Marked, purged, and its space given back: what bare SQLite does at once, and more.
+                purged(&ours)?;
+                whole.push(begun.elapsed().as_secs_f64() * 1e6);
+            }
             bench.sqlite.open(&bare)?;
             bench.sqlite.ask(&Job::Unhook {})?;
             by_sets.extend(bench.sqlite.ask(&job)?.micros);
@@ -59,9 +63,10 @@ fn through_libraries(bench: &mut Bench, children: &[usize]) -> Outcome<()> {
         bench.add_sized("delete.culm_children", *size, Unit::Microseconds, &culm);
         bench.add_sized("delete.sqlite_children", *size, Unit::Microseconds, &by_sets);
         bench.add_sized("delete.sqlite_triggers_children", *size, Unit::Microseconds, &by_triggers);
-        if Some(size) == children.last() {
-            bench.add_values("delete.over_sqlite", Unit::Times, &ratios(&culm, &by_sets));
-            bench.add_values("delete.over_sqlite_triggers", Unit::Times, &ratios(&culm, &by_triggers));
+        if is_last {
+            bench.add_values("delete.mark", Unit::Milliseconds, &culm.iter().map(|took| took / 1e3).collect::<Vec<_>>());
+            bench.add_values("delete.over_sqlite", Unit::Times, &ratios(&whole, &by_sets));
+            bench.add_values("delete.over_sqlite_triggers", Unit::Times, &ratios(&whole, &by_triggers));
         }
     }
     bench.culm.close()?;
@@ -70,77 +75,31 @@ fn through_libraries(bench: &mut Bench, children: &[usize]) -> Outcome<()> {
 
 fn beside_others(bench: &mut Bench, children: &[usize]) -> Outcome<()> {
     let server = bench.serve("trees", &plan(children))?;
+    let address = &server.address;
     let size = children[children.len() - 1];
     let word = bench.texts.word(5000).to_owned();
-    let (mut deletes, mut reads, mut beyond) = (Vec::new(), Vec::new(), Vec::new());
-    for tree in 0..TREES {
-        let root = format!("t{size}-{tree}");
-        let text = bench.texts.of_a_kib(1 << 35);
-        let seen = LocalSet::new().block_on(&http::runtime()?, beside(&server.address, &root, &word, &text))?;
-        deletes.push(seen.delete / 1e3);
-        reads.push(seen.longest_read / 1e3);
-        beyond.push((seen.longest_write - seen.delete).max(0.0) / 1e3);
-    }
-    bench.add_values("delete.http", Unit::Milliseconds, &deletes);
-    bench.add_values("delete.longest_read", Unit::Milliseconds, &reads);
-    bench.add_values("delete.longest_write_beyond", Unit::Milliseconds, &beyond);
-    Ok(())
-}
-
-/// In microseconds.
-struct Seen {
-    delete: f64,
-    longest_read: f64,
-    longest_write: f64,
-}
-
-/// Deletes a root while two read and one writes, until all that they had begun has ended.
-async fn beside(server: &Address, root: &str, word: &str, text: &str) -> Outcome<Seen> {
-    let done = Rc::new(Cell::new(false));
     let targets = [
         "/api/v1/sessions?limit=50",
         "/api/v1/sessions/n100",
         "/api/v1/sessions/n100/messages?before=60",
         &format!("/api/v1/search?q={word}"),
     ];
-    let reads: Vec<Rc<[u8]>> = targets.iter().map(|target| server.get(target).into()).collect();
-    let write: Rc<[u8]> = post_message(server, "other", text).into();
-    let others = [reads.clone(), reads, vec![write]].map(|requests| {
-        let (address, done) = (server.clone(), done.clone());
-        tokio::task::spawn_local(again_and_again(address, requests, done))
-    });
-    let mut client = Client::connect(server).await?;
-    // The others have connected, and what they ask for was asked for before.
-    tokio::time::sleep(Duration::from_millis(200)).await;
-    let delete = server.request("DELETE", &format!("/api/v1/sessions/{root}?force=true"), &[], &[]);
-    let begun = Instant::now();
-    client.succeed(&delete).await?;
-    let took = begun.elapsed().as_secs_f64() * 1e6;
-    done.set(true);
-    let mut longest = Vec::new();
-    for other in others {
-        let samples = other.await??;
-        let beside = samples.into_iter().filter(|(at, took)| *at + Duration::from_secs_f64(took / 1e6) >= begun);
-        longest.push(percentile(&beside.map(|(_, took)| took).collect::<Vec<_>>(), 1.0));
+    let reads: Vec<Rc<[u8]>> = targets.iter().map(|target| address.get(target).into()).collect();
+    let (mut deletes, mut reading, mut writing) = (Vec::new(), Vec::new(), Vec::new());
+    for tree in 0..TREES {
+        let delete = format!("/api/v1/sessions/t{size}-{tree}?force=true");
+        let delete = address.request("DELETE", &delete, &[], &[]);
+        let write = post_message(address, "other", &bench.texts.of_a_kib(1 << 35));
+        let others = beside(address, &delete, vec![reads.clone(), reads.clone()], vec![write.into()]);
+        let seen = LocalSet::new().block_on(&http::runtime()?, others)?;
+        deletes.push(seen.took / 1e3);
+        reading.push(seen.longest_read / 1e3);
+        writing.push(seen.write_over_bound());
     }
-    Ok(Seen { delete: took, longest_read: longest[0].max(longest[1]), longest_write: longest[2] })
-}
-
-/// When each request began, and how many microseconds it took.
-async fn again_and_again(
-    address: Address,
-    requests: Vec<Rc<[u8]>>,
-    done: Rc<Cell<bool>>,
-) -> Outcome<Vec<(Instant, f64)>> {
-    let (mut client, mut samples) = (Client::connect(&address).await?, Vec::new());
-    for request in requests.iter().cycle() {
-        if done.get() {
-            break;
-        }
-        let begun = Instant::now();
-        client.succeed(request).await?;
-        samples.push((begun, begun.elapsed().as_secs_f64() * 1e6));
-        tokio::time::sleep(PAUSE).await;
-    }
-    Ok(samples)
+    let free = purged(&bench.place("trees-server.db"))?;
+    bench.add_values("delete.http", Unit::Milliseconds, &deletes);
+    bench.add_values("delete.longest_read", Unit::Milliseconds, &reading);
+    bench.add_values("delete.longest_write_over_bound", Unit::Times, &writing);
+    bench.add_values("delete.free_pages", Unit::Times, &[free]);
+    Ok(())
 }

@@ -2,6 +2,7 @@
 
 mod append;
 mod attachment;
+mod beside;
 mod binary;
 mod cleanup;
 mod delete;

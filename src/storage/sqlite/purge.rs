@@ -14,8 +14,10 @@ use sqlx::SqliteConnection;
 use super::{attachments, deletion::Keys, error};
 use crate::storage::Result;
 
-/// How long the step in a delete's own transaction goes on to begin statements.
-const FIRST_STEP: Duration = Duration::from_millis(3);
+/// How long the step in a delete's own transaction goes on to begin statements, and the rows that it removes however slow
+/// the machine is: those of a small tree, which is gone at once.
+const FIRST_STEP: Duration = Duration::from_millis(4);
+const SMALL: u64 = 32;
 /// Sessions that are purged together.
 const SESSIONS: i64 = 32;
 /// Rows, and bytes of text, that one statement removes.
@@ -53,7 +55,7 @@ struct Batch {
 
 /// Purges sessions, then attachments' bytes, until the time is over. Whether there may be more.
 pub(super) async fn some(conn: &mut SqliteConnection, progress: &mut Progress, until: Instant) -> Result<bool> {
-    if sessions(conn, None, until, progress).await? {
+    if sessions(conn, None, &mut End { at: until, sure: 0 }, progress).await? {
         return Ok(true);
     }
     while attachments::purge(conn).await? {
@@ -64,24 +66,40 @@ pub(super) async fn some(conn: &mut SqliteConnection, progress: &mut Progress, u
     Ok(false)
 }
 
+/// When a step ends.
+struct End {
+    at: Instant,
+    /// Rows that it removes before it looks at the time.
+    sure: u64,
+}
+
+impl End {
+    /// Whether the time is over, after so many rows more.
+    fn is_here(&mut self, removed: u64) -> bool {
+        self.sure = self.sure.saturating_sub(removed);
+        self.sure == 0 && Instant::now() >= self.at
+    }
+}
+
 /// The step of a delete's own transaction: a small tree is gone at once.
 pub(super) async fn first_step(conn: &mut SqliteConnection, root: Option<i64>) -> Result<()> {
-    sessions(conn, root, Instant::now() + FIRST_STEP, &mut Progress::default()).await.map(drop)
+    let mut end = End { at: Instant::now() + FIRST_STEP, sure: SMALL };
+    sessions(conn, root, &mut end, &mut Progress::default()).await.map(drop)
 }
 
 /// Purges until the time is over, of one tree if it is named. Whether there may be more.
 async fn sessions(
     conn: &mut SqliteConnection,
     root: Option<i64>,
-    until: Instant,
+    end: &mut End,
     progress: &mut Progress,
 ) -> Result<bool> {
     while let Some(batch) = next(conn, root).await? {
-        if content(conn, &batch, until, progress).await? {
+        if content(conn, &batch, end, progress).await? {
             return Ok(true);
         }
-        rows(conn, &batch).await?;
-        if Instant::now() >= until {
+        let removed = rows(conn, &batch).await?;
+        if end.is_here(removed) {
             return Ok(true);
         }
     }
@@ -118,13 +136,14 @@ async fn next(conn: &mut SqliteConnection, root: Option<i64>) -> Result<Option<B
 }
 
 /// Removes what the sessions hold. Whether there may be more: the time is over.
-async fn content(conn: &mut SqliteConnection, batch: &Batch, until: Instant, progress: &mut Progress) -> Result<bool> {
+async fn content(conn: &mut SqliteConnection, batch: &Batch, end: &mut End, progress: &mut Progress) -> Result<bool> {
     if progress.roots != batch.roots {
         (progress.roots, progress.after) = (batch.roots.clone(), Some((0, 0)));
     }
     while let Some(after) = progress.after {
         progress.after = events(conn, &batch.roots, after).await?;
-        if Instant::now() >= until {
+        // To look through events costs something, too.
+        if end.is_here(8) {
             return Ok(true);
         }
     }
@@ -137,7 +156,7 @@ async fn content(conn: &mut SqliteConnection, batch: &Batch, until: Instant, pro
             if removed == 0 {
                 break;
             }
-            if Instant::now() >= until {
+            if end.is_here(removed) {
                 return Ok(true);
             }
         }
@@ -247,8 +266,8 @@ async fn remove(conn: &mut SqliteConnection, of: Content, keys: &Keys) -> Result
     removed.map(|done| done.rows_affected()).map_err(error::of)
 }
 
-/// Removes the sessions, which hold nothing any more.
-async fn rows(conn: &mut SqliteConnection, batch: &Batch) -> Result<()> {
+/// Removes the sessions, which hold nothing any more. How many these were.
+async fn rows(conn: &mut SqliteConnection, batch: &Batch) -> Result<u64> {
     let unqueue = sqlx::query!(
         "delete from purges where (root_key, spawn_depth, session_key) in (
            select value ->> 0, value ->> 1, value ->> 2 from json_each(?1))",
@@ -259,5 +278,5 @@ async fn rows(conn: &mut SqliteConnection, batch: &Batch) -> Result<()> {
         "delete from sessions where session_key in (select value from json_each(?1)) and deleted_at is not null",
         batch.keys
     );
-    remove.execute(conn).await.map(drop).map_err(error::of)
+    remove.execute(conn).await.map(|done| done.rows_affected()).map_err(error::of)
 }
