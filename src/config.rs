@@ -61,6 +61,10 @@ pub struct Server {
     /// Bytes of an attachment at most [default: 104857600]
     #[arg(long, value_name = "BYTES", env = "CULM_MAX_ATTACHMENT_BYTES")]
     max_attachment_bytes: Option<usize>,
+    /// Bytes that requests and their answers may hold at one time; further ones wait a moment, then are refused
+    /// [default: 268435456]
+    #[arg(long, value_name = "BYTES", env = "CULM_MAX_BYTES_IN_FLIGHT")]
+    max_bytes_in_flight: Option<usize>,
     /// Runs that are carried out at one time; further ones wait in order [default: 16]
     #[arg(long, value_name = "N", env = "CULM_MAX_CONCURRENT_RUNS", value_parser = clap::value_parser!(u16).range(1..))]
     max_concurrent_runs: Option<u16>,
@@ -152,6 +156,7 @@ impl Place {
             message: given.max_message_bytes.or(file.max_message_bytes).unwrap_or(defaults.message),
             body: given.max_body_bytes.or(file.max_body_bytes).unwrap_or(defaults.body),
             attachment: given.max_attachment_bytes.or(file.max_attachment_bytes).unwrap_or(defaults.attachment),
+            in_flight: given.max_bytes_in_flight.or(file.max_bytes_in_flight).unwrap_or(defaults.in_flight),
         };
         let default_executor = default_executor(given.default_executor.or(file.default_executor), &file.executors)?;
         let worktrees = given.worktrees.or(file.worktrees).unwrap_or_else(|| db.with_file_name("worktrees"));

@@ -154,10 +154,10 @@ fn main() -> ExitCode {
     }
 }
 
-/// One core is left to SQLite's threads, for whose writes and reads the workers wait. Where there are two, a second worker
-/// would take turns with them and with the first: reading a session cost a tenth more with it (`bench/`).
+/// One core is left to SQLite's threads, for whose writes and reads the workers wait. Never fewer than two: what takes
+/// one of them longer than it should must not hold up everybody.
 fn workers() -> usize {
-    std::thread::available_parallelism().map_or(1, |cores| cores.get().saturating_sub(1).max(1))
+    std::thread::available_parallelism().map_or(2, |cores| cores.get().saturating_sub(1).max(2))
 }
 
 async fn run(command: Command) -> Result<ExitCode, Failure> {

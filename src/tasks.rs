@@ -1,16 +1,29 @@
 //! The only place that spawns. Every task is tracked, so that a shutdown can wait for it.
 
-use std::future::Future;
+use std::{any::Any, future::Future, sync::Arc};
 
-use tokio::{
-    runtime::{Handle, RuntimeFlavor},
-    sync::Mutex,
-    task::JoinHandle,
-};
+use tokio::{sync::Mutex, task::JoinHandle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-/// Bytes of JSON that take milliseconds, where a request takes microseconds otherwise.
-const MUCH_JSON: usize = 1 << 20;
+/// Bytes whose reading, writing, hashing or coding takes a millisecond, where a request takes microseconds otherwise. A
+/// hand-over to another thread takes microseconds, too.
+const MUCH: usize = 256 << 10;
+
+/// Something that work holds until it has ended, wherever it is done.
+type Held = Arc<dyn Any + Send + Sync>;
+
+tokio::task_local! {
+    static HELD: Held;
+}
+
+/// Work that holds something: so does what it hands over to [`Tasks::detached`] and [`blocking`], until that has ended.
+pub async fn holding<F: Future>(held: Held, work: F) -> F::Output {
+    HELD.scope(held, work).await
+}
+
+fn held() -> Option<Held> {
+    HELD.try_with(Clone::clone).ok()
+}
 
 /// Tasks that a server waits for before it ends.
 #[derive(Debug, Clone, Default)]
@@ -36,6 +49,13 @@ impl Tasks {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
+        let held = held();
+        let task = async move {
+            match held {
+                Some(held) => holding(held, task).await,
+                None => task.await,
+            }
+        };
         match self.0.spawn(task).await {
             Ok(output) => output,
             Err(error) => match error.try_into_panic() {
@@ -105,17 +125,24 @@ impl Worker {
     }
 }
 
-/// Reads or writes JSON of about this many bytes. Where they are many, what else this thread had to do goes on meanwhile on
-/// another, unless the runtime has but one.
-pub fn on_json<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
-    let runtime = Handle::try_current().ok().filter(|_| bytes >= MUCH_JSON);
-    match runtime.map(|runtime| runtime.runtime_flavor()) {
-        Some(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(work),
-        _ => work(),
+/// Reads, writes, hashes or codes about this many bytes: here where they are few, and from 256 KiB on where it holds up
+/// no other task.
+///
+/// # Panics
+/// When the work does.
+pub async fn on_bytes<F, T>(bytes: usize, work: F) -> T
+where
+    F: FnOnce() -> T + Send + 'static,
+    T: Send + 'static,
+{
+    match bytes < MUCH {
+        true => work(),
+        false => blocking(work).await,
     }
 }
 
-/// Does work that waits for the file system, or takes long, where it holds up no other task.
+/// Does work that waits for the file system, or takes long, where it holds up no other task. No agent is started there:
+/// Linux ends a process with the thread that started it, and the threads of this pool end when they are idle.
 ///
 /// # Panics
 /// When the work does.
@@ -124,6 +151,11 @@ where
     F: FnOnce() -> T + Send + 'static,
     T: Send + 'static,
 {
+    let held = held();
+    let work = move || {
+        let _held = held;
+        work()
+    };
     match tokio::task::spawn_blocking(work).await {
         Ok(output) => output,
         Err(error) => match error.try_into_panic() {
@@ -141,14 +173,21 @@ mod tests {
     use super::*;
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-    async fn the_only_worker_does_other_things_beside_much_json() {
+    async fn the_only_worker_does_other_things_beside_many_bytes() {
         let heard = owned(async {
             let (say, hear) = mpsc::channel();
             let other = owned(async move { say.send(()) });
-            let heard = on_json(MUCH_JSON, || hear.recv_timeout(Duration::from_secs(60)));
+            let heard = on_bytes(MUCH, move || hear.recv_timeout(Duration::from_secs(60))).await;
             other.await.unwrap().unwrap();
             heard
         });
         assert_eq!(heard.await.unwrap(), Ok(()));
+    }
+
+    #[tokio::test]
+    async fn few_bytes_are_worked_on_where_they_are() {
+        let here = std::thread::current().id();
+        assert_eq!(on_bytes(MUCH - 1, || std::thread::current().id()).await, here);
+        assert_ne!(on_bytes(MUCH, || std::thread::current().id()).await, here);
     }
 }

@@ -8,6 +8,7 @@ use serde_json::json;
 use crate::{
     attachments::AttachmentReader,
     model::{Message, Role, detected_mime_type},
+    tasks,
 };
 
 use super::{Error, Turn, content};
@@ -103,6 +104,13 @@ async fn parts(message: &Message, images: bool, attachments: &dyn AttachmentRead
     Ok(pieces)
 }
 
+/// The image that a data URL holds.
+fn held_in(url: &str) -> Option<Piece> {
+    let data = data_url::DataUrl::process(url).ok()?;
+    let (bytes, _) = data.decode_to_vec().ok()?;
+    Some(Piece::Image { mime_type: data.mime_type().to_string(), data: STANDARD.encode(bytes) })
+}
+
 /// An image, or why it cannot be shown.
 async fn image(url: &str, takes_images: bool, attachments: &dyn AttachmentReader) -> Result<Piece, Error> {
     let missing = |why: &str| {
@@ -111,17 +119,18 @@ async fn image(url: &str, takes_images: bool, attachments: &dyn AttachmentReader
     if !takes_images {
         return missing("this agent takes none");
     }
-    if let Ok(data) = data_url::DataUrl::process(url) {
-        let mime_type = data.mime_type().to_string();
-        return match data.decode_to_vec() {
-            Ok((bytes, _)) => Ok(Piece::Image { mime_type, data: STANDARD.encode(bytes) }),
-            Err(_) => missing("it is damaged"),
+    if url.get(..5).is_some_and(|scheme| scheme.eq_ignore_ascii_case("data:")) {
+        let held = url.to_owned();
+        return match tasks::on_bytes(url.len(), move || held_in(&held)).await {
+            Some(image) => Ok(image),
+            None => missing("it is damaged"),
         };
     }
     match attachments.resolve(url, IMAGE).await {
         Ok(Some((bytes, declared))) => {
             let mime_type = detected_mime_type(&bytes).unwrap_or(&declared).to_owned();
-            Ok(Piece::Image { mime_type, data: STANDARD.encode(&bytes) })
+            let data = tasks::on_bytes(bytes.len(), move || STANDARD.encode(&bytes)).await;
+            Ok(Piece::Image { mime_type, data })
         }
         Ok(None) => missing("it is not there any more"),
         Err(error) if error.kind() == std::io::ErrorKind::FileTooLarge => missing("it is too large"),

@@ -22,13 +22,23 @@ pub struct Access {
     hosts: Vec<String>,
 }
 
+/// Who may call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Caller {
+    /// Has shown the token, if one is asked for.
+    User,
+    /// Has not, and asked for nothing that needs it.
+    Stranger,
+}
+
 impl Access {
     /// Asks for this token, if any, and for one of these names (each with its port, where it is not 80).
     pub fn new(token: Option<&str>, hosts: impl IntoIterator<Item = String>) -> Self {
         Self { token: token.map(digest), hosts: hosts.into_iter().collect() }
     }
 
-    pub(super) fn check(&self, path: &str, headers: &HeaderMap) -> Result<(), Problem> {
+    /// Who calls, if it may.
+    pub(super) fn check(&self, path: &str, headers: &HeaderMap) -> Result<Caller, Problem> {
         let forbidden = |detail| Err(Problem::new(StatusCode::FORBIDDEN, "forbidden", "Forbidden", detail));
         let mut hosts = headers.get_all(header::HOST).iter();
         let host = hosts.next().and_then(|host| host.to_str().ok()).unwrap_or_default();
@@ -42,9 +52,12 @@ impl Access {
                 return forbidden("the Origin is not this server's own");
             }
         }
-        match OPEN.contains(&path) || self.has_token(headers) {
-            true => Ok(()),
-            false => {
+        let is_open = OPEN.contains(&path);
+        match self.has_token(headers) {
+            // Where no token is asked for, nobody shows one: who asks for data is a user.
+            true if !is_open || self.token.is_some() => Ok(Caller::User),
+            _ if is_open => Ok(Caller::Stranger),
+            _ => {
                 let detail = "send the token as Authorization: Bearer …; `culm token` prints it";
                 Err(Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", "Unauthorized", detail))
             }
@@ -57,7 +70,9 @@ impl Access {
 
     fn has_token(&self, headers: &HeaderMap) -> bool {
         let Some(expected) = &self.token else { return true };
-        let given = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let Some(given) = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()) else {
+            return false;
+        };
         let token = given.split_once(' ').filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
         token.is_some_and(|(_, token)| bool::from(digest(token.trim()).ct_eq(expected)))
     }

@@ -23,7 +23,12 @@ use futures_util::FutureExt;
 use tower::ServiceExt;
 use tracing::Instrument;
 
-use super::{access::Access, error::Problem};
+use super::{
+    access::{Access, Caller},
+    budget::{self, Budget},
+    error::Problem,
+};
+use crate::model::Limits;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -32,20 +37,23 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub struct Api {
     routes: Router,
     access: Arc<Access>,
+    bytes: Budget,
+    limits: Limits,
 }
 
 impl Api {
-    pub(super) fn new(routes: Router, access: Access) -> Self {
-        Self { routes, access: Arc::new(access) }
+    pub(super) fn new(routes: Router, access: Access, bytes: Budget, limits: Limits) -> Self {
+        Self { routes, access: Arc::new(access), bytes, limits }
     }
 
     /// Gives the request an id, logs it, and finishes its answer.
-    pub(super) async fn answer(self, request: Request) -> Response {
+    /// Who shows the token is told so.
+    pub(super) async fn answer(self, request: Request, trust: impl FnOnce()) -> Response {
         let id = request_id(request.headers());
         let shown = id.to_str().unwrap_or_default();
         let span = tracing::info_span!("request", method = %request.method(), path = request.uri().path(), id = shown);
         let start = Instant::now();
-        let response = self.let_through(request).instrument(span.clone()).await;
+        let response = self.let_through(request, trust).instrument(span.clone()).await;
         let mut response = shaped(response, shown);
         span.in_scope(|| tracing::info!(status = response.status().as_u16(), elapsed = ?start.elapsed(), "answered"));
         response.headers_mut().insert(REQUEST_ID, id);
@@ -53,17 +61,29 @@ impl Api {
     }
 
     /// What panics fails alone.
-    async fn let_through(self, request: Request) -> Response {
-        if let Err(problem) = self.access.check(request.uri().path(), request.headers()) {
-            return problem.into_response();
+    async fn let_through(self, request: Request, trust: impl FnOnce()) -> Response {
+        match self.access.check(request.uri().path(), request.headers()) {
+            Ok(Caller::User) => trust(),
+            Ok(Caller::Stranger) => {}
+            Err(problem) => return problem.into_response(),
         }
-        match AssertUnwindSafe(self.routes.oneshot(request)).catch_unwind().await {
-            Ok(Ok(response)) => response,
-            Ok(Err(never)) => match never {},
-            Err(_) => {
-                tracing::error!("a handler panicked");
-                StatusCode::INTERNAL_SERVER_ERROR.into_response()
-            }
+        match budget::needs(&request, &self.limits) {
+            0 => routed(self.routes, request).await,
+            bytes => match self.bytes.reserve(bytes).await {
+                Ok(reserved) => budget::holding(reserved, routed(self.routes, request)).await,
+                Err(problem) => problem.into_response(),
+            },
+        }
+    }
+}
+
+async fn routed(routes: Router, request: Request) -> Response {
+    match AssertUnwindSafe(routes.oneshot(request)).catch_unwind().await {
+        Ok(Ok(response)) => response,
+        Ok(Err(never)) => match never {},
+        Err(_) => {
+            tracing::error!("a handler panicked");
+            StatusCode::INTERNAL_SERVER_ERROR.into_response()
         }
     }
 }
@@ -106,7 +126,7 @@ mod tests {
 
     async fn answer(api: &Api, path: &str) -> (StatusCode, HeaderValue, serde_json::Value) {
         let request = Request::get(path).header(header::HOST, "here").body(Body::empty()).unwrap();
-        let response = api.clone().answer(request).await;
+        let response = api.clone().answer(request, || {}).await;
         let (status, id) = (response.status(), response.headers()[REQUEST_ID].clone());
         let body = response.into_body().collect().await.unwrap().to_bytes();
         (status, id, serde_json::from_slice(&body).unwrap_or_default())
@@ -118,7 +138,7 @@ mod tests {
             panic!("as the test has it");
         }
         let routes = Router::new().route("/panics", get(panics)).route("/well", get(async || "\"well\""));
-        let api = Api::new(routes, Access::new(None, ["here".to_owned()]));
+        let api = Api::new(routes, Access::new(None, ["here".to_owned()]), Budget::new(1), Limits::default());
         let (status, id, problem) = answer(&api, "/panics").await;
         assert_eq!((status, &problem["code"]), (StatusCode::INTERNAL_SERVER_ERROR, &"internal".into()));
         assert_eq!(problem["request_id"], id.to_str().unwrap());

@@ -85,6 +85,11 @@ impl Problem {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "payload_too_large", "Payload too large", detail).with("limit", limit)
     }
 
+    /// Others hold what it needs.
+    pub(super) fn overloaded(detail: &str) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", "Overloaded", detail)
+    }
+
     /// The same, about this field.
     pub(super) fn about(mut self, param: &str) -> Self {
         self.param = Some(param.into());
@@ -109,7 +114,8 @@ impl Problem {
         let body = serde_json::to_string(self).unwrap_or_default();
         let (status, title, length) = (self.status, &self.title, body.len());
         let head = format!("HTTP/1.1 {status} {title}\r\ncontent-type: application/problem+json\r\n");
-        format!("{head}content-length: {length}\r\nconnection: close\r\n\r\n{body}").into_bytes()
+        let retry = if self.is_passing() { "retry-after: 1\r\n" } else { "" };
+        format!("{head}{retry}content-length: {length}\r\nconnection: close\r\n\r\n{body}").into_bytes()
     }
 
     /// The problem that a bare status of the framework stands for.
@@ -122,6 +128,11 @@ impl Problem {
             _ => ("internal", "something went wrong; the server's log has it under the request's id"),
         };
         Self::new(status, code, status.canonical_reason().unwrap_or("Error"), detail)
+    }
+
+    /// Whether the same request may succeed in a moment.
+    fn is_passing(&self) -> bool {
+        matches!(self.code.as_str(), "storage_busy" | "overloaded")
     }
 
     /// Whether an idempotency key keeps this refusal: only what waiting cannot change. All others are decided again when
@@ -153,7 +164,7 @@ impl Problem {
         let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let mut headers = HeaderMap::new();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        if matches!(self.code.as_str(), "storage_busy" | "overloaded") {
+        if self.is_passing() {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
         if let Some(size) = self.more.get("size").filter(|_| status == StatusCode::RANGE_NOT_SATISFIABLE)

@@ -26,6 +26,7 @@ use tokio::sync::broadcast::{Receiver, error::RecvError};
 
 use super::{
     App,
+    budget::Reserved,
     error::Problem,
     extract::{Path, Query, describe_header},
     sessions::InSession,
@@ -41,6 +42,8 @@ const HEARTBEAT: Duration = Duration::from_secs(15);
 /// Events that are read from the log at once at most, and bytes of them that wait for the client before more are read.
 const PAGE: i64 = 100;
 const READY: usize = 256 << 10;
+/// Bytes that a snapshot may have.
+const SNAPSHOT: usize = 8 << 20;
 /// Sessions that the snapshot of a tree shows at most.
 const TREE: i64 = 1000;
 
@@ -141,6 +144,8 @@ pub(super) struct Events {
     /// What the snapshot showed of messages that were being written.
     shown: Vec<Shown>,
     mode: Mode,
+    /// For what is ready, while it is.
+    reserved: Option<Arc<Reserved>>,
 }
 
 impl Events {
@@ -149,7 +154,17 @@ impl Events {
         let news = app.runs.feed().subscribe();
         let mode = if after.is_some() { Mode::Log } else { Mode::Snapshot };
         let (ready, shown) = (VecDeque::new(), Vec::new());
-        Self { app: app.clone(), scope, news, seen: after.unwrap_or(0), ready, page: PAGE / 4, shown, mode }
+        Self {
+            app: app.clone(),
+            scope,
+            news,
+            seen: after.unwrap_or(0),
+            ready,
+            page: PAGE / 4,
+            shown,
+            mode,
+            reserved: None,
+        }
     }
 
     pub(super) fn into_stream(self) -> impl Stream<Item = Result<Bytes>> {
@@ -158,14 +173,29 @@ impl Events {
                 if let Some(bytes) = events.ready.pop_front() {
                     return Ok(Some((bytes, events)));
                 }
+                // All of it was taken: nothing is held while it waits for more.
+                events.reserved = None;
                 match events.mode {
                     Mode::Ended => return Ok(None),
-                    Mode::Snapshot => events.snapshot().await?,
-                    Mode::Log => events.log().await?,
+                    Mode::Snapshot => events.reading(SNAPSHOT, Self::snapshot).await?,
+                    Mode::Log => events.reading(4 * READY, Self::log).await?,
                     Mode::Live => events.live().await,
                 }
             }
         })
+    }
+
+    /// Reads what is to be sent next, of about so many bytes. Where these cannot be had, the stream ends: its client
+    /// comes back with the last number that it saw.
+    async fn reading(&mut self, bytes: usize, read: impl AsyncFnOnce(&mut Self) -> Result<()>) -> Result<()> {
+        let Ok(reserved) = self.app.under_way.bytes.reserve(bytes).await else {
+            self.mode = Mode::Ended;
+            return Ok(());
+        };
+        read(self).await?;
+        reserved.shrink(self.ready.iter().map(Bytes::len).sum());
+        self.reserved = Some(reserved);
+        Ok(())
     }
 
     async fn snapshot(&mut self) -> Result<()> {

@@ -51,7 +51,7 @@ pub(super) struct Json<T> {
     pub(super) bytes: Bytes,
 }
 
-impl<T: DeserializeOwned> FromRequest<App> for Json<T> {
+impl<T: DeserializeOwned + Send + 'static> FromRequest<App> for Json<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, app: &App) -> Result<Self, Problem> {
@@ -61,7 +61,8 @@ impl<T: DeserializeOwned> FromRequest<App> for Json<T> {
         }
         check_type(request.headers())?;
         let bytes = read(request, app.limits.body).await?;
-        let value = tasks::on_json(bytes.len(), || parse_object(&bytes, &app.limits))?;
+        let (text, limits) = (bytes.clone(), app.limits);
+        let value = tasks::on_bytes(bytes.len(), move || parse_object(&text, &limits)).await?;
         Ok(Self { value, bytes })
     }
 }
@@ -79,7 +80,7 @@ fn parse_object<T: DeserializeOwned>(bytes: &[u8], limits: &Limits) -> Result<T,
 }
 
 /// Where a body may be left out, nothing stands for all defaults.
-impl<T: DeserializeOwned> OptionalFromRequest<App> for Json<T> {
+impl<T: DeserializeOwned + Send + 'static> OptionalFromRequest<App> for Json<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, app: &App) -> Result<Option<Self>, Problem> {
@@ -409,6 +410,17 @@ pub(super) struct Answer<const STATUS: u16, T> {
 impl<const STATUS: u16, T: Serialize> Answer<STATUS, T> {
     pub(super) fn new(value: &T) -> Self {
         Self::raw(serde_json::to_vec(value).unwrap_or_default().into())
+    }
+}
+
+impl<const STATUS: u16, T: Serialize + Send + 'static> Answer<STATUS, T> {
+    /// The answer of a value whose JSON has about this many bytes.
+    pub(super) async fn of(bytes: usize, value: T) -> Self {
+        let written = tasks::on_bytes(bytes, move || {
+            let mut json = Vec::with_capacity(bytes);
+            serde_json::to_writer(&mut json, &value).map(|()| json).unwrap_or_default()
+        });
+        Self::raw(written.await.into())
     }
 }
 

@@ -27,6 +27,7 @@ use super::{
 use crate::{
     model::hex,
     storage::{self, Claim, Storage},
+    tasks,
 };
 
 const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
@@ -105,8 +106,13 @@ where
     W: Future<Output = Result<Answer<STATUS, T>, Problem>> + Send + 'static,
     A: Future<Output = Result<Answer<STATUS, T>, Problem>> + Send + 'static,
 {
-    let Some((scope, key)) = key.0 else { return work(None).await };
-    let claim = Claim { scope, key, body_hash: hash(&[&body]) };
+    // The body is gone before the work begins, which has what it was read into.
+    let Some((scope, key)) = key.0 else {
+        drop(body);
+        return work(None).await;
+    };
+    let body_hash = tasks::on_bytes(body.len(), move || hash(&[&body])).await;
+    let claim = Claim { scope, key, body_hash };
     app.repository.clone().tasks().detached(claimed(app, claim, work, again)).await
 }
 

@@ -7,7 +7,6 @@
 use std::{convert::Infallible, sync::Arc, task::Poll, time::Duration};
 
 use axum::body::Body;
-use futures_util::FutureExt;
 use hyper::{Request, body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
@@ -16,12 +15,15 @@ use hyper_util::{
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
 };
 use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::CancellationToken;
 
-use super::{Api, error::Problem};
+use super::{
+    Api,
+    connections::{Connection, Connections, Shares},
+    error::Problem,
+};
 use crate::{model::Timestamp, tasks::Tasks};
 
 /// How long a head may take, on a new connection and on one that is kept alive.
@@ -29,8 +31,6 @@ const HEAD: Duration = Duration::from_secs(10);
 /// Bytes of a head at most; more is answered 431, as are more than 100 headers: hyper's own bound, which costs less than
 /// the same number set here.
 const HEAD_BYTES: usize = 64 << 10;
-/// Connections at most, most of them subscribers that wait; more wait in the system's queue.
-const CONNECTIONS: usize = 10_000;
 /// How long a client may take nothing of an answer that is ready for it.
 const STALL: Duration = Duration::from_secs(30);
 /// How long requests that are under way may take once the server stops; then their connections are dropped.
@@ -39,24 +39,29 @@ const DRAIN: Duration = Duration::from_secs(30);
 /// Serves until `stop`, then lets what is under way end.
 pub async fn serve(listener: TcpListener, api: Api, tasks: &Tasks, stop: CancellationToken) {
     let graceful = GracefulShutdown::new();
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    let connections = Connections::new(Shares::default());
     let give_up = CancellationToken::new();
     loop {
         let accepted = tokio::select! {
             () = stop.cancelled() => break,
-            accepted = accept(&listener, &places) => accepted,
+            accepted = accept(&listener, &connections) => accepted,
         };
-        let Some((stream, place)) = accepted else { continue };
+        let Some((stream, accepted)) = accepted else { continue };
         if Timestamp::checked_now().is_err() {
             tasks.spawn(async move {
                 let _ = tokio::time::timeout(HEAD, refuse(stream.into_inner())).await;
-                drop(place);
+                drop(accepted);
             });
             continue;
         }
-        let api = api.clone();
+        let (api, accepted) = (api.clone(), Arc::new(accepted));
+        let of_requests = accepted.clone();
         let service = service_fn(move |request: Request<Incoming>| {
-            api.clone().answer(request.map(Body::new)).map(Ok::<_, Infallible>)
+            let (api, connection) = (api.clone(), of_requests.clone());
+            async move {
+                let _busy = connection.busy();
+                Ok::<_, Infallible>(api.answer(request.map(Body::new), || connection.trust()).await)
+            }
         });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
@@ -66,10 +71,10 @@ pub async fn serve(listener: TcpListener, api: Api, tasks: &Tasks, stop: Cancell
         let connection = graceful.watch(connection);
         let given_up = give_up.clone();
         tasks.spawn(async move {
-            if let Some(Err(error)) = given_up.run_until_cancelled(while_the_clock_is_right(connection)).await {
+            let open = accepted.closing().run_until_cancelled(while_the_clock_is_right(connection));
+            if let Some(Some(Err(error))) = given_up.run_until_cancelled(open).await {
                 tracing::debug!(%error, "a connection broke");
             }
-            drop(place);
         });
     }
     drop(listener);
@@ -106,17 +111,19 @@ async fn refuse(mut stream: TcpStream) -> std::io::Result<()> {
     tokio::io::copy(&mut stream.take(1 << 20), &mut tokio::io::sink()).await.map(drop)
 }
 
-type Place = tokio::sync::OwnedSemaphorePermit;
-
-async fn accept(listener: &TcpListener, places: &Arc<Semaphore>) -> Option<(TimeoutStream<TcpStream>, Place)> {
-    let place = places.clone().acquire_owned().await.ok()?;
+async fn accept(listener: &TcpListener, connections: &Connections) -> Option<(TimeoutStream<TcpStream>, Connection)> {
     match listener.accept().await {
-        Ok((stream, _)) => {
+        Ok((stream, peer)) => {
+            let Some(accepted) = connections.accept(peer.ip()) else {
+                // Whether it takes this or not: nothing waits for it.
+                let _ = stream.try_write(&Problem::overloaded("too many connections without a token").without_hyper());
+                return None;
+            };
             // Answers are small: none should wait for the next.
             let _ = stream.set_nodelay(true);
             let mut stream = TimeoutStream::new(stream);
             stream.set_write_timeout(Some(STALL));
-            Some((stream, place))
+            Some((stream, accepted))
         }
         Err(error) => {
             // Out of files, most likely: others must close theirs first.

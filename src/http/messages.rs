@@ -48,7 +48,7 @@ pub(super) struct PageQuery {
     before: Option<i64>,
     /// The messages on both sides of this `seq`, and the one there.
     around: Option<i64>,
-    /// 1 to 1000; 50 by default. A page ends sooner where its messages have about 16 MiB: then there is more.
+    /// 1 to 1000; 50 by default. A page ends sooner where its messages have about 8 MiB: then there is more.
     #[schemars(range(min = 1, max = 1000))]
     limit: Option<i64>,
     /// `desc` shows the last first; without a place it starts at the end.
@@ -57,7 +57,7 @@ pub(super) struct PageQuery {
     role: Option<Role>,
 }
 
-/// Messages in `seq` order: `limit` of them, or fewer where they have about 16 MiB; always the nearest one.
+/// Messages in `seq` order: `limit` of them, or fewer where they have about 8 MiB; always the nearest one.
 #[derive(Debug, Serialize, JsonSchema)]
 pub(super) struct PageBody {
     messages: Vec<Message>,
@@ -110,6 +110,12 @@ pub(super) struct AppendedBody {
     last_seq: i64,
 }
 
+impl AppendedBody {
+    async fn answer(self) -> Answer<201, Self> {
+        Answer::of(self.messages.iter().map(Message::bytes).sum(), self).await
+    }
+}
+
 pub(super) async fn append(
     State(app): State<App>,
     Path(at): Path<InSession>,
@@ -123,7 +129,7 @@ pub(super) async fn append(
         check(&messages, &first)?;
         let options = AppendOptions { expected_last_seq, claim };
         let appended = first.repository.append_messages(&session, messages, options).await?;
-        Ok(Answer::new(&AppendedBody { messages: appended.messages, last_seq: appended.last_seq }))
+        Ok(AppendedBody { messages: appended.messages, last_seq: appended.last_seq }.answer().await)
     };
     let again = move |kept: Value| async move { shown_again(&again, &at.id, &kept).await };
     once(app, key, body.bytes, work, again).await
@@ -153,7 +159,7 @@ async fn shown_again(app: &App, id: &SessionId, kept: &Value) -> Result<Answer<2
             }
         }
     }
-    Ok(Answer::new(&AppendedBody { messages, last_seq: session.last_seq }))
+    Ok(AppendedBody { messages, last_seq: session.last_seq }.answer().await)
 }
 
 pub(super) async fn read(
@@ -162,7 +168,7 @@ pub(super) async fn read(
     _: NoQuery,
 ) -> Result<Answer<200, MessageBody>, Problem> {
     match app.repository.message(&at.id, &at.message_id).await? {
-        Some(message) => Ok(Answer::new(&MessageBody { message })),
+        Some(message) => Ok(Answer::of(message.bytes(), MessageBody { message }).await),
         None if app.repository.session(&at.id).await?.is_none() => Err(Error::SessionNotFound(at.id).into()),
         None => Err(Error::MessageNotFound(at.message_id).into()),
     }

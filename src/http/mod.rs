@@ -2,7 +2,9 @@
 
 mod access;
 mod attachments;
+mod budget;
 mod children;
+mod connections;
 mod disposition;
 mod download;
 mod envelope;
@@ -25,6 +27,7 @@ mod worktrees;
 
 use std::sync::Arc;
 
+pub use access::Access;
 use aide::{
     axum::{
         ApiRouter,
@@ -33,9 +36,6 @@ use aide::{
     openapi::{OpenApi, SecurityScheme},
     transform::{TransformOpenApi, TransformOperation},
 };
-use tokio::sync::Semaphore;
-
-pub use access::Access;
 pub use envelope::Api;
 pub use listener::serve;
 
@@ -45,7 +45,7 @@ use crate::{model::Limits, repository::SessionRepository, runs::Runs, worktree::
 #[derive(Clone)]
 struct UnderWay {
     keys: idempotency::Keys,
-    uploads: Arc<Semaphore>,
+    bytes: budget::Budget,
 }
 
 /// What handlers share: every request takes a copy or two.
@@ -65,8 +65,8 @@ pub struct Shared {
 impl App {
     /// An application on these sessions, runs and worktrees.
     pub fn new(runs: Runs, worktrees: Worktrees, limits: Limits) -> Self {
-        let uploads = Arc::new(Semaphore::new(upload::UPLOADS));
-        let under_way = UnderWay { keys: idempotency::Keys::default(), uploads };
+        let bytes = budget::Budget::new(limits.in_flight);
+        let under_way = UnderWay { keys: idempotency::Keys::default(), bytes };
         let document = server::Document::default();
         let repository = runs.repository().clone();
         Self(Arc::new(Shared { repository, runs, worktrees, limits, under_way, document }))
@@ -219,9 +219,10 @@ pub fn api(app: App, access: Access, dev: bool) -> Api {
     let limits = app.limits;
     let routes = routes().merge(original_routes(dev));
     let routes = routes.finish_api_with(&mut document, |api| described(api, &limits)).with_state(app.clone());
+    let bytes = app.under_way.bytes.clone();
     // Made once a server: it is the routes' own description.
     app.document.set(&document);
-    Api::new(routes, access)
+    Api::new(routes, access, bytes, limits)
 }
 
 fn described<'a>(api: TransformOpenApi<'a>, limits: &Limits) -> TransformOpenApi<'a> {
@@ -233,10 +234,11 @@ fn described<'a>(api: TransformOpenApi<'a>, limits: &Limits) -> TransformOpenApi
     };
     let description = format!(
         "The session server for AI agents. Limits in bytes: title {}, metadata {}, one message {}, one body {}, one \
-         attachment {}. \
+         attachment {}. A page ends early at 8 MiB, and says that there is more. Requests and answers under way hold \
+         at most {} bytes together; beyond that a request is answered 503 `overloaded`, with `Retry-After`. \
          Errors are application/problem+json; `code` says what happened. `Idempotency-Key` is taken where sessions and \
          messages are created, `If-Match` where they change.",
-        limits.title, limits.metadata, limits.message, limits.body, limits.attachment
+        limits.title, limits.metadata, limits.message, limits.body, limits.attachment, limits.in_flight
     );
     api.title("Culm")
         .version(env!("CARGO_PKG_VERSION"))

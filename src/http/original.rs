@@ -27,6 +27,7 @@ use crate::{
     },
     runs,
     storage::{Error, Storage},
+    tasks,
 };
 
 /// Messages of a history that are shown at most: the newest.
@@ -99,14 +100,14 @@ pub(super) async fn history(
 ) -> Result<Answer<200, HistoryBody>, Problem> {
     let session = found(&app, &at.id).await?;
     let page = app.repository.messages(&at.id, MessageFilter { limit: HISTORY, ..last(None) }).await?;
+    let bytes: usize = page.messages.iter().map(Message::bytes).sum();
     let compressions: Option<RawJson> = session.extra.field("compression_events");
-    Ok(Answer::new(&HistoryBody {
-        session_id: at.id,
-        messages: page.messages.iter().map(as_it_was).collect(),
-        compression_events: compressions.filter(RawJson::is_array).unwrap_or_else(|| RawJson::of::<[(); 0]>(&[])),
-        truncated: page.has_more_before,
-        total_message_count: session.message_count,
-    }))
+    let compression_events = compressions.filter(RawJson::is_array).unwrap_or_else(|| RawJson::of::<[(); 0]>(&[]));
+    let (truncated, total_message_count) = (page.has_more_before, session.message_count);
+    let of_page = page.messages;
+    let messages = tasks::on_bytes(bytes, move || of_page.iter().map(as_it_was).collect()).await;
+    let body = HistoryBody { session_id: at.id, messages, compression_events, truncated, total_message_count };
+    Ok(Answer::of(bytes, body).await)
 }
 
 /// A message with the names that its fields had, and with what an import met beside them.

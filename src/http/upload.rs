@@ -14,12 +14,12 @@ use axum::{
 };
 use bytes::Bytes;
 use data_url::{DataUrl, forgiving_base64};
-use futures_util::{StreamExt, stream};
+use futures_util::stream;
 use http_body_util::BodyExt;
 use mime::Mime;
 use schemars::JsonSchema;
 use serde::Deserialize;
-use tokio::{sync::OwnedSemaphorePermit, time::Instant};
+use tokio::time::Instant;
 
 use super::{
     App, disposition,
@@ -34,8 +34,6 @@ use crate::{
 /// How long a body may be silent, and what it must bring on the average after that: slower ones are cut off.
 const PATIENCE: Duration = Duration::from_secs(30);
 const BYTES_PER_SECOND: u64 = 16 << 10;
-/// Uploads at one time, each of which holds some MiB; further ones wait as long as a body may be silent.
-pub(super) const UPLOADS: usize = 32;
 /// Bytes of a file's name at most: what file systems take.
 const NAME: usize = 255;
 
@@ -76,11 +74,9 @@ impl FromRequest<App> for Upload {
         let (mut parts, mut body) = request.into_parts();
         let Query(query) = Query::<UploadQuery>::from_request_parts(&mut parts, app).await?;
         let declared = declared(&parts.headers)?;
-        let place = tokio::time::timeout(PATIENCE, app.under_way.uploads.clone().acquire_owned()).await;
-        let Ok(Ok(place)) = place else { return Err(overloaded()) };
         if !query.raw && declared.as_ref().is_some_and(|declared| declared.essence_str() == "application/json") {
             let body = Json::<InlineBody>::from_request(Request::from_parts(parts, body), app).await?;
-            return Ok(inline(body.value, app.limits.attachment)?.holding(place));
+            return inline(body.value, app.limits.attachment).await;
         }
         check_raw(&parts.headers, declared.as_ref())?;
         if body.size_hint().lower() > app.limits.attachment as u64 {
@@ -89,23 +85,8 @@ impl FromRequest<App> for Upload {
         }
         let filename = named(&parts.headers)?;
         let bytes = metered(body, app.limits.attachment);
-        Ok(Self { mime_type: declared.map(|declared| declared.to_string()), filename, bytes }.holding(place))
+        Ok(Self { mime_type: declared.map(|declared| declared.to_string()), filename, bytes })
     }
-}
-
-impl Upload {
-    /// The place is free when the last byte was taken, or nobody takes any more.
-    fn holding(self, place: OwnedSemaphorePermit) -> Self {
-        let bytes = self.bytes.inspect(move |_| {
-            let _ = &place;
-        });
-        Self { bytes: Box::pin(bytes), ..self }
-    }
-}
-
-fn overloaded() -> Problem {
-    let detail = format!("{UPLOADS} uploads are under way");
-    Problem::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", "Overloaded", detail)
 }
 
 fn declared(headers: &HeaderMap) -> Result<Option<Mime>, Problem> {
@@ -165,8 +146,9 @@ fn failed(problem: Problem) -> SourceError {
 }
 
 /// What JSON holds.
-pub(super) fn inline(body: InlineBody, limit: usize) -> Result<Upload, Problem> {
-    let decoded = tasks::on_json(body.data.len(), || decode(&body.data));
+pub(super) async fn inline(body: InlineBody, limit: usize) -> Result<Upload, Problem> {
+    let InlineBody { data, mime_type, filename } = body;
+    let decoded = tasks::on_bytes(data.len(), move || decode(&data)).await;
     let (of_url, bytes) = decoded.ok_or_else(|| {
         let status = StatusCode::UNPROCESSABLE_ENTITY;
         Problem::new(status, "invalid_content", "Invalid content", "data is base64, or a data URL").about("data")
@@ -177,11 +159,11 @@ pub(super) fn inline(body: InlineBody, limit: usize) -> Result<Upload, Problem> 
     if bytes.len() > limit {
         return Err(Problem::too_large(limit));
     }
-    let given = body.mime_type.map(|given| match given.parse::<Mime>() {
+    let given = mime_type.map(|given| match given.parse::<Mime>() {
         Ok(given) => Ok(given.to_string()),
         Err(_) => Err(Problem::invalid("mime_type", "mime_type is a media type such as image/png")),
     });
-    let filename = body.filename.map(|name| check_name("filename", name)).transpose()?;
+    let filename = filename.map(|name| check_name("filename", name)).transpose()?;
     let bytes = stream::once(async move { Ok(Bytes::from(bytes)) });
     Ok(Upload { mime_type: given.transpose()?.or(of_url), filename, bytes: Box::pin(bytes) })
 }

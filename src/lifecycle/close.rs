@@ -262,7 +262,7 @@ async fn preview_worktree(
         return Ok(());
     }
     // What is warm works there until it is ended; what else does stands against it.
-    let ending = process::all_of(warm);
+    let ending = process::all_of(warm).await;
     let at_risk = worktrees.preflight(&worktree, &ending).await;
     let Some(result) = results.first_mut() else { return Ok(()) };
     match at_risk {

@@ -102,9 +102,14 @@ pub struct Page<T> {
 
 impl<T> Page<T> {
     /// A page of at most `limit` rows, from rows of which one more was asked for: it shows whether there is a next page.
-    pub fn cut(mut rows: Vec<(Position, T)>, limit: i64) -> Self {
+    pub fn cut(rows: Vec<(Position, T)>, limit: i64) -> Self {
+        Self::cut_where(rows, limit, false)
+    }
+
+    /// The same of rows of which not all were read that were asked for, if so.
+    pub fn cut_where(mut rows: Vec<(Position, T)>, limit: i64, unread: bool) -> Self {
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-        let more = rows.len() > limit;
+        let more = rows.len() > limit || unread;
         rows.truncate(limit);
         let next = rows.last().map(|(place, _)| *place).filter(|_| more);
         Self { items: rows.into_iter().map(|(_, item)| item).collect(), next }

@@ -248,6 +248,13 @@ impl NewMessage {
 }
 
 impl Message {
+    /// About how many bytes its JSON has.
+    pub fn bytes(&self) -> usize {
+        let raw = |json: &Option<RawJson>| json.as_ref().map_or(0, |json| json.as_str().len());
+        let text = self.content.len() + self.reasoning.as_ref().map_or(0, String::len);
+        text + raw(&self.parts) + raw(&self.tool_calls) + raw(&self.metadata) + self.extra.as_str().len() + 320
+    }
+
     /// Whether both say the same, whenever and wherever they were written.
     pub fn same_content(&self, other: &Self) -> bool {
         let theirs = Self {
@@ -293,7 +300,7 @@ pub struct MessageFilter {
 }
 
 /// Bytes of messages that a page holds at most: a thousand messages may have four GiB.
-pub const PAGE_BYTES: i64 = 16 << 20;
+pub const PAGE_BYTES: i64 = 8 << 20;
 
 /// Messages in `seq` order, and what lies beyond. There can be fewer than asked for and more beyond: a page ends where
 /// its bytes are used up.

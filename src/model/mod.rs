@@ -124,11 +124,20 @@ pub struct Limits {
     pub body: usize,
     /// One attachment.
     pub attachment: usize,
+    /// What requests and their answers hold together.
+    pub in_flight: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { title: 1 << 10, metadata: 64 << 10, message: 4 << 20, body: 16 << 20, attachment: 100 << 20 }
+        Self {
+            title: 1 << 10,
+            metadata: 64 << 10,
+            message: 4 << 20,
+            body: 16 << 20,
+            attachment: 100 << 20,
+            in_flight: 256 << 20,
+        }
     }
 }
 

@@ -163,11 +163,11 @@ impl SessionRepository {
             }
         }
         let page = self.storage.messages(id, filter).await?;
-        let bytes = page.messages.iter().map(|message| message.content.len() + 256).sum();
+        let bytes = page.messages.iter().map(Message::bytes).sum();
         let shown =
             Shown { descending, last_seq: page.last_seq, before: page.has_more_before, after: page.has_more_after };
         let put = |json: &mut Vec<u8>, message: &Message| serde_json::to_writer(json, message).unwrap_or_default();
-        Ok(tasks::on_json(bytes, || shown.json(bytes, page.messages.iter(), put)))
+        Ok(tasks::on_bytes(bytes, move || shown.json(bytes, page.messages.iter(), put)).await)
     }
 
     /// Waits until what was begun has ended.

@@ -118,7 +118,7 @@ impl Worktrees {
         let repository = Repository::at(worktree.repository.as_path()).ok_or_else(none)?;
         let path = worktree.path.as_path();
         if let Some(parent) = path.parent() {
-            fs::create_dir_all(parent)?;
+            tokio::fs::create_dir_all(parent).await?;
         }
         self.add(worktree, &repository, &reason).await?;
         let git_dir = repository.git_dir_of(path).ok_or_else(|| Error::Git {

@@ -118,7 +118,7 @@ impl Shadow {
             return Err(Error::Invalid { param: "repository", reason: "its format is too new for this".into() });
         }
         let config = format!("[core]\n\trepositoryformatversion = {format}\n{config}");
-        fs::write(self.path().join("config"), config)?;
+        tokio::fs::write(self.path().join("config"), config).await?;
         Ok(())
     }
 

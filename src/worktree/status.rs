@@ -56,7 +56,7 @@ impl Status {
     pub(super) async fn of(shadow: &Shadow, git_dir: &Path, tree: Option<&Path>) -> Result<Self, Error> {
         let index = git_dir.join("index");
         match index.is_file() {
-            true => drop(fs::copy(index, shadow.index())?),
+            true => drop(tokio::fs::copy(index, shadow.index()).await?),
             // One that was copied before is not this one.
             false if shadow.index().exists() => fs::remove_file(shadow.index())?,
             false => {}

@@ -118,3 +118,67 @@ fn migrations_run_in_a_shell_of_version_3_40() {
         assert!(!text.contains('\r'), "{name}: a migration's bytes are its identity");
     }
 }
+
+/// What waits for a disk, or reads all of something, in the thread that calls it.
+const BLOCKS: [&str; 8] = [
+    "fs::read",
+    "fs::write",
+    "fs::copy",
+    "remove_dir_all",
+    "create_dir_all",
+    "File::open",
+    "thread::sleep",
+    "found::marked(",
+];
+
+/// Async functions of commands that do nothing else beside, and of the start, before anything is served.
+const MAY_BLOCK: [&str; 4] = ["src/cli/", "src/main.rs", "src/import/", "src/demo_"];
+
+/// The bodies of a file's async functions and blocks, without what they hand over to the threads that may block.
+fn async_code(text: &str) -> String {
+    let text = code(text);
+    let mut found = String::new();
+    let mut rest = text.as_str();
+    while let Some(at) = rest.find("async ") {
+        rest = &rest[at + 6..];
+        let is_code = rest.starts_with("fn ") || rest.starts_with("move {") || rest.starts_with('{');
+        let Some(open) = rest.find('{').filter(|_| is_code) else { continue };
+        found.push_str(&rest[..open + closed(&rest[open..], '{', '}')]);
+        found.push('\n');
+    }
+    for handed_over in ["blocking(", "on_bytes("] {
+        while let Some(at) = found.find(handed_over) {
+            let open = at + handed_over.len() - 1;
+            found.replace_range(at..open + closed(&found[open..], '(', ')'), "");
+        }
+    }
+    found
+}
+
+/// Where the first bracket of a text is closed: in code that compiles, strings but rarely hold one alone.
+fn closed(text: &str, open: char, close: char) -> usize {
+    let mut depth = 0;
+    for (at, c) in text.char_indices() {
+        depth += i32::from(c == open) - i32::from(c == close);
+        if depth == 0 {
+            return at + 1;
+        }
+    }
+    text.len()
+}
+
+#[test]
+fn no_worker_of_the_runtime_is_blocked() {
+    only_in(&[], &["block_in_place"]);
+    let mut wrong = Vec::new();
+    for (name, text) in files("src", "rs") {
+        if !MAY_BLOCK.iter().any(|prefix| name.starts_with(prefix)) {
+            let code = async_code(&text);
+            let lines = code.lines().filter(|line| BLOCKS.iter().any(|word| line.contains(word)));
+            wrong.extend(
+                lines.filter(|line| !line.contains("tokio::fs")).map(|line| format!("{name}: {}", line.trim())),
+            );
+        }
+    }
+    assert!(wrong.is_empty(), "goes to tasks::blocking, or tasks::on_bytes:\n{}", wrong.join("\n"));
+}

@@ -88,7 +88,7 @@ impl Acp {
         }
         let (command, environment) = (&self.settings.command, &self.settings.environment);
         let program = Program { command, environment, directory };
-        let Started { mut process, input, output } = self.launch.start(backend, &program)?;
+        let Started { mut process, input, output } = self.launch.start(backend, &program).await?;
         let begun = async {
             let connection = Connection::open(input, output, process.tail(), &self.launch.tasks).await?;
             let said = self.agree(&connection).await;
@@ -190,7 +190,7 @@ impl Backend for Acp {
             }
             Err(error) => Err(error),
         };
-        let _ = self.launch.remove_home(&id);
+        let _ = self.launch.remove_home(&id).await;
         said
     }
 

@@ -12,6 +12,7 @@ use crate::{
     attachments::AttachmentReader,
     executor::{Error, content},
     model::{Message, Role, detected_mime_type},
+    tasks,
 };
 
 /// Bytes of one image at most, and of all in one request: providers take no more.
@@ -68,7 +69,10 @@ async fn read(url: &str, attachments: &dyn AttachmentReader, limit: usize) -> io
     };
     let shown = detected_mime_type(&bytes).filter(is_image);
     match shown.or(Some(declared.as_str()).filter(is_image)) {
-        Some(mime_type) => Ok(Ok(format!("data:{mime_type};base64,{}", STANDARD.encode(&bytes)))),
+        Some(mime_type) => {
+            let begin = format!("data:{mime_type};base64,");
+            Ok(Ok(tasks::on_bytes(bytes.len(), move || begin + &STANDARD.encode(&bytes)).await))
+        }
         None => missing("it is no image"),
     }
 }

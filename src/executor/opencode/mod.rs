@@ -58,10 +58,10 @@ impl OpenCode {
     }
 
     /// Where a session works, as the server names it.
-    fn directory(&self, workspace: Option<&Path>, row: &BackendId) -> Result<String, Error> {
+    async fn directory(&self, workspace: Option<&Path>, row: &BackendId) -> Result<String, Error> {
         let directory = match workspace {
             Some(workspace) => workspace.to_owned(),
-            None => self.shared.launch.make_home(row)?,
+            None => self.shared.launch.make_home(row).await?,
         };
         let missing = || Error::Unavailable(format!("the working directory {} is not there", directory.display()));
         let real = std::fs::canonicalize(&directory).ok().filter(|real| real.is_dir()).ok_or_else(missing)?;
@@ -76,7 +76,7 @@ impl Backend for OpenCode {
     const KIND: &'static str = "opencode";
 
     async fn start(&self, turn: &Turn, row: &AgentSession) -> Result<Talking, Error> {
-        let directory = self.directory(turn.workspace.as_deref(), &row.id)?;
+        let directory = self.directory(turn.workspace.as_deref(), &row.id).await?;
         let server = self.shared.obtain().await?;
         let title = row.session_id.as_str();
         let session = match &row.agent_session_id {
@@ -102,7 +102,7 @@ impl Backend for OpenCode {
             }
         }
         match purge {
-            true => self.shared.launch.remove_home(&row.id),
+            true => self.shared.launch.remove_home(&row.id).await,
             false => Ok(()),
         }
     }

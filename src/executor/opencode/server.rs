@@ -82,13 +82,13 @@ impl Shared {
 
     async fn start(&self) -> Result<Server, Error> {
         let unwritten = |error| Error::Unavailable(format!("the server's home cannot be made: {error}"));
-        let id = self.launch.shared_id(&self.executor).map_err(unwritten)?;
+        let id = self.launch.shared_id(&self.executor).await.map_err(unwritten)?;
         // A server that was killed together with its launcher has left one that nobody else knows of.
         process::sweep(&id).await?;
         let (port, password) = (free_port().map_err(no_port)?, password()?);
         let (command, environment) = (self.command(port), self.environment(&password));
         let program = Program { command: &command, environment: &environment, directory: None };
-        let Started { mut process, input, output } = self.launch.start(&id, &program)?;
+        let Started { mut process, input, output } = self.launch.start(&id, &program).await?;
         let mut output = BufReader::new(output);
         match tokio::time::timeout(self.settings.start, until_listening(process.tail(), &mut output)).await {
             Ok(true) => {}

@@ -26,7 +26,7 @@ pub use self::launcher::launch;
 use super::Error;
 use crate::{
     model::{AgentSession, BackendId, Process},
-    tasks::Tasks,
+    tasks::{self, Tasks},
 };
 
 /// How long a process may take to end by itself once its input is closed.
@@ -70,23 +70,18 @@ impl Launch {
     }
 
     /// Makes the home of a backend whose program another one shares, and gives where it works in it.
-    pub(super) fn make_home(&self, backend: &BackendId) -> Result<PathBuf, Error> {
+    pub(super) async fn make_home(&self, backend: &BackendId) -> Result<PathBuf, Error> {
         let work = self.directory(backend);
-        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&work);
+        let making = work.clone();
+        let made = tasks::blocking(move || fs::DirBuilder::new().recursive(true).mode(0o700).create(making)).await;
         made.map_err(|error| Error::Unavailable(format!("the agent's home cannot be made: {error}")))?;
         Ok(work)
     }
 
     /// The id of what all sessions of an executor share, as long as the homes are there.
-    pub(super) fn shared_id(&self, executor: &str) -> io::Result<BackendId> {
-        let file = self.homes.join(format!("{executor}.id"));
-        if let Some(id) = fs::read_to_string(&file).ok().and_then(|id| id.parse().ok()) {
-            return Ok(id);
-        }
-        let id = BackendId::mint();
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.homes)?;
-        fs::write(file, id.as_str())?;
-        Ok(id)
+    pub(super) async fn shared_id(&self, executor: &str) -> io::Result<BackendId> {
+        let (homes, file) = (self.homes.clone(), self.homes.join(format!("{executor}.id")));
+        tasks::blocking(move || kept_id(&homes, &file)).await
     }
 
     /// Where a program works that no directory is named for.
@@ -95,13 +90,15 @@ impl Launch {
     }
 
     /// Removes a backend's home.
-    pub(super) fn remove_home(&self, backend: &BackendId) -> Result<(), Error> {
-        remove_home(&self.homes, backend)
+    pub(super) async fn remove_home(&self, backend: &BackendId) -> Result<(), Error> {
+        remove_home(&self.homes, backend).await
     }
 
-    /// Starts a backend's program as the leader of a group of its own, with a home of its own.
-    pub(super) fn start(&self, backend: &BackendId, program: &Program<'_>) -> Result<Started, Error> {
-        let (home, work) = (self.home(backend), self.make_home(backend)?);
+    /// Starts a backend's program as the leader of a group of its own, with a home of its own. Here, on one of the
+    /// runtime's workers: a program ends with the thread that started it (see `launcher.rs`), and these live as long as
+    /// the server.
+    pub(super) async fn start(&self, backend: &BackendId, program: &Program<'_>) -> Result<Started, Error> {
+        let (home, work) = (self.home(backend), self.make_home(backend).await?);
         let [launcher, arguments @ ..] = self.launcher.as_slice() else {
             return Err(Error::Unavailable("no launcher is configured".into()));
         };
@@ -216,8 +213,9 @@ impl Drop for AgentProcess {
 /// Ends what is left of a backend that another process of the server started: its group, if it is still the same, and
 /// all that carry its mark.
 pub async fn reap(backend: &AgentSession) -> Result<(), Error> {
-    let still = || backend.process.filter(|process| found::identity(process.pid) == Some(*process));
-    let ended = until_gone(|| match still().and_then(|process| Pid::from_raw(process.pid)) {
+    let process = backend.process;
+    let still = move || process.filter(|process| found::identity(process.pid) == Some(*process));
+    let ended = until_gone(move || match still().and_then(|process| Pid::from_raw(process.pid)) {
         // A signal to group 1 would go to everybody.
         Some(group) if !group.is_init() => {
             let _ = kill_process_group(group, Signal::KILL);
@@ -232,11 +230,12 @@ pub async fn reap(backend: &AgentSession) -> Result<(), Error> {
 /// Ends what is left of a backend, as [`reap`] does, and removes its home among these.
 pub async fn purge(backend: &AgentSession, homes: &Path) -> Result<(), Error> {
     reap(backend).await?;
-    remove_home(homes, &backend.id)
+    remove_home(homes, &backend.id).await
 }
 
-fn remove_home(homes: &Path, backend: &BackendId) -> Result<(), Error> {
-    match fs::remove_dir_all(homes.join(backend.as_str())) {
+async fn remove_home(homes: &Path, backend: &BackendId) -> Result<(), Error> {
+    let home = homes.join(backend.as_str());
+    match tasks::blocking(move || fs::remove_dir_all(home)).await {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             Err(Error::Failed(format!("the agent's home stays: {error}")))
         }
@@ -245,7 +244,12 @@ fn remove_home(homes: &Path, backend: &BackendId) -> Result<(), Error> {
 }
 
 /// The processes of backends that are warm, by their numbers: their groups, and all that carry a mark of theirs.
-pub fn all_of(warm: &[AgentSession]) -> Vec<i32> {
+pub async fn all_of(warm: &[AgentSession]) -> Vec<i32> {
+    let warm = warm.to_vec();
+    tasks::blocking(move || processes_of(&warm)).await
+}
+
+fn processes_of(warm: &[AgentSession]) -> Vec<i32> {
     let group = |process: &Process| found::identity(process.pid).filter(|found| found == process);
     let groups = warm.iter().filter_map(|backend| Pid::from_raw(backend.process.as_ref().and_then(group)?.pid));
     let grouped = groups.flat_map(found::in_group).collect::<Vec<_>>();
@@ -255,20 +259,39 @@ pub fn all_of(warm: &[AgentSession]) -> Vec<i32> {
 
 /// Kills all processes of a backend, and waits until there are none.
 pub(super) async fn sweep(backend: &BackendId) -> Result<(), Error> {
-    let swept = until_gone(|| {
-        let left = found::marked(backend.as_str());
-        for pid in &left {
-            let _ = kill_process(*pid, Signal::KILL);
-        }
-        left.is_empty()
-    });
-    swept.await
+    let backend = backend.clone();
+    until_gone(move || kill_marked(&backend)).await
 }
 
-/// Looks again and again whether all is gone, within a bound.
-async fn until_gone(mut gone: impl FnMut() -> bool) -> Result<(), Error> {
+/// Whether there was none to kill.
+fn kill_marked(backend: &BackendId) -> bool {
+    let left = found::marked(backend.as_str());
+    for pid in &left {
+        let _ = kill_process(*pid, Signal::KILL);
+    }
+    left.is_empty()
+}
+
+/// The id that a file holds, made where there is none.
+fn kept_id(homes: &Path, file: &Path) -> io::Result<BackendId> {
+    if let Some(id) = fs::read_to_string(file).ok().and_then(|id| id.parse().ok()) {
+        return Ok(id);
+    }
+    let id = BackendId::mint();
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(homes)?;
+    fs::write(file, id.as_str())?;
+    Ok(id)
+}
+
+/// Looks again and again whether all is gone, within a bound. A look reads much of `/proc`.
+async fn until_gone(gone: impl Fn() -> bool + Send + Sync + 'static) -> Result<(), Error> {
+    let gone = Arc::new(gone);
+    let look = || {
+        let gone = gone.clone();
+        tasks::blocking(move || gone())
+    };
     let looking = async {
-        while !gone() {
+        while !look().await {
             tokio::time::sleep(LOOK).await;
         }
     };

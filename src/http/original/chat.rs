@@ -115,7 +115,7 @@ pub(in crate::http) async fn chat(
     let prompt = chat.system_prompt.take().filter(|prompt| !prompt.trim().is_empty());
     let new = NewSession { id: Some(id.clone()), system_prompt: prompt.clone(), ..NewSession::default() };
     new.check(&app.limits)?;
-    let images = images(chat.images.take().unwrap_or_default(), &app)?;
+    let images = images(chat.images.take().unwrap_or_default(), &app).await?;
     let (repository, session) = (app.repository.clone(), id.clone());
     // What belongs together is done whether or not the client waits.
     let stored = async move {
@@ -133,14 +133,16 @@ pub(in crate::http) async fn chat(
     Ok(Answer::new(&ChatStoredBody { stream_url: events_url(&id), session_id: id, status: "streaming".into() }))
 }
 
-fn images(images: Vec<ChatImage>, app: &App) -> Result<Vec<Upload>, Problem> {
-    let image = |(place, image): (usize, ChatImage)| {
+async fn images(images: Vec<ChatImage>, app: &App) -> Result<Vec<Upload>, Problem> {
+    let mut uploads = Vec::with_capacity(images.len());
+    for (place, image) in images.into_iter().enumerate() {
         let filename = image.name.filter(|name| !name.is_empty());
         let body = InlineBody { data: image.base64, mime_type: image.mime_type, filename };
-        upload::inline(body, app.limits.attachment)
-            .map_err(|problem| Problem::invalid(format!("images[{place}]"), problem.to_string()))
-    };
-    images.into_iter().enumerate().map(image).collect()
+        let upload = upload::inline(body, app.limits.attachment).await;
+        let about = |problem: Problem| Problem::invalid(format!("images[{place}]"), problem.to_string());
+        uploads.push(upload.map_err(about)?);
+    }
+    Ok(uploads)
 }
 
 /// Stores a user's message with its images, behind the prompt that it is to be answered under. All or nothing.

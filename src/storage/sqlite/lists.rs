@@ -12,13 +12,14 @@ use std::collections::BTreeMap;
 use sqlx::{SqliteConnection, SqlitePool};
 
 use super::{
+    bounded::{self, Read},
     error, search,
     sessions::{SessionRow, select_sessions},
     types::{self, Json, Raw, Text, Word},
 };
 use crate::{
     model::{
-        Archived, Kind, KindFilter, ModelRef, Order, Page, Position, ReasoningEffort, RunStatus, Session,
+        Archived, Kind, KindFilter, ModelRef, Order, PAGE_BYTES, Page, Position, ReasoningEffort, RunStatus, Session,
         SessionFilter, SessionId, Timestamp,
     },
     storage::Result,
@@ -77,11 +78,11 @@ pub(super) async fn list(
         Archived::All => &[false, true],
     };
     let few = few(conn, &weak, kinds, order).await?;
-    let mut rows = Vec::new();
+    let mut reads = Vec::new();
     for kind in kinds {
         for archived in archived {
             let kind = types::word(kind);
-            rows.extend(match (&few, in_tree, order, archived) {
+            reads.push(match (&few, in_tree, order, archived) {
                 (Some(keys), ..) => of_few(conn, filter, order, &kind, *archived, keys, &weak, &cut).await?,
                 (None, true, ..) => in_one_tree(conn, filter, order, &kind, *archived, &weak, &cut).await?,
                 (None, false, Order::Created, _) if weak.active.1 < EVER.1 => {
@@ -93,7 +94,7 @@ pub(super) async fn list(
             });
         }
     }
-    Ok(page(rows, order, limit))
+    Ok(page(reads, order, limit))
 }
 
 impl Cut {
@@ -172,23 +173,31 @@ async fn few(conn: &mut SqliteConnection, weak: &Weak, kinds: &[Kind], order: Or
     Ok(None)
 }
 
-/// The first rows of all, in the list's order.
-fn page(rows: Vec<SessionRow>, order: Order, limit: i64) -> Page<Session> {
-    let place = |key: i64, s: &Session| Position {
-        at: match order {
-            Order::Activity => s.last_activity_at.0,
-            Order::Created => s.created_at.0,
-        },
-        key,
+/// The first rows of all, in the list's order, as many as a page may have bytes. Where not all of a kind were read, none is
+/// shown that comes after those of it that were.
+fn page(reads: Vec<Read<SessionRow>>, order: Order, limit: i64) -> Page<Session> {
+    let place = |row: &SessionRow| match order {
+        Order::Activity => (row.last_activity_at.0, row.session_key),
+        Order::Created => (row.created_at.0, row.session_key),
     };
-    let mut items: Vec<(Position, Session)> = rows
-        .into_iter()
-        .map(|row| (row.session_key, row))
-        .map(|(key, row)| (key, row.into_session()))
-        .map(|(key, session)| (place(key, &session), session))
-        .collect();
-    items.sort_by_key(|(place, _)| std::cmp::Reverse((place.at, place.key)));
-    Page::cut(items, limit)
+    let ends = reads.iter().filter(|read| read.unread).filter_map(|read| read.rows.iter().map(place).min());
+    let end = ends.max();
+    let mut rows: Vec<SessionRow> = reads.into_iter().flat_map(|read| read.rows).collect();
+    rows.retain(|row| end.is_none_or(|end| place(row) >= end));
+    rows.sort_by_key(|row| std::cmp::Reverse(place(row)));
+    let mut bytes = 0;
+    let mut fits = |row: &SessionRow| {
+        bytes += row.bytes();
+        bytes <= usize::try_from(PAGE_BYTES).unwrap_or(usize::MAX)
+    };
+    let fitting = rows.iter().map_while(|row| fits(row).then_some(())).count().max(1);
+    let unread = end.is_some() || fitting < rows.len();
+    rows.truncate(fitting);
+    let placed = |row: SessionRow| {
+        let (at, key) = place(&row);
+        (Position { at, key }, row.into_session())
+    };
+    Page::cut_where(rows.into_iter().map(placed).collect(), limit, unread)
 }
 
 impl Weak {
@@ -217,7 +226,7 @@ macro_rules! list_sessions {
     ($driver:literal, $order:literal, $conn:expr, $weak:expr, $cut:expr $(, $argument:expr)*) => {{
         let (weak, cut): (&Weak, &Cut) = ($weak, $cut);
         let ((created_from, created_to), (active_from, active_to)) = (weak.created, weak.active);
-        select_sessions!(
+        let rows = select_sessions!(
             $driver
             " and s.created_at >= ?4 and s.created_at < ?5 and s.last_activity_at >= ?6 and s.last_activity_at < ?7
               and (?8 is null or s.pinned = ?8)
@@ -229,13 +238,12 @@ macro_rules! list_sessions {
             cut.at, cut.key, cut.rows, created_from, created_to, active_from, active_to, weak.pinned, weak.running,
             weak.model, weak.title $(, $argument)*
         )
-        .fetch_all($conn)
-        .await
-        .map_err(error::of)
+        .fetch($conn);
+        bounded::read(rows, SessionRow::bytes).await
     }};
 }
 
-async fn by_activity(conn: &mut SqliteConnection, kind: &str, weak: &Weak, cut: &Cut) -> Result<Vec<SessionRow>> {
+async fn by_activity(conn: &mut SqliteConnection, kind: &str, weak: &Weak, cut: &Cut) -> Result<Read<SessionRow>> {
     list_sessions!(
         "where s.kind = ?12 and s.archived_at is null and (s.last_activity_at, s.session_key) < (?1, ?2)",
         "order by s.last_activity_at desc, s.session_key desc limit ?3",
@@ -251,7 +259,7 @@ async fn archived_by_activity(
     kind: &str,
     weak: &Weak,
     cut: &Cut,
-) -> Result<Vec<SessionRow>> {
+) -> Result<Read<SessionRow>> {
     list_sessions!(
         "where s.kind = ?12 and s.archived_at is not null and (s.last_activity_at, s.session_key) < (?1, ?2)",
         "order by s.last_activity_at desc, s.session_key desc limit ?3",
@@ -268,7 +276,7 @@ async fn by_creation(
     archived: bool,
     weak: &Weak,
     cut: &Cut,
-) -> Result<Vec<SessionRow>> {
+) -> Result<Read<SessionRow>> {
     list_sessions!(
         "where s.kind = ?12 and (s.archived_at is not null) = ?13 and (s.created_at, s.session_key) < (?1, ?2)",
         "order by s.created_at desc, s.session_key desc limit ?3",
@@ -288,7 +296,7 @@ async fn by_creation_of_idle(
     archived: bool,
     weak: &Weak,
     cut: &Cut,
-) -> Result<Vec<SessionRow>> {
+) -> Result<Read<SessionRow>> {
     match archived {
         false => list_sessions!(
             "where s.kind = ?12 and s.archived_at is null and (+s.created_at, +s.session_key) < (?1, ?2)",
@@ -320,7 +328,7 @@ async fn of_few(
     keys: &str,
     weak: &Weak,
     cut: &Cut,
-) -> Result<Vec<SessionRow>> {
+) -> Result<Read<SessionRow>> {
     let parent = filter.parent.as_ref().map(SessionId::as_str);
     let root = filter.root.as_ref().map(SessionId::as_str);
     // The plus keeps the indexes of the order out.
@@ -368,7 +376,7 @@ async fn in_one_tree(
     archived: bool,
     weak: &Weak,
     cut: &Cut,
-) -> Result<Vec<SessionRow>> {
+) -> Result<Read<SessionRow>> {
     let parent = filter.parent.as_ref().map(SessionId::as_str);
     let root = filter.root.as_ref().map(SessionId::as_str);
     match (parent, order) {

@@ -10,7 +10,7 @@ use sqlx::{SqliteConnection, SqlitePool};
 use super::{
     error, events, runs,
     sessions::{self, SessionRow},
-    types::{self, Json, Raw},
+    types::{self, Raw, Rows},
 };
 use crate::{
     model::{
@@ -58,7 +58,7 @@ macro_rules! select_messages {
     };
     ($($end:literal)+ $(, $argument:expr)* $(,)?) => {
         select_messages!(
-            "select "; "from messages m join live_sessions s on s.session_key = m.session_key " $($end)+ r#") as "rows!: Json<Vec<MessageRow>>""#
+            "select "; "from messages m join live_sessions s on s.session_key = m.session_key " $($end)+ r#") as "rows!: Rows<MessageRow>""#
             $(, $argument)*
         )
     };
@@ -98,7 +98,7 @@ pub(super) async fn rows_by_key(conn: &mut SqliteConnection, keys: &[i64]) -> Re
     }
     let keys = types::object(&keys);
     let rows = select_messages!("where m.message_key in (select value from json_each(?1))", keys);
-    rows.fetch_one(conn).await.map(|Json(rows)| rows).map_err(error::of)
+    rows.fetch_one(conn).await.map_err(error::of)?.read().await
 }
 
 /// Messages of at most 64 KiB, under their keys: what many readers are sent at once.
@@ -113,14 +113,15 @@ pub(super) async fn short_by_key(conn: &mut SqliteConnection, keys: &[i64]) -> R
              + coalesce(octet_length(m.tool_calls), 0) + coalesce(octet_length(m.metadata), 0) <= 65536",
         keys
     );
-    let Json(rows) = rows.fetch_one(conn).await.map_err(error::of)?;
+    let rows = rows.fetch_one(conn).await.map_err(error::of)?.read().await?;
     Ok(rows.into_iter().map(|row| (row.key, row.into_message())).collect())
 }
 
 pub(super) async fn find(pool: &SqlitePool, id: &SessionId, message: &MessageId) -> Result<Option<Message>> {
     let (id, message) = (id.as_str(), message.as_str());
-    let rows = select_messages!("where s.id = ?1 and m.id = ?2", id, message).fetch_one(pool).await;
-    rows.map(|Json(mut rows)| rows.pop().map(MessageRow::into_message)).map_err(error::of)
+    let rows =
+        select_messages!("where s.id = ?1 and m.id = ?2", id, message).fetch_one(pool).await.map_err(error::of)?;
+    Ok(rows.read().await?.pop().map(MessageRow::into_message))
 }
 
 /// Every message of a session, on a connection that holds a snapshot.
@@ -146,7 +147,7 @@ pub(super) async fn between(
              and (?5 is null
                or octet_length(m.content) + coalesce(octet_length(m.reasoning), 0) + coalesce(octet_length(m.parts), 0)
                  + coalesce(octet_length(m.tool_calls), 0) + coalesce(octet_length(m.metadata), 0) + octet_length(m.extra) <= ?5)
-           ) as "rows!: Json<Vec<MessageRow>>"
+           ) as "rows!: Rows<MessageRow>"
            from piece join live_sessions s on s.session_key = ?1"#,
         key,
         first,
@@ -155,8 +156,8 @@ pub(super) async fn between(
         most
     );
     let (mut messages, mut pieces) = (Vec::new(), pieces.fetch(conn));
-    while let Some(Json(rows)) = pieces.try_next().await.map_err(error::of)? {
-        messages.extend(rows.into_iter().map(MessageRow::into_message));
+    while let Some(rows) = pieces.try_next().await.map_err(error::of)? {
+        messages.extend(rows.read().await?.into_iter().map(MessageRow::into_message));
     }
     messages.sort_by_key(|message| message.seq);
     Ok(messages)

@@ -3,6 +3,7 @@
 mod append;
 mod attachments;
 mod backends;
+mod bounded;
 mod check;
 mod checkpoint;
 mod children;

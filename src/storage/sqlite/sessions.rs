@@ -9,6 +9,7 @@ use sqlx::{SqliteConnection, SqlitePool};
 
 use super::{
     append::{self, Opens, Tells},
+    bounded::{self, Read},
     error, events, idempotency,
     types::{self, Json, Raw, Text, Word},
 };
@@ -104,6 +105,14 @@ fn raw(json: Option<Raw>) -> Option<RawJson> {
 }
 
 impl SessionRow {
+    /// About how many bytes its JSON has.
+    pub(super) fn bytes(&self) -> usize {
+        let raw = [&self.token_usage, &self.token_budget, &self.task_list, &self.conversation_summary];
+        let raw = raw.into_iter().flatten().map(|Raw(json)| json.as_str().len()).sum::<usize>();
+        let metadata = self.metadata.0.iter().map(|(key, value)| key.len() + value.len() + 6).sum::<usize>();
+        raw + metadata + self.title.0.len() + self.extra.0.as_str().len() + 1024
+    }
+
     pub(super) fn into_session(self) -> Session {
         Session {
             id: self.id,
@@ -460,9 +469,9 @@ pub(super) async fn tree(pool: &SqlitePool, id: &SessionId, limit: i64) -> Resul
         text,
         more
     );
-    let rows = rows.fetch_all(pool).await.map_err(error::of)?;
+    let Read { rows, unread } = bounded::read(rows.fetch(pool), SessionRow::bytes).await?;
     let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-    let truncated = rows.len() > limit;
+    let truncated = unread || rows.len() > limit;
     let mut children: HashMap<SessionId, Vec<SessionTree>> = HashMap::new();
     // From the deepest up, each finds its children complete.
     for session in rows.into_iter().take(limit).map(SessionRow::into_session).rev() {

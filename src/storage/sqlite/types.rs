@@ -1,5 +1,7 @@
 //! How the model's types stand in SQLite's columns.
 
+use std::marker::PhantomData;
+
 use serde::{Deserialize, Deserializer, Serialize, de::DeserializeOwned};
 use sqlx::{
     Decode, Sqlite, Type, TypeInfo,
@@ -9,6 +11,7 @@ use sqlx::{
 
 use crate::{
     model::{AttachmentId, BackendId, MessageId, RawJson, RawObject, RunId, SessionId, Timestamp},
+    storage::{Error, Result},
     tasks,
 };
 
@@ -26,7 +29,7 @@ impl Type<Sqlite> for Text {
 }
 
 impl<'r> Decode<'r, Sqlite> for Text {
-    fn decode(value: SqliteValueRef<'r>) -> Result<Self, BoxDynError> {
+    fn decode(value: SqliteValueRef<'r>) -> std::result::Result<Self, BoxDynError> {
         let bytes = <&[u8] as Decode<Sqlite>>::decode(value)?;
         Ok(Self(String::from_utf8_lossy(bytes).into_owned()))
     }
@@ -46,14 +49,42 @@ impl<T> Type<Sqlite> for Json<T> {
 }
 
 impl<'r, T: DeserializeOwned> Decode<'r, Sqlite> for Json<T> {
-    fn decode(value: SqliteValueRef<'r>) -> Result<Self, BoxDynError> {
+    fn decode(value: SqliteValueRef<'r>) -> std::result::Result<Self, BoxDynError> {
         let bytes = <&[u8] as Decode<Sqlite>>::decode(value)?;
         let read = || match serde_json::from_slice(bytes) {
             Ok(value) => Ok(value),
             // Perhaps it is only no UTF-8.
             Err(_) => serde_json::from_str(&String::from_utf8_lossy(bytes)),
         };
-        Ok(Self(tasks::on_json(bytes.len(), read)?))
+        Ok(Self(read()?))
+    }
+}
+
+/// Rows as one JSON array, not taken apart yet.
+#[derive(Debug)]
+pub(super) struct Rows<T>(String, PhantomData<fn() -> T>);
+
+impl<T: DeserializeOwned + Send + 'static> Rows<T> {
+    /// The rows.
+    pub(super) async fn read(self) -> Result<Vec<T>> {
+        let Self(text, _) = self;
+        let rows = tasks::on_bytes(text.len(), move || serde_json::from_str(&text)).await;
+        rows.map_err(|error| Error::Failed(format!("rows cannot be read: {error}")))
+    }
+}
+
+impl<T> Type<Sqlite> for Rows<T> {
+    fn type_info() -> SqliteTypeInfo {
+        <str as Type<Sqlite>>::type_info()
+    }
+    fn compatible(ty: &SqliteTypeInfo) -> bool {
+        Text::compatible(ty)
+    }
+}
+
+impl<'r, T> Decode<'r, Sqlite> for Rows<T> {
+    fn decode(value: SqliteValueRef<'r>) -> std::result::Result<Self, BoxDynError> {
+        Text::decode(value).map(|Text(text)| Self(text, PhantomData))
     }
 }
 
@@ -78,21 +109,21 @@ impl Type<Sqlite> for Raw {
 }
 
 impl<'r> Decode<'r, Sqlite> for Raw {
-    fn decode(value: SqliteValueRef<'r>) -> Result<Self, BoxDynError> {
+    fn decode(value: SqliteValueRef<'r>) -> std::result::Result<Self, BoxDynError> {
         let Text(text) = Text::decode(value)?;
         Ok(Self(RawJson::stored(text)?))
     }
 }
 
 impl<'de> Deserialize<'de> for Raw {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
         RawJson::stored(String::deserialize(deserializer)?).map(Self).map_err(serde::de::Error::custom)
     }
 }
 
 /// The text of one within another JSON.
 impl<'de, T: DeserializeOwned> Deserialize<'de> for Json<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
         serde_json::from_str(&text).map(Self).map_err(serde::de::Error::custom)
     }
@@ -112,7 +143,7 @@ impl<T> Type<Sqlite> for Word<T> {
 }
 
 impl<'r, T: DeserializeOwned> Decode<'r, Sqlite> for Word<T> {
-    fn decode(value: SqliteValueRef<'r>) -> Result<Self, BoxDynError> {
+    fn decode(value: SqliteValueRef<'r>) -> std::result::Result<Self, BoxDynError> {
         let Text(text) = Text::decode(value)?;
         Ok(Self(serde_json::from_value(serde_json::Value::String(text))?))
     }
@@ -147,7 +178,7 @@ macro_rules! stored_id {
             }
         }
         impl<'r> Decode<'r, Sqlite> for $id {
-            fn decode(value: SqliteValueRef<'r>) -> Result<Self, BoxDynError> {
+            fn decode(value: SqliteValueRef<'r>) -> std::result::Result<Self, BoxDynError> {
                 Text::decode(value).map(|Text(text)| $id::stored(text))
             }
         }
@@ -166,7 +197,7 @@ impl Type<Sqlite> for Timestamp {
 }
 
 impl<'r> Decode<'r, Sqlite> for Timestamp {
-    fn decode(value: SqliteValueRef<'r>) -> Result<Self, BoxDynError> {
+    fn decode(value: SqliteValueRef<'r>) -> std::result::Result<Self, BoxDynError> {
         <i64 as Decode<Sqlite>>::decode(value).map(Self)
     }
 }

@@ -3,6 +3,7 @@
 use sqlx::{SqliteConnection, SqlitePool};
 
 use super::{
+    bounded::{self, Read},
     error, sessions,
     types::{self, Raw},
 };
@@ -46,9 +47,10 @@ pub(super) async fn page(
         after,
         more
     );
-    let rows = rows.fetch_all(pool).await.map_err(error::of)?.into_iter().map(|row| {
+    let Read { rows, unread } = bounded::read(rows.fetch(pool), |row| row.record.0.as_str().len() + 64).await?;
+    let rows = rows.into_iter().map(|row| {
         let place = Position { at: row.created_at.0, key: row.key };
         (place, UsageRecord { record: row.record.object(), created_at: row.created_at })
     });
-    Ok(Page::cut(rows.collect(), limit))
+    Ok(Page::cut_where(rows.collect(), limit, unread))
 }

@@ -19,6 +19,7 @@ mod openapi;
 mod original;
 mod original_events;
 mod other_hands;
+mod overload;
 mod questions;
 mod reconnecting;
 mod runs;

@@ -32,7 +32,7 @@ struct Peer {
 
 fn main() -> Outcome<()> {
     // As the server's: one core is left to SQLite's threads.
-    let workers = std::thread::available_parallelism()?.get().saturating_sub(1).max(1);
+    let workers = std::thread::available_parallelism()?.get().saturating_sub(1).max(2);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build()?;
     let mut peer = Peer { texts: Texts::default().into(), open: None, next: 1 << 32 };
     serve(|job| runtime.block_on(peer.work(job)).map_err(|error| error.to_string()));

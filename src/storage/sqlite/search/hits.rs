@@ -9,7 +9,7 @@ use crate::{
         Result,
         sqlite::{
             error,
-            types::{self, Json, Text, Word},
+            types::{self, Rows, Text, Word},
         },
     },
 };
@@ -27,7 +27,7 @@ impl Search<'_> {
         let texts = if first.kind == Kind::Session {
             sqlx::query_scalar!(
                 r#"select json_group_array(json_array(session_key, title,
-                     cast(json_extract(conversation_summary, '$.content') as text), null)) as "texts!: Json<Vec<Texts>>"
+                     cast(json_extract(conversation_summary, '$.content') as text), null)) as "texts!: Rows<Texts>"
                    from live_sessions where session_key in (select value from json_each(?1))"#,
                 keys
             )
@@ -37,7 +37,7 @@ impl Search<'_> {
             sqlx::query_scalar!(
                 r#"select json_group_array(json_array(m.message_key, m.content, iif(?2, m.reasoning, null),
                      iif(?3, (select replace(t.tools, char(8203), '') from message_terms t where t.message_key = m.message_key), null)))
-                     as "texts!: Json<Vec<Texts>>"
+                     as "texts!: Rows<Texts>"
                    from messages m where m.message_key in (select value from json_each(?1))"#,
                 keys,
                 reasoning,
@@ -46,7 +46,7 @@ impl Search<'_> {
             .fetch_one(&mut *self.conn)
             .await
         };
-        let Json(texts) = texts.map_err(error::of)?;
+        let texts = texts.map_err(error::of)?.read().await?;
         Ok(texts.into_iter().map(|(key, a, b, c)| (key, [a, b, c].into_iter().flatten().collect())).collect())
     }
 

@@ -1,0 +1,198 @@
+//! Bytes in flight: what requests and their answers may hold in memory together.
+//!
+//! **Each request reserves once, up front**, as much as its body has or its answer may have, so that none waits for more
+//! while it holds some. What does not fit waits a moment, and is refused then. What was reserved is held by the request's
+//! work wherever that runs, also when its client is gone; once an answer is made, as much is held as it has, until it is
+//! sent.
+
+use std::{
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use axum::{
+    body::{Body, HttpBody},
+    http::{HeaderMap, Method, Request, header},
+    response::Response,
+};
+use bytes::Bytes;
+use http_body::{Frame, SizeHint};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::error::Problem;
+use crate::{
+    model::{Limits, PAGE_BYTES},
+    storage::PIECE,
+    tasks,
+};
+
+/// Bytes in one permit: a semaphore counts in 32 bits.
+const UNIT: usize = 1 << 10;
+/// How long a request waits for others to end.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// What a call takes that brings and shows little.
+const LITTLE: usize = 64 << 10;
+/// What an answer takes that is a page. (A page ends where it has this much.)
+const PAGE: usize = PAGE_BYTES as usize;
+/// An attachment passes through in pieces, some of which are read, hashed, written and sent at one time.
+const PASSING: usize = 4 * PIECE as usize;
+
+/// The bytes that may be in flight. For each of them the process takes at most about four of memory: a body beside what it
+/// was read into, what is written of it and what is shown of it; a page beside its rows. `bench/` measures it.
+#[derive(Debug, Clone)]
+pub(super) struct Budget {
+    free: Arc<Semaphore>,
+    all: usize,
+    patience: Duration,
+}
+
+/// A part of the budget, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Reserved(Mutex<OwnedSemaphorePermit>);
+
+impl Budget {
+    pub(super) fn new(bytes: usize) -> Self {
+        let units = bytes.div_ceil(UNIT).clamp(1, u32::MAX as usize).min(Semaphore::MAX_PERMITS);
+        Self { free: Arc::new(Semaphore::new(units)), all: units, patience: PATIENCE }
+    }
+
+    /// So many bytes, or all that there are: a single request is never too large for the budget.
+    pub(super) async fn reserve(&self, bytes: usize) -> Result<Arc<Reserved>, Problem> {
+        let units = bytes.div_ceil(UNIT).min(self.all);
+        let units = u32::try_from(units).unwrap_or(u32::MAX);
+        let reserved = tokio::time::timeout(self.patience, self.free.clone().acquire_many_owned(units)).await;
+        match reserved {
+            Ok(Ok(permit)) => Ok(Arc::new(Reserved(Mutex::new(permit)))),
+            _ => Err(Problem::overloaded("requests under way hold all bytes that may be in flight")),
+        }
+    }
+}
+
+impl Reserved {
+    /// Gives back all but so many bytes.
+    pub(super) fn shrink(&self, bytes: usize) {
+        let mut permit = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let spare = permit.num_permits().saturating_sub(bytes.div_ceil(UNIT));
+        drop(permit.split(spare));
+    }
+}
+
+/// Bytes that a request may hold, and its answer.
+pub(super) fn needs<B: HttpBody>(request: &Request<B>, limits: &Limits) -> usize {
+    let path = request.uri().path();
+    if !path.starts_with("/api/v1/") || path == "/api/v1/openapi.json" || path == "/api/v1/health" {
+        return 0;
+    }
+    let last = path.rsplit('/').next().unwrap_or_default();
+    let of_one = |collection: &str| path.rsplit('/').nth(1) == Some(collection);
+    let answer = match *request.method() {
+        // A stream of events lasts: it reserves for each piece of itself (`events.rs`).
+        _ if last == "events" || of_one("events") => return 0,
+        // So may a wait for the end of a run.
+        Method::GET if of_one("runs") => LITTLE / 16,
+        Method::GET if of_one("attachments") => PASSING,
+        Method::GET => PAGE,
+        _ => LITTLE,
+    };
+    answer.max(body(request, limits))
+}
+
+fn body<B: HttpBody>(request: &Request<B>, limits: &Limits) -> usize {
+    let size = request.body().size_hint();
+    let bytes = usize::try_from(size.upper().unwrap_or(u64::MAX)).unwrap_or(usize::MAX);
+    match request.body().is_end_stream() {
+        true => 0,
+        false if passes_through(request) => bytes.min(PASSING),
+        false => bytes.min(limits.body),
+    }
+}
+
+/// Whether the body is an attachment's bytes as they are.
+fn passes_through<B>(request: &Request<B>) -> bool {
+    let is_json = |headers: &HeaderMap| {
+        let kind = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        kind.trim_start().get(..16).is_some_and(|kind| kind.eq_ignore_ascii_case("application/json"))
+    };
+    let is_raw = request.uri().query().is_some_and(|query| query.contains("raw"));
+    request.uri().path().ends_with("/attachments") && (is_raw || !is_json(request.headers()))
+}
+
+/// Does a request's work, which holds what was reserved for it, and has its answer hold as much as that has.
+pub(super) async fn holding(reserved: Arc<Reserved>, work: impl Future<Output = Response>) -> Response {
+    let response = tasks::holding(reserved.clone(), work).await;
+    if let Some(bytes) = response.body().size_hint().exact() {
+        reserved.shrink(usize::try_from(bytes).unwrap_or(usize::MAX));
+    }
+    response.map(|body| Body::new(Held { body, _reserved: reserved }))
+}
+
+/// An answer's body that holds what was reserved for it.
+struct Held {
+    body: Body,
+    _reserved: Arc<Reserved>,
+}
+
+impl HttpBody for Held {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_does_not_fit_waits_a_moment_and_is_refused() {
+        let budget = Budget { patience: Duration::ZERO, ..Budget::new(10 * UNIT) };
+        let first = budget.reserve(8 * UNIT).await.unwrap();
+        assert_eq!(budget.reserve(3 * UNIT).await.unwrap_err().status, 503);
+        first.shrink(7 * UNIT);
+        let second = budget.reserve(3 * UNIT).await.unwrap();
+        drop((first, second));
+        let budget = Budget { patience: Duration::from_secs(60), ..budget };
+        let all = budget.reserve(usize::MAX).await.unwrap();
+        let (waited, ()) = tokio::join!(budget.reserve(1), async { drop(all) });
+        assert!(waited.is_ok(), "there is room again");
+    }
+
+    #[test]
+    fn a_request_needs_what_it_brings_or_may_be_shown() {
+        let limits = Limits::default();
+        let needs = |method: Method, path: &str, bytes: usize, kind: &str| {
+            let request = Request::builder().method(method).uri(path).header("content-type", kind);
+            super::needs(&request.body(Body::from(vec![b'x'; bytes])).unwrap(), &limits)
+        };
+        for (path, bytes) in [
+            ("/health", 0),
+            ("/api/v1/sessions", PAGE),
+            ("/api/v1/sessions/s/messages?limit=1", PAGE),
+            ("/api/v1/sessions/s/events", 0),
+            ("/api/v1/events", 0),
+            ("/api/v1/runs/r", LITTLE / 16),
+            ("/api/v1/sessions/s/attachments/a", PASSING),
+        ] {
+            assert_eq!(needs(Method::GET, path, 0, ""), bytes, "{path}");
+        }
+        let json = "application/json";
+        assert_eq!(needs(Method::POST, "/api/v1/sessions/s/messages", 5 << 20, json), 5 << 20);
+        assert_eq!(needs(Method::POST, "/api/v1/sessions/s/messages", 50 << 20, json), limits.body);
+        assert_eq!(needs(Method::POST, "/api/v1/sessions/s/attachments", 9 << 20, "image/png"), PASSING);
+        assert_eq!(needs(Method::POST, "/api/v1/sessions/s/attachments", 9 << 20, json), 9 << 20);
+        assert_eq!(needs(Method::POST, "/api/v1/sessions/s/close", 0, ""), LITTLE);
+        let chunked = Request::post("/api/v1/sessions")
+            .body(Body::from_stream(futures_util::stream::empty::<Result<Bytes, axum::Error>>()));
+        assert_eq!(super::needs(&chunked.unwrap(), &limits), limits.body);
+    }
+}
