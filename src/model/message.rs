@@ -192,6 +192,19 @@ pub struct NewMessage {
 }
 
 impl NewMessage {
+    /// About how many bytes its JSON has.
+    pub fn bytes(&self) -> usize {
+        let calls = self.tool_calls.iter().flatten();
+        let calls = calls.map(|call| call.id.len() + call.function.name.len() + call.function.arguments.len() + 64);
+        let parts = self.parts.iter().flatten().map(|part| match part {
+            MessagePart::Text { text } => text.len() + 32,
+            MessagePart::ImageUrl { image_url } => image_url.url.len() + 64,
+        });
+        let text = self.content.len() + self.reasoning.as_ref().map_or(0, String::len);
+        let metadata = self.metadata.as_ref().map_or(0, |json| json.as_str().len());
+        text + metadata + calls.sum::<usize>() + parts.sum::<usize>() + 128
+    }
+
     /// A message of text alone.
     pub fn text(role: Role, content: impl Into<String>) -> Self {
         Self {

@@ -5,7 +5,11 @@
 //! a run, an id in use, another end of the history than the client expects. What is refused as a whole is looked at one
 //! by one then. With one writer nothing changes between that look and its write.
 
-use std::collections::{BTreeSet, HashMap};
+use std::{
+    borrow::Borrow,
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use serde::{Serialize, Serializer, ser::SerializeSeq};
 use serde_json::json;
@@ -22,13 +26,29 @@ pub(super) struct Append {
     pub(super) session: SessionId,
     pub(super) messages: Vec<NewMessage>,
     pub(super) options: AppendOptions,
+    /// About how many its messages have.
+    pub(super) bytes: usize,
 }
 
+/// Bytes of rows that one statement takes as JSON. A message of more goes alone, and not as JSON, which would be built,
+/// taken apart and copied at each step.
+const SLICE: usize = 256 << 10;
+/// Bytes of appends that are one statement at most.
+const MANY: usize = 4 * SLICE;
+
 impl Append {
+    pub(super) fn new(session: SessionId, messages: Vec<NewMessage>, options: AppendOptions) -> Self {
+        let bytes = messages.iter().map(NewMessage::bytes).sum();
+        Self { session, messages, options, bytes }
+    }
+
     /// Whether the statement that writes it can tell whether it may be written.
     fn is_plain(&self) -> bool {
         let Self { messages, options, .. } = self;
-        options.claim.is_none() && !messages.is_empty() && options.expected_last_seq.is_none_or(|last| last >= 0)
+        self.bytes <= SLICE
+            && options.claim.is_none()
+            && !messages.is_empty()
+            && options.expected_last_seq.is_none_or(|last| last >= 0)
     }
 
     /// Its messages, each in the place that the client expects for it, or in none yet.
@@ -55,11 +75,30 @@ pub(super) struct Begun {
     pub(super) places: Places,
 }
 
-/// What appends come to: an outcome for each, and the rows to write.
+/// What appends come to: an outcome for each, and the rows to write. A message is in memory once, wherever it stands.
 pub(super) struct Batch {
-    pub(super) outcomes: Vec<Result<Appended>>,
-    rows: Vec<(SessionId, Message)>,
+    outcomes: Vec<Result<Accepted>>,
+    rows: Vec<(SessionId, Arc<Message>)>,
     now: Timestamp,
+}
+
+/// What an append comes to: its messages, and the end of the history then.
+struct Accepted {
+    messages: Vec<Arc<Message>>,
+    last_seq: i64,
+}
+
+impl Batch {
+    /// The outcomes, once the rows are written.
+    pub(super) fn outcomes(self) -> Vec<Result<Appended>> {
+        let Self { outcomes, rows, .. } = self;
+        drop(rows);
+        let own = |Accepted { messages, last_seq }| Appended {
+            messages: messages.into_iter().map(Arc::unwrap_or_clone).collect(),
+            last_seq,
+        };
+        outcomes.into_iter().map(|outcome| outcome.map(own)).collect()
+    }
 }
 
 /// Begins a transaction, and looks at the sessions that are appended to: a row for each, and one with the version of the
@@ -101,8 +140,8 @@ pub(super) async fn decide(conn: &mut SqliteConnection, appends: &[&Append], mut
 pub(super) async fn write(conn: &mut SqliteConnection, appends: &[&Append], batch: &Batch) -> Result<()> {
     insert(conn, &batch.rows, Opens::At(batch.now), Tells::Yes).await?;
     for (append, outcome) in appends.iter().zip(&batch.outcomes) {
-        if let (Some(claim), Ok(appended)) = (&append.options.claim, outcome) {
-            let ids: Vec<_> = appended.messages.iter().map(|m| &m.id).collect();
+        if let (Some(claim), Ok(accepted)) = (&append.options.claim, outcome) {
+            let ids: Vec<_> = accepted.messages.iter().map(|m| &m.id).collect();
             idempotency::keep(conn, claim, 201, &json!({ "session": append.session, "messages": ids })).await?;
         }
     }
@@ -117,7 +156,7 @@ pub(super) fn gone(id: &SessionId, deleted: bool) -> Error {
     }
 }
 
-type Known = HashMap<(SessionId, MessageId), Message>;
+type Known = HashMap<(SessionId, MessageId), Arc<Message>>;
 
 /// Messages that are stored under ids which clients bring.
 async fn brought_before(conn: &mut SqliteConnection, appends: &[&Append]) -> Result<Known> {
@@ -139,7 +178,7 @@ async fn brought_before(conn: &mut SqliteConnection, appends: &[&Append]) -> Res
     .await
     .map_err(error::of)?;
     let rows = messages::rows_by_key(conn, &keys).await?;
-    Ok(rows.into_iter().map(|row| (row.ids(), row.into_message())).collect())
+    Ok(rows.into_iter().map(|row| (row.ids(), Arc::new(row.into_message()))).collect())
 }
 
 /// Decides on one append, and adds its rows to those of the batch.
@@ -147,9 +186,9 @@ fn take_in(
     append: &Append,
     place: Option<&mut std::result::Result<Place, bool>>,
     known: &mut Known,
-    rows: &mut Vec<(SessionId, Message)>,
+    rows: &mut Vec<(SessionId, Arc<Message>)>,
     now: Timestamp,
-) -> Result<Appended> {
+) -> Result<Accepted> {
     let place = match place {
         Some(Ok(place)) => place,
         Some(Err(deleted)) => return Err(gone(&append.session, *deleted)),
@@ -158,12 +197,12 @@ fn take_in(
     let mut seq = place.last_seq;
     let (mut answer, mut new) = (Vec::new(), Vec::new());
     for message in &append.messages {
-        let message = message.clone().into_message(seq + 1, now);
+        let message = Arc::new(message.clone().into_message(seq + 1, now));
         let key = (append.session.clone(), message.id.clone());
-        let before = known.get(&key).or_else(|| new.iter().find(|m: &&Message| m.id == message.id));
+        let before = known.get(&key).or_else(|| new.iter().find(|m: &&Arc<Message>| m.id == message.id));
         match before {
             Some(before) if before.same_content(&message) => answer.push(before.clone()),
-            Some(_) => return Err(Error::MessageExists(message.id)),
+            Some(_) => return Err(Error::MessageExists(message.id.clone())),
             None => {
                 seq += 1;
                 answer.push(message.clone());
@@ -185,7 +224,7 @@ fn take_in(
         known.insert((append.session.clone(), message.id.clone()), message.clone());
         rows.push((append.session.clone(), message));
     }
-    Ok(Appended { messages: answer, last_seq: seq })
+    Ok(Accepted { messages: answer, last_seq: seq })
 }
 
 /// Whether messages open the session again that they are added to.
@@ -257,7 +296,9 @@ pub(super) struct Written {
 
 /// Writes appends and commits, in one statement. None when one of them must be looked at: then nothing was written.
 pub(super) async fn at_once(conn: &mut SqliteConnection, appends: &[&Append]) -> Result<Option<Written>> {
-    if !appends.iter().all(|append| append.is_plain()) {
+    if !appends.iter().all(|append| append.is_plain())
+        || appends.iter().map(|append| append.bytes).sum::<usize>() > MANY
+    {
         return Ok(None);
     }
     let now = Timestamp::now();
@@ -306,17 +347,65 @@ pub(super) async fn at_once(conn: &mut SqliteConnection, appends: &[&Append]) ->
 }
 
 /// Writes rows in a transaction that goes on.
-pub(super) async fn insert(
+pub(super) async fn insert<M: Borrow<Message>>(
     conn: &mut SqliteConnection,
-    rows: &[(SessionId, Message)],
+    rows: &[(SessionId, M)],
     opens: Opens,
     tells: Tells,
 ) -> Result<()> {
-    if rows.is_empty() {
-        return Ok(());
+    let mut rest = rows;
+    while let Some((session, first)) = rest.first() {
+        let mut bytes = 0;
+        let fits = rest.iter().take_while(|(_, message)| {
+            bytes += message.borrow().bytes();
+            bytes <= SLICE
+        });
+        let slice = match fits.count() {
+            0 => {
+                insert_alone(conn, session, first.borrow(), opens, tells).await?;
+                1
+            }
+            several => {
+                let rows = rest[..several].iter().map(|(session, message)| (session, message.borrow()));
+                let rows = Rows::of(rows, opens, tells);
+                append_rows!(&rows, "true from jsonb_each(?1)").execute(&mut *conn).await.map_err(error::of)?;
+                several
+            }
+        };
+        rest = &rest[slice..];
     }
-    let rows = Rows::of(rows.iter().map(|(session, message)| (session, message)), opens, tells);
-    append_rows!(&rows, "true from jsonb_each(?1)").execute(conn).await.map(drop).map_err(error::of)
+    Ok(())
+}
+
+/// Writes one row, by its values.
+async fn insert_alone(
+    conn: &mut SqliteConnection,
+    session: &SessionId,
+    m: &Message,
+    opens: Opens,
+    tells: Tells,
+) -> Result<()> {
+    let Rows { at, now, told_at, .. } = Rows::of(std::iter::empty(), opens, tells);
+    let (session, seq, id, role) =
+        (session.as_str(), (m.seq > 0).then_some(m.seq), m.id.as_str(), types::word(&m.role));
+    let (terms, thoughts) = (messages::terms(&m.content), m.reasoning.as_deref().and_then(messages::terms));
+    let [parts, calls, metadata] =
+        [&m.parts, &m.tool_calls, &m.metadata].map(|json| json.as_ref().map(RawJson::as_str));
+    let (run, extra) = (m.run_id.as_ref().map(|run| run.as_str()), m.extra.as_str());
+    let (created_at, updated_at, opens) = (m.created_at.0, m.updated_at.0, at.is_some());
+    let at = at.unwrap_or(created_at.min(now));
+    sqlx::query!(
+        "insert into appends (session_id, seq, id, role, content, content_terms, reasoning, reasoning_terms, parts, tool_calls,
+           tool_call_id, tool_success, phase, metadata, run_id, compressed, extra, created_at, updated_at, at, opens, told_at,
+           beside_run)
+         values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, true)",
+        session, seq, id, role, m.content, terms, m.reasoning, thoughts, parts, calls, m.tool_call_id, m.tool_success, m.phase,
+        metadata, run, m.compressed, extra, created_at, updated_at, at, opens, told_at
+    )
+    .execute(conn)
+    .await
+    .map(drop)
+    .map_err(error::of)
 }
 
 /// A message to append, in its session.

@@ -101,7 +101,7 @@ pub(super) async fn fill(
         });
     }
     let last_event = events::commit(conn).await?;
-    Ok(Outcomes { appends: batch.outcomes, calls: called, data_version, last_event })
+    Ok(Outcomes { appends: batch.outcomes(), calls: called, data_version, last_event })
 }
 
 async fn keep_or_undo(conn: &mut SqliteConnection, outcome: &Result<()>) -> Result<()> {
