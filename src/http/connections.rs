@@ -182,6 +182,12 @@ mod tests {
         Connections::new(Shares { users: 2, strangers: 4, per_address: 3 })
     }
 
+    /// How many users there are, strangers, and addresses of these.
+    fn counts(all: &Connections) -> (usize, usize, usize) {
+        let here = all.here();
+        (here.users, here.strangers.len(), here.addresses.len())
+    }
+
     fn is_closed(connection: &Connection) -> bool {
         connection.closing().is_cancelled()
     }
@@ -199,7 +205,7 @@ mod tests {
         let again = all.accept(B).unwrap();
         assert!(is_closed(&first), "all strangers have a share, too");
         drop((first, others, of_another, again));
-        assert!(all.here().addresses.is_empty() && all.here().strangers.is_empty());
+        assert_eq!(counts(&all), (0, 0, 0));
     }
 
     #[test]
@@ -222,12 +228,12 @@ mod tests {
         assert_eq!(strangers.iter().filter(|stranger| !is_closed(stranger)).count(), 3);
         let last = strangers.last().unwrap();
         last.trust();
-        assert_eq!((all.here().users, all.here().strangers.len()), (2, 3), "no room among users");
+        assert_eq!(counts(&all), (2, 3, 1), "no room among users");
         drop(users);
         last.trust();
-        assert_eq!((all.here().users, all.here().strangers.len()), (1, 2));
+        assert_eq!(counts(&all), (1, 2, 1));
         drop(strangers);
-        assert_eq!((all.here().users, all.here().strangers.len()), (0, 0));
+        assert_eq!(counts(&all), (0, 0, 0));
     }
 
     #[test]
