@@ -235,6 +235,8 @@ async fn ending_what_is_gone_is_done() {
     let backend = warm_row(database.storage(), "a", process).await;
     process::reap(&AgentSession { process: None, ..backend.clone() }).await.unwrap();
     assert!(child.try_wait().unwrap().is_none());
+    // To wait closes its input, and it would end by itself.
+    let _input = child.stdin.take();
     let (reaped, ended) = tokio::join!(process::reap(&backend), child.wait());
     reaped.unwrap();
     assert!(!ended.unwrap().success());
