@@ -27,6 +27,7 @@ use super::{
     access::{Access, Caller},
     budget::{self, Budget},
     error::Problem,
+    extract,
 };
 use crate::model::Limits;
 
@@ -71,7 +72,10 @@ impl Api {
             0 => routed(self.routes, request).await,
             bytes => match self.bytes.reserve(bytes).await {
                 Ok(reserved) => budget::holding(reserved, routed(self.routes, request)).await,
-                Err(problem) => problem.into_response(),
+                Err(problem) => {
+                    extract::pass_over(&mut request.into_body()).await;
+                    problem.into_response()
+                }
             },
         }
     }

@@ -47,6 +47,9 @@ async fn bytes_that_do_not_fit_are_refused_and_fit_again_when_others_are_done() 
     });
     let refused = refused.await;
     assert_eq!((refused.code(), refused.headers["retry-after"].to_str().unwrap()), ((503, "overloaded"), "1"));
+    let long = json!({ "messages": [{ "role": "user", "content": "x".repeat(4 << 20) }] });
+    let refused = server.post("/sessions/s/messages", long).await;
+    assert_eq!(refused.code(), (503, "overloaded"), "a client that still sends reads why");
     let answer = server.post("/sessions", json!({ "id": "small" })).await;
     assert_eq!(answer.status, 201, "what is small finds room: {answer:?}");
     assert_eq!(server.get("/health").await.status, 200, "what takes nothing needs none");
