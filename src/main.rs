@@ -70,6 +70,16 @@ enum Command {
         #[command(subcommand)]
         source: Source,
     },
+    /// Delete many sessions: those that the mode and the filters name, with everything below them
+    ///
+    /// Beside a running server it asks that server to. Otherwise it deletes by itself; what is left to end outside of the
+    /// database, such as agent processes and worktrees, is then ended by the next server that starts.
+    Cleanup {
+        #[command(flatten)]
+        place: Place,
+        #[command(flatten)]
+        what: Box<cli::cleanup::What>,
+    },
     /// Print the token of a database, made if it has none yet
     Token {
         #[command(flatten)]
@@ -171,6 +181,10 @@ async fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Token { place } => {
             println!("{}", token_of(&place.database()?)?);
             Ok(ExitCode::SUCCESS)
+        }
+        Command::Cleanup { place, what } => {
+            let stop = stop_signal().map_err(|error| Failure::new(1, error))?;
+            cli::cleanup::run(&what, &place.settings(Server::default())?, stop).await
         }
         Command::Reindex { place } => {
             // Drawn only where standard error is a terminal.

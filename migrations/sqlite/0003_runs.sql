@@ -18,6 +18,12 @@ create table runs (
 ) strict;
 
 create index runs_by_session on runs (session_key, run_key desc);
+-- The filters of a list of runs, each in the list's order: an index ends with the table's key. Without them a list of the
+-- few that failed walks all runs that ever were.
+create index runs_by_status on runs (status);
+create index runs_by_executor on runs (executor);
+create index runs_by_executor_and_status on runs (executor, status);
+create index runs_by_session_and_status on runs (session_key, status);
 -- One active run a session: the database is the arbiter, not a map in memory.
 create unique index runs_active on runs (session_key) where status in ('pending', 'running');
 

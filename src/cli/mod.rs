@@ -1,6 +1,7 @@
 //! Commands that are more than a call of the library, and what they share.
 
 pub(crate) mod agents;
+pub(crate) mod cleanup;
 pub(crate) mod demo_model;
 mod failure;
 pub(crate) mod import;

@@ -316,6 +316,9 @@ impl From<storage::Error> for Problem {
             E::AttachmentNotFound(id) => {
                 not_found("attachment_not_found", "Attachment not found").with("attachment_id", id.as_str())
             }
+            E::ReceiptNotFound(id) => {
+                not_found("receipt_not_found", "Receipt not found").with("receipt_id", id.as_str())
+            }
             E::BackendNotFound(_) => not_found("not_found", "Backend not found"),
             E::RunNotFound(id) => not_found("run_not_found", "Run not found").with("run_id", id.as_str()),
             E::RunExists(id) => conflict("run_exists", "Run exists").with("run_id", id.as_str()),

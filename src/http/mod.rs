@@ -4,6 +4,7 @@ mod access;
 mod attachments;
 mod budget;
 mod children;
+mod cleanup;
 mod connections;
 mod disposition;
 mod download;
@@ -119,7 +120,7 @@ fn routes() -> ApiRouter<App> {
         .delete_with(w::detach, doc("worktrees", "Remove the worktree of a session's tree"));
     ApiRouter::new()
         .api_route("/api/v1/sessions", list)
-        .api_route("/api/v1/sessions/cleanup", post_with(s::cleanup, doc("sessions", "Delete many sessions")))
+        .api_route("/api/v1/sessions/cleanup", post_with(cleanup::cleanup, doc("sessions", "Delete many sessions")))
         .api_route("/api/v1/sessions/{id}", session)
         .api_route("/api/v1/sessions/{id}/clear", post_with(s::clear, doc("sessions", "Clear a session")))
         .api_route("/api/v1/sessions/{id}/tree", get_with(s::tree, doc("sessions", "Read a session's tree")))
@@ -182,6 +183,20 @@ fn routes() -> ApiRouter<App> {
         .route("/docs", axum::routing::get(server::docs))
 }
 
+/// What cleanups have deleted, and those that are under way.
+fn receipt_routes() -> ApiRouter<App> {
+    ApiRouter::new()
+        .api_route("/api/v1/receipts", get_with(cleanup::running, doc("sessions", "List the cleanups under way")))
+        .api_route(
+            "/api/v1/receipts/{receipt_id}",
+            get_with(cleanup::read, doc("sessions", "Read what a cleanup has deleted")),
+        )
+        .api_route(
+            "/api/v1/receipts/{receipt_id}/cancel",
+            post_with(cleanup::cancel, doc("sessions", "Cancel a cleanup")),
+        )
+}
+
 /// Calls of the API that this one took the place of. The one that deletes everything is for development.
 fn original_routes(dev: bool) -> ApiRouter<App> {
     use original as o;
@@ -213,11 +228,16 @@ fn open(summary: &'static str) -> impl FnOnce(TransformOperation<'_>) -> Transfo
     }
 }
 
+/// The cleanup that a request's body asks for, or why it is none.
+pub fn cleanup_of(body: serde_json::Value) -> Result<crate::model::Cleanup, String> {
+    cleanup::of_body(body)
+}
+
 /// The whole API, guarded; with `dev`, also what is for development alone.
 pub fn api(app: App, access: Access, dev: bool) -> Api {
     let mut document = OpenApi::default();
     let limits = app.limits;
-    let routes = routes().merge(original_routes(dev));
+    let routes = routes().merge(receipt_routes()).merge(original_routes(dev));
     let routes = routes.finish_api_with(&mut document, |api| described(api, &limits)).with_state(app.clone());
     let bytes = app.under_way.bytes.clone();
     // Made once a server: it is the routes' own description.

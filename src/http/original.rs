@@ -194,13 +194,7 @@ pub(super) struct DoneBody {
 
 /// Deletes everything, as a cleanup does.
 pub(super) async fn reset(State(app): State<App>) -> Result<Answer<200, DoneBody>, Problem> {
-    let all = Cleanup {
-        mode: CleanupMode::All,
-        keep_pinned: false,
-        keep_archived: false,
-        inactive_before: None,
-        dry_run: false,
-    };
+    let all = Cleanup { keep_archived: false, ..Cleanup::of(CleanupMode::All) };
     lifecycle::cleanup(&app.runs, &app.worktrees, all).await?;
     Ok(Answer::new(&DoneBody { success: true }))
 }

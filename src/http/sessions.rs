@@ -6,7 +6,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize, de::IntoDeserializer};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{
@@ -20,8 +20,8 @@ use super::{
 use crate::{
     lifecycle,
     model::{
-        Cleanup, CleanupMode, CleanupReceipt, DeleteOptions, DeleteReceipt, NewSession, Page, RawObject, Session,
-        SessionFilter, SessionId, SessionTree, SessionUpdate, Timestamp, UsageRecord,
+        DeleteOptions, DeleteReceipt, NewSession, Page, RawObject, Session, SessionFilter, SessionId, SessionTree,
+        SessionUpdate, UsageRecord,
     },
     storage::{Error, Storage},
 };
@@ -235,42 +235,6 @@ pub(super) async fn clear(
     let (messages_removed, attachments_removed) = (receipt.messages_removed, receipt.attachments_removed);
     let body = ClearedBody { success: true, session_id: at.id, messages_removed, attachments_removed };
     Ok(Answer::new(&body).with(etag(receipt.version)))
-}
-
-/// What to clean up.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub(super) struct CleanupBody {
-    /// Which sessions.
-    #[schemars(with = "CleanupMode")]
-    mode: String,
-    /// Keep a pinned session, everything above it and the tree below it.
-    #[serde(default)]
-    keep_pinned: bool,
-    /// Keep archived sessions, everything above them and the trees below them. True by default: `false` deletes them too.
-    #[serde(default = "yes")]
-    keep_archived: bool,
-    /// Keep a session that was active at this time or later or has an active run, and everything above it. An active run
-    /// is a pending or running one.
-    #[serde(default)]
-    inactive_before: Option<Timestamp>,
-    /// Only say what would be removed.
-    #[serde(default)]
-    dry_run: bool,
-}
-
-pub(super) async fn cleanup(
-    State(app): State<App>,
-    _: NoQuery,
-    body: Json<CleanupBody>,
-) -> Result<Answer<200, CleanupReceipt>, Problem> {
-    let CleanupBody { mode, keep_pinned, keep_archived, inactive_before, dry_run } = body.value;
-    // Clients of the original may write it as they like.
-    let word = mode.trim().to_ascii_lowercase();
-    let known = CleanupMode::deserialize(word.as_str().into_deserializer());
-    let known = known.map_err(|error: serde::de::value::Error| Problem::invalid_mode(&mode, &error.to_string()))?;
-    let cleanup = Cleanup { mode: known, keep_pinned, keep_archived, inactive_before, dry_run };
-    Ok(Answer::new(&lifecycle::cleanup(&app.runs, &app.worktrees, cleanup).await?))
 }
 
 /// A session and what is below it.

@@ -5,15 +5,17 @@
 //! says that they were ended. All of it is bounded, and in a task of its own, so that a client which leaves breaks
 //! nothing; what could not be done in time is a job in the database, and tried again.
 
+mod cleanup;
 mod close;
 mod teardown;
 mod worktree;
 
+pub use cleanup::cleanup;
 pub use close::{Close, SessionResult, close, open, preview};
 pub use worktree::{WorktreeError, attach_worktree, detach_worktree};
 
 use crate::{
-    model::{Cleanup, CleanupReceipt, DeleteOptions, DeleteReceipt, SessionId},
+    model::{DeleteOptions, DeleteReceipt, SessionId},
     runs::Runs,
     storage::{Result, Storage},
     worktree::Worktrees,
@@ -24,7 +26,10 @@ use crate::{
 pub fn start(runs: &Runs, worktrees: &Worktrees) {
     let (stop, tasks) = (runs.feed().stopping().clone(), runs.repository().tasks().clone());
     let (reaper, settler, until) = ((runs.clone(), worktrees.clone()), (runs.clone(), worktrees.clone()), stop.clone());
+    let cleaner = reaper.clone();
     tasks.spawn(async move { until.run_until_cancelled(teardown::reap(&reaper.0, &reaper.1)).await });
+    // Not cut off when the server stops: it ends behind a step.
+    tasks.spawn(async move { cleanup::resume(&cleaner.0, &cleaner.1).await });
     tasks.spawn(async move { stop.run_until_cancelled(settle(&settler.0, &settler.1)).await });
 }
 
@@ -51,23 +56,6 @@ pub async fn delete(
             receipt.still_stopping = runs.stop_deleted(&receipt.cancelled_run_ids).await;
             let left = teardown::at_once(&runs, &worktrees, std::mem::take(&mut receipt.teardowns)).await;
             Ok(DeleteReceipt { unfinished: left.unfinished, retained_worktrees: left.retained, ..receipt })
-        })
-        .await
-}
-
-/// Deletes what a cleanup names, stops what ran there and tears down what was outside.
-pub async fn cleanup(runs: &Runs, worktrees: &Worktrees, cleanup: Cleanup) -> Result<CleanupReceipt> {
-    let (runs, worktrees) = (runs.clone(), worktrees.clone());
-    let tasks = runs.repository().tasks().clone();
-    tasks
-        .detached(async move {
-            let mut receipt = runs.repository().cleanup_sessions(cleanup).await?;
-            if receipt.dry_run {
-                return Ok(receipt);
-            }
-            receipt.still_stopping = runs.stop_deleted(&receipt.cancelled_run_ids).await;
-            let left = teardown::at_once(&runs, &worktrees, std::mem::take(&mut receipt.teardowns)).await;
-            Ok(CleanupReceipt { unfinished: left.unfinished, retained_worktrees: left.retained, ..receipt })
         })
         .await
 }

@@ -126,6 +126,10 @@ id!(
     AttachmentId
 );
 id!(
+    /// A receipt's public id.
+    ReceiptId
+);
+id!(
     /// A backend's public id.
     BackendId
 );

@@ -33,6 +33,7 @@ macro_rules! only_objects {
 mod attachment;
 mod backend;
 mod child;
+mod cleanup;
 mod event;
 mod id;
 mod json;
@@ -53,8 +54,11 @@ pub use child::{
     CHILD_COMPRESSION, CHILD_SYSTEM_PROMPT, ChildStep, ChildUpdate, ContinuedChild, CreatedChild, NewChild,
     UpdatedChild, assignment,
 };
+pub use cleanup::{
+    CLEANUP_IDS, Cleanup, CleanupMode, CleanupReceipt, CleanupStep, RECEIPT_IDS, Receipt, ReceiptStatus,
+};
 pub use event::{Event, EventKind, EventPage, EventScope};
-pub use id::{AttachmentId, BackendId, InvalidId, MessageId, RunId, SessionId};
+pub use id::{AttachmentId, BackendId, InvalidId, MessageId, ReceiptId, RunId, SessionId};
 pub use json::{RawJson, RawObject};
 pub use list::{Archived, KindFilter, Order, Page, Position, SessionFilter, SessionTree};
 pub use message::{
@@ -62,8 +66,7 @@ pub use message::{
     ToolFunction, Truncate, Window,
 };
 pub use receipt::{
-    Cleanup, CleanupMode, CleanupReceipt, ClearReceipt, DeleteCounts, DeleteOptions, DeleteReceipt, MessageReceipt,
-    TruncateReceipt, UsageRecord,
+    ClearReceipt, DeleteCounts, DeleteOptions, DeleteReceipt, MessageReceipt, TruncateReceipt, UsageRecord,
 };
 pub use run::{Answered, NewRun, PendingQuestion, Run, RunEnd, RunFilter};
 pub use search::{

@@ -1,7 +1,7 @@
 //! Receipts: what a delete, a clear, a truncation or a cleanup really did; and the smaller nouns.
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::{MessageId, RawObject, RunId, SessionId, TeardownJob, Timestamp, Unfinished};
 
@@ -46,58 +46,6 @@ pub struct DeleteReceipt {
     pub retained_worktrees: Vec<String>,
     /// What is outside of the database and could not be ended or removed yet; it is tried again.
     pub unfinished: Vec<Unfinished>,
-    /// What was left to do outside of the database when the rows were gone.
-    #[serde(skip)]
-    pub teardowns: Vec<TeardownJob>,
-}
-
-/// Which sessions a cleanup removes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum CleanupMode {
-    /// All.
-    All,
-    /// Those that hold nothing, nor does anything below them: at most one system message, no attachment, no active run.
-    Empty,
-    /// All children.
-    Children,
-}
-
-/// What to clean up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Cleanup {
-    /// Which sessions.
-    pub mode: CleanupMode,
-    /// Keep a pinned session, everything above it and the tree below it.
-    pub keep_pinned: bool,
-    /// Keep an archived session, everything above it and the tree below it.
-    pub keep_archived: bool,
-    /// Keep a session that was active at this time or later or has an active run (pending or running), and everything
-    /// above it.
-    pub inactive_before: Option<Timestamp>,
-    /// Only say what would be removed.
-    pub dry_run: bool,
-}
-
-/// What a cleanup did.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
-pub struct CleanupReceipt {
-    /// Sessions removed.
-    pub deleted_count: i64,
-    /// Their ids, sorted.
-    pub deleted_session_ids: Vec<SessionId>,
-    /// Bytes of messages' text and of attachments that were removed.
-    pub bytes: i64,
-    /// Runs that were under way or queued.
-    pub cancelled_run_ids: Vec<RunId>,
-    /// Runs that had not stopped when the answer was given.
-    pub still_stopping: Vec<RunId>,
-    /// Worktrees that stay on disk.
-    pub retained_worktrees: Vec<String>,
-    /// What is outside of the database and could not be ended or removed yet; it is tried again.
-    pub unfinished: Vec<Unfinished>,
-    /// Whether nothing was removed because the client only asked.
-    pub dry_run: bool,
     /// What was left to do outside of the database when the rows were gone.
     #[serde(skip)]
     pub teardowns: Vec<TeardownJob>,

@@ -59,6 +59,37 @@ impl Storage for SessionRepository {
         self.write(touched, |storage| async move { storage.cleanup_sessions(cleanup).await }).await
     }
 
+    async fn begin_cleanup(&self, cleanup: Cleanup) -> Result<Receipt> {
+        self.write(Touched::These(vec![]), |storage| async move { storage.begin_cleanup(cleanup).await }).await
+    }
+
+    async fn continue_cleanup(&self, id: &ReceiptId) -> Result<Option<CleanupStep>> {
+        let id = id.clone();
+        self.write(Touched::Any, |storage| async move { storage.continue_cleanup(&id).await }).await
+    }
+
+    async fn stop_cleanup(&self, id: &ReceiptId) -> Result<Receipt> {
+        let id = id.clone();
+        self.write(Touched::These(vec![]), |storage| async move { storage.stop_cleanup(&id).await }).await
+    }
+
+    async fn running_cleanups(&self) -> Result<Vec<Receipt>> {
+        self.storage.running_cleanups().await
+    }
+
+    async fn receipt(&self, id: &ReceiptId) -> Result<Receipt> {
+        self.storage.receipt(id).await
+    }
+
+    async fn receipt_sessions(
+        &self,
+        id: &ReceiptId,
+        after: Option<&SessionId>,
+        limit: i64,
+    ) -> Result<(Vec<SessionId>, bool)> {
+        self.storage.receipt_sessions(id, after, limit).await
+    }
+
     async fn append_messages(
         &self,
         id: &SessionId,

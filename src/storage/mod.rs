@@ -17,6 +17,7 @@
 //!
 //! Lists are bounded by the caller's `limit` and go on from a [`Position`].
 
+mod claim;
 pub mod sqlite;
 
 use std::pin::Pin;
@@ -27,14 +28,17 @@ use futures_util::Stream;
 use serde_json::Value;
 use tokio::sync::watch;
 
+pub use claim::{Answer, Claim};
+
 use crate::model::{
     AbsolutePath, AgentSession, Answered, Appended, Attachment, AttachmentId, BackendFilter, BackendId, BackendState,
-    ChildStep, ChildUpdate, Cleanup, CleanupReceipt, ClearReceipt, ClockOutOfRange, Closing, ContinuedChild,
-    CreatedChild, DeleteOptions, DeleteReceipt, EventPage, EventScope, Message, MessageFilter, MessageId, MessagePage,
-    MessageReceipt, NewAttachment, NewChild, NewMessage, NewRun, NewSession, NewWorktree, Openness, Page,
-    PendingQuestion, Position, RawObject, Run, RunEnd, RunFilter, RunId, SearchPage, SearchPosition, SearchQuery,
-    Session, SessionFilter, SessionId, SessionSave, SessionTree, SessionUpdate, Teardown, TeardownJob, Truncate,
-    TruncateReceipt, UpdatedChild, UsageRecord, WholeSession, Worktree, WorktreeStep,
+    ChildStep, ChildUpdate, Cleanup, CleanupReceipt, CleanupStep, ClearReceipt, ClockOutOfRange, Closing,
+    ContinuedChild, CreatedChild, DeleteOptions, DeleteReceipt, EventPage, EventScope, Message, MessageFilter,
+    MessageId, MessagePage, MessageReceipt, NewAttachment, NewChild, NewMessage, NewRun, NewSession, NewWorktree,
+    Openness, Page, PendingQuestion, Position, RawObject, Receipt, ReceiptId, Run, RunEnd, RunFilter, RunId,
+    SearchPage, SearchPosition, SearchQuery, Session, SessionFilter, SessionId, SessionSave, SessionTree,
+    SessionUpdate, Teardown, TeardownJob, Truncate, TruncateReceipt, UpdatedChild, UsageRecord, WholeSession, Worktree,
+    WorktreeStep,
 };
 
 /// Bytes of an attachment that are read at once.
@@ -93,6 +97,9 @@ pub enum Error {
     /// No attachment of the session has this id.
     #[error("no attachment of the session has the id '{0}'")]
     AttachmentNotFound(AttachmentId),
+    /// No receipt has this id, or it is older than receipts are kept.
+    #[error("no receipt has the id '{0}'")]
+    ReceiptNotFound(ReceiptId),
     /// No backend has this id: its session was deleted.
     #[error("no backend has the id '{0}'")]
     BackendNotFound(BackendId),
@@ -168,28 +175,6 @@ pub type Source = Pin<Box<dyn Stream<Item = std::result::Result<Bytes, SourceErr
 /// What a save made: the row as it is now, and the places of the messages that were added.
 pub type Saved = (Session, Vec<(MessageId, i64)>);
 
-/// An idempotency key with what it is valid for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Claim {
-    /// Token, method and path, hashed.
-    pub scope: String,
-    /// The client's key.
-    pub key: String,
-    /// The request's body, hashed.
-    pub body_hash: String,
-}
-
-/// What a request with an idempotency key was answered.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Answer {
-    /// The hash of the body that came with the key.
-    pub body_hash: String,
-    /// The status.
-    pub status: u16,
-    /// Ids for a success, the problem for a refusal.
-    pub body: Value,
-}
-
 /// How to append.
 #[derive(Debug, Clone, Default)]
 pub struct AppendOptions {
@@ -231,10 +216,37 @@ pub trait Storage: Send + Sync {
     /// Removes all messages but a first system message, all attachments, derived state and the pending question.
     async fn clear_session(&self, id: &SessionId, if_match: Option<i64>) -> Result<ClearReceipt>;
 
-    /// Deletes every session that the cleanup names, decided at the instant of deletion. A session that it keeps (pinned,
-    /// archived, active since, with an active run: see [`Cleanup`]) keeps everything above it. A dry run only reads, and no
-    /// write waits for it.
+    /// Deletes every session that the cleanup names, to its end: [`Storage::begin_cleanup`], then
+    /// [`Storage::continue_cleanup`] as long as there is something to do. A session that it keeps (pinned, archived, active
+    /// since, with an active run: see [`Cleanup`]) keeps everything above it. A dry run only reads, and no write waits for
+    /// it.
     async fn cleanup_sessions(&self, cleanup: Cleanup) -> Result<CleanupReceipt>;
+
+    /// Writes down a cleanup that is to be carried out, of the sessions that there are now. Receipts are kept for seven days
+    /// from their end.
+    async fn begin_cleanup(&self, cleanup: Cleanup) -> Result<Receipt>;
+
+    /// Deletes the next of what a cleanup names, decided at the instant of deletion: whole trees in one transaction, up to
+    /// 500 sessions or one larger tree, with what a delete does. None when there is nothing more, or it was stopped.
+    async fn continue_cleanup(&self, id: &ReceiptId) -> Result<Option<CleanupStep>>;
+
+    /// Stops a cleanup: what it has deleted stays deleted. One that has ended stays as it is; the receipt as it is now is
+    /// the answer.
+    async fn stop_cleanup(&self, id: &ReceiptId) -> Result<Receipt>;
+
+    /// The cleanups that have not ended, oldest first.
+    async fn running_cleanups(&self) -> Result<Vec<Receipt>>;
+
+    /// How far a cleanup is.
+    async fn receipt(&self, id: &ReceiptId) -> Result<Receipt>;
+
+    /// The ids of sessions that a cleanup has deleted, sorted, after this one; and whether there are more.
+    async fn receipt_sessions(
+        &self,
+        id: &ReceiptId,
+        after: Option<&SessionId>,
+        limit: i64,
+    ) -> Result<(Vec<SessionId>, bool)>;
 
     /// Appends messages, all or none; each new one raises the session's version by one. One whose id is in the session
     /// with the same content is answered as it is there, whatever else the call would fail with.

@@ -7,6 +7,7 @@ mod support;
 
 mod append_cost;
 mod attachment_reader;
+mod cleanup_command;
 mod cli;
 mod clock;
 mod deleted_at_random;
@@ -18,6 +19,7 @@ mod import;
 mod lives;
 mod marked;
 mod model_based;
+mod plans;
 mod processes;
 mod races;
 mod repository;

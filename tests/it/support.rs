@@ -310,7 +310,7 @@ pub(crate) async fn all_ids(storage: &dyn Storage) -> Vec<String> {
 }
 
 pub(crate) fn cleanup(mode: CleanupMode) -> Cleanup {
-    Cleanup { mode, keep_pinned: false, keep_archived: true, inactive_before: None, dry_run: false }
+    Cleanup::of(mode)
 }
 
 /// The frames in the write-ahead log.

@@ -1,10 +1,10 @@
-//! Deleting trees: one session's, or all that a cleanup names. The commit is the single critical point.
+//! Deleting trees: one session's, or those of a step of a cleanup (`cleanup.rs`). The commit is the single critical point.
 //!
 //! **Deleted stays deleted.** A delete marks its sessions and leaves a tombstone for each. Every query reads
 //! `live_sessions`, which leaves marked ones out; the rows go later, in steps (`purge.rs`).
 
 use serde_json::json;
-use sqlx::{SqliteConnection, SqlitePool};
+use sqlx::SqliteConnection;
 
 use super::{
     error,
@@ -14,8 +14,7 @@ use super::{
 };
 use crate::{
     model::{
-        Cleanup, CleanupMode, CleanupReceipt, DeleteCounts, DeleteOptions, DeleteReceipt, EventKind, RunId, RunStatus,
-        SessionId, TeardownJob, Timestamp,
+        DeleteCounts, DeleteOptions, DeleteReceipt, EventKind, RunId, RunStatus, SessionId, TeardownJob, Timestamp,
     },
     storage::{Error, Result},
 };
@@ -171,77 +170,4 @@ async fn tell_parents(conn: &mut SqliteConnection, keys: &Keys) -> Result<()> {
         NewEvent::new(row.parent, EventKind::ChildFinished, data)
     });
     events::record(conn, &told.collect::<Vec<_>>()).await
-}
-
-pub(super) async fn cleanup(conn: &mut SqliteConnection, input: &Cleanup) -> Result<CleanupReceipt> {
-    let keys = doomed(conn, input).await?;
-    let receipt = cleanup_receipt(conn, &keys, input).await?;
-    let teardowns = mark(conn, &keys, false).await?;
-    purge::first_step(conn, None).await?;
-    Ok(CleanupReceipt { teardowns, ..receipt })
-}
-
-/// A dry run: it takes long among many sessions, and no write waits for it.
-pub(super) async fn what_cleanup_would(pool: &SqlitePool, input: &Cleanup) -> Result<CleanupReceipt> {
-    let mut snapshot = pool.begin().await.map_err(error::of)?;
-    let keys = doomed(&mut snapshot, input).await?;
-    cleanup_receipt(&mut snapshot, &keys, input).await
-}
-
-async fn cleanup_receipt(conn: &mut SqliteConnection, keys: &Keys, input: &Cleanup) -> Result<CleanupReceipt> {
-    let receipt = receipt(conn, keys).await?;
-    Ok(CleanupReceipt {
-        deleted_count: receipt.deleted.sessions,
-        deleted_session_ids: receipt.deleted_session_ids,
-        bytes: receipt.bytes,
-        cancelled_run_ids: receipt.cancelled_run_ids,
-        still_stopping: Vec::new(),
-        retained_worktrees: Vec::new(),
-        unfinished: Vec::new(),
-        dry_run: input.dry_run,
-        teardowns: Vec::new(),
-    })
-}
-
-/// The sessions that a cleanup removes, decided in one query. What is kept, keeps everything above it: so the set
-/// holds everything below each of its members.
-async fn doomed(conn: &mut SqliteConnection, cleanup: &Cleanup) -> Result<Keys> {
-    let (empty, children) = (cleanup.mode == CleanupMode::Empty, cleanup.mode == CleanupMode::Children);
-    let inactive_before = cleanup.inactive_before.map(|time| time.0);
-    let keys = sqlx::query_scalar!(
-        r#"with recursive
-           -- A pinned or archived session keeps the tree below it,
-           protected (session_key) as (
-             select session_key from live_sessions where pinned = 1 and ?1
-             union
-             select session_key from live_sessions where kind in ('root', 'child') and archived_at is not null and ?5
-             union
-             select c.session_key from live_sessions c join protected on c.parent_key = protected.session_key
-           ),
-           judged (session_key, parent_key, kept) as not materialized (
-             select s.session_key, s.parent_key,
-               s.session_key in (select session_key from protected) or coalesce(s.last_activity_at >= ?2, 0)
-               -- Neither inactive nor empty while a run is active.
-               or ((?3 or ?2 is not null)
-                 and s.session_key in (select session_key from runs where status in ('pending', 'running')))
-               or (?3 and (s.attachment_count > 0 or s.message_count > 1
-                 or exists (select 1 from messages m where m.session_key = s.session_key and m.role <> 'system')))
-             -- Each once, as the table has them.
-             from sessions s not indexed where s.deleted_at is null
-           ),
-           -- and whatever is kept keeps everything above it.
-           above (session_key) as (
-             select parent_key from judged where parent_key is not null and kept
-             union
-             select s.parent_key from above cross join live_sessions s using (session_key) where +s.parent_key is not null
-           )
-           select json_group_array(session_key) as "keys!: Keys" from judged
-           where not kept and session_key not in (select session_key from above) and (not ?4 or parent_key is not null)"#,
-        cleanup.keep_pinned,
-        inactive_before,
-        empty,
-        children,
-        cleanup.keep_archived
-    );
-    keys.fetch_one(conn).await.map_err(error::of)
 }

@@ -80,9 +80,16 @@ pub(super) async fn list(
     let few = few(conn, &weak, kinds, order).await?;
     let mut reads = Vec::new();
     for kind in kinds {
+        // The one root of a tree is looked up, not looked for among all of the tree; below a session there is none.
+        let root = match (kind, &filter.root) {
+            (Kind::Root, _) if filter.parent.is_some() => continue,
+            (Kind::Root, Some(root)) => Some(key_as_json(conn, root).await?),
+            _ => None,
+        };
+        let few = few.as_ref().or(root.as_ref());
         for archived in archived {
             let kind = types::word(kind);
-            reads.push(match (&few, in_tree, order, archived) {
+            reads.push(match (few, in_tree, order, archived) {
                 (Some(keys), ..) => of_few(conn, filter, order, &kind, *archived, keys, &weak, &cut).await?,
                 (None, true, ..) => in_one_tree(conn, filter, order, &kind, *archived, &weak, &cut).await?,
                 (None, false, Order::Created, _) if weak.active.1 < EVER.1 => {
@@ -171,6 +178,16 @@ async fn few(conn: &mut SqliteConnection, weak: &Weak, kinds: &[Kind], order: Or
         );
     }
     Ok(None)
+}
+
+/// The key of one session, as that of few.
+async fn key_as_json(conn: &mut SqliteConnection, id: &SessionId) -> Result<String> {
+    let id = id.as_str();
+    let key = sqlx::query_scalar!(
+        r#"select json_group_array(session_key) as "keys!: String" from live_sessions where id = ?1"#,
+        id
+    );
+    key.fetch_one(conn).await.map_err(error::of)
 }
 
 /// The first rows of all, in the list's order, as many as a page may have bytes. Where not all of a kind were read, none is

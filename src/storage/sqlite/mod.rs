@@ -7,6 +7,7 @@ mod bounded;
 mod check;
 mod checkpoint;
 mod children;
+mod cleanup;
 mod clock;
 mod closing;
 mod deletion;
@@ -28,6 +29,8 @@ mod runs;
 mod search;
 mod sessions;
 mod teardown;
+#[cfg(test)]
+mod tests;
 mod transaction;
 mod types;
 mod usage;
@@ -50,12 +53,13 @@ use super::{Answer, AppendOptions, Claim, Result, Saved, Source, Storage};
 use crate::{
     model::{
         AgentSession, Answered, Appended, Attachment, AttachmentId, BackendFilter, BackendId, BackendState, ChildStep,
-        ChildUpdate, Cleanup, CleanupReceipt, ClearReceipt, Closing, ContinuedChild, CreatedChild, DeleteOptions,
-        DeleteReceipt, EventPage, EventScope, Message, MessageFilter, MessageId, MessagePage, MessageReceipt,
-        NewAttachment, NewChild, NewMessage, NewRun, NewSession, NewWorktree, Openness, Page, PendingQuestion,
-        Position, RawObject, Run, RunEnd, RunFilter, RunId, SearchPage, SearchPosition, SearchQuery, Session,
-        SessionFilter, SessionId, SessionSave, SessionTree, SessionUpdate, Teardown, TeardownJob, Truncate,
-        TruncateReceipt, UpdatedChild, UsageRecord, WholeSession, Worktree, WorktreeStep,
+        ChildUpdate, Cleanup, CleanupReceipt, CleanupStep, ClearReceipt, Closing, ContinuedChild, CreatedChild,
+        DeleteOptions, DeleteReceipt, EventPage, EventScope, Message, MessageFilter, MessageId, MessagePage,
+        MessageReceipt, NewAttachment, NewChild, NewMessage, NewRun, NewSession, NewWorktree, Openness, Page,
+        PendingQuestion, Position, RawObject, Receipt, ReceiptId, Run, RunEnd, RunFilter, RunId, SearchPage,
+        SearchPosition, SearchQuery, Session, SessionFilter, SessionId, SessionSave, SessionTree, SessionUpdate,
+        Teardown, TeardownJob, Truncate, TruncateReceipt, UpdatedChild, UsageRecord, WholeSession, Worktree,
+        WorktreeStep,
     },
     tasks::Worker,
 };
@@ -109,10 +113,40 @@ impl Storage for SqliteStorage {
     }
 
     async fn cleanup_sessions(&self, cleanup: Cleanup) -> Result<CleanupReceipt> {
-        if cleanup.dry_run {
-            return deletion::what_cleanup_would(&self.readers, &cleanup).await;
+        match cleanup.dry_run {
+            true => cleanup::dry_run(&self.readers, &cleanup).await,
+            false => cleanup::to_its_end(&self.readers, &self.writer, cleanup).await,
         }
-        self.writer.call(cleanup, |conn, input| Box::pin(deletion::cleanup(conn, input))).await
+    }
+
+    async fn begin_cleanup(&self, cleanup: Cleanup) -> Result<Receipt> {
+        let input = cleanup::Begin { id: ReceiptId::mint(), cleanup };
+        self.writer.call(input, |conn, input| Box::pin(cleanup::begin(conn, input))).await
+    }
+
+    async fn continue_cleanup(&self, id: &ReceiptId) -> Result<Option<CleanupStep>> {
+        cleanup::proceed(&self.readers, &self.writer, id).await
+    }
+
+    async fn stop_cleanup(&self, id: &ReceiptId) -> Result<Receipt> {
+        self.writer.call(id.clone(), |conn, id| Box::pin(cleanup::stop(conn, id))).await
+    }
+
+    async fn running_cleanups(&self) -> Result<Vec<Receipt>> {
+        cleanup::running(&self.readers).await
+    }
+
+    async fn receipt(&self, id: &ReceiptId) -> Result<Receipt> {
+        cleanup::find(&self.readers, id).await
+    }
+
+    async fn receipt_sessions(
+        &self,
+        id: &ReceiptId,
+        after: Option<&SessionId>,
+        limit: i64,
+    ) -> Result<(Vec<SessionId>, bool)> {
+        cleanup::ids(&self.readers, id, after, limit).await
     }
 
     async fn append_messages(

@@ -28,7 +28,7 @@ pub(super) static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
 /// CULM, as the first migration sets it.
 const APPLICATION_ID: i64 = 0x4355_4C4D;
 /// The schema's number, as the last migration sets it.
-pub(super) const SCHEMA: i64 = 14;
+pub(super) const SCHEMA: i64 = 15;
 /// The first version of SQLite in which two connections cannot corrupt a write-ahead log that is reset.
 const OLDEST_SQLITE: [u32; 3] = [3, 51, 3];
 /// How the names of the threads begin that connections run on.

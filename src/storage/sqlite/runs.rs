@@ -213,33 +213,46 @@ pub(super) async fn page(
 ) -> Result<Page<Run>> {
     let (before, more) = (after.map_or(i64::MAX, |place| place.key), limit + 1);
     let (status, executor) = (filter.status.as_ref().map(types::word), filter.executor.as_deref());
-    let rows = match &filter.session {
-        Some(session) => {
-            let key = sessions::key_to_read(pool, session).await?;
-            select_runs!(
-                "where r.session_key = ?1 and r.run_key < ?2 and (?3 is null or r.status = ?3)
-                   and (?4 is null or r.executor = ?4) order by r.run_key desc limit ?5",
-                key,
-                before,
-                status,
-                executor,
-                more
-            )
-            .fetch_all(pool)
-            .await
-        }
-        None => {
-            select_runs!(
-                "where r.run_key < ?1 and (?2 is null or r.status = ?2) and (?3 is null or r.executor = ?3)
+    let session = match &filter.session {
+        Some(session) => Some(sessions::key_to_read(pool, session).await?),
+        None => None,
+    };
+    // One query for each index that drives: a condition that may be absent drives none.
+    macro_rules! fetch {
+        ($rest:literal, $($value:expr),*) => { select_runs!($rest, $($value),*).fetch_all(pool).await };
+    }
+    let rows = match (session, status, executor) {
+        (Some(key), Some(status), executor) => fetch!(
+            "where r.session_key = ?1 and r.status = ?2 and r.run_key < ?3 and (?4 is null or r.executor = ?4)
+                 order by r.run_key desc limit ?5",
+            key,
+            status,
+            before,
+            executor,
+            more
+        ),
+        (Some(key), None, executor) => fetch!(
+            "where r.session_key = ?1 and r.run_key < ?2 and (?3 is null or r.executor = ?3)
                  order by r.run_key desc limit ?4",
-                before,
-                status,
-                executor,
-                more
-            )
-            .fetch_all(pool)
-            .await
+            key,
+            before,
+            executor,
+            more
+        ),
+        (None, Some(status), Some(executor)) => fetch!(
+            "where r.executor = ?1 and r.status = ?2 and r.run_key < ?3 order by r.run_key desc limit ?4",
+            executor,
+            status,
+            before,
+            more
+        ),
+        (None, Some(status), None) => {
+            fetch!("where r.status = ?1 and r.run_key < ?2 order by r.run_key desc limit ?3", status, before, more)
         }
+        (None, None, Some(executor)) => {
+            fetch!("where r.executor = ?1 and r.run_key < ?2 order by r.run_key desc limit ?3", executor, before, more)
+        }
+        (None, None, None) => fetch!("where r.run_key < ?1 order by r.run_key desc limit ?2", before, more),
     };
     let rows = rows.map_err(error::of)?.into_iter();
     let rows = rows.map(|row| (Position { at: row.created_at.0, key: row.key }, row.into_run()));
@@ -248,17 +261,22 @@ pub(super) async fn page(
 
 pub(super) async fn active(pool: &SqlitePool, id: &SessionId, below: bool) -> Result<Vec<Run>> {
     let key = sessions::key_to_read(pool, id).await?;
+    if !below {
+        let run = select_runs!("where r.session_key = ?1 and r.status in ('pending', 'running')", key);
+        return Ok(run.fetch_optional(pool).await.map_err(error::of)?.map(Row::into_run).into_iter().collect());
+    }
+    // The active ones are few, whatever the tree has: each is asked whether the session is above it.
     let rows = select_runs!(
-        "where r.status in ('pending', 'running') and r.session_key in (
-           with recursive tree (k) as (
-             select ?1
-             union all
-             select c.session_key from live_sessions c join tree on c.parent_key = tree.k where ?2
-           )
-           select k from tree
-         ) order by r.run_key",
-        key,
-        below
+        "where r.status in ('pending', 'running') and s.root_key = (select root_key from sessions where session_key = ?1)
+           and ?1 in (
+             with recursive above (k) as (
+               select r.session_key
+               union all
+               select a.parent_key from sessions a join above on a.session_key = above.k where a.parent_key is not null
+             )
+             select k from above
+           ) order by +r.run_key",
+        key
     );
     let rows = rows.fetch_all(pool).await.map_err(error::of)?;
     Ok(rows.into_iter().map(Row::into_run).collect())
@@ -269,7 +287,8 @@ pub(super) async fn claim(conn: &mut SqliteConnection, limit: i64) -> Result<Vec
     // take long, and who carries the run out says so.
     let rows = select_runs!(
         "where r.status in ('pending', 'running') and r.status = 'pending' and not exists (
-           select 1 from worktrees w join sessions root on root.session_key = w.root_key
+           -- The worktree first: jobs are looked through only for one that is being removed.
+           select 1 from worktrees w cross join sessions root on root.session_key = w.root_key
            where w.root_key = s.root_key and w.state = 'removing' and not exists (
              select 1 from teardown_jobs j
              where j.kind = 'worktree' and j.last_error is not null and j.payload ->> 'session_id' = root.id)

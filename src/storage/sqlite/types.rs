@@ -10,7 +10,7 @@ use sqlx::{
 };
 
 use crate::{
-    model::{AttachmentId, BackendId, MessageId, RawJson, RawObject, RunId, SessionId, Timestamp},
+    model::{AttachmentId, BackendId, MessageId, RawJson, RawObject, ReceiptId, RunId, SessionId, Timestamp},
     storage::{Error, Result},
     tasks,
 };
@@ -185,7 +185,7 @@ macro_rules! stored_id {
     )* };
 }
 
-stored_id!(SessionId, MessageId, RunId, AttachmentId, BackendId);
+stored_id!(SessionId, MessageId, RunId, AttachmentId, BackendId, ReceiptId);
 
 impl Type<Sqlite> for Timestamp {
     fn type_info() -> SqliteTypeInfo {

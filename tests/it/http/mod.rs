@@ -7,6 +7,7 @@ mod bad_input;
 mod beside_a_run;
 mod cancel;
 mod children;
+mod cleanup;
 mod client;
 mod deltas;
 mod events;

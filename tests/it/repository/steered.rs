@@ -137,6 +137,12 @@ steered! {
     delete_session(id: &SessionId, options: DeleteOptions) -> DeleteReceipt;
     clear_session(id: &SessionId, if_match: Option<i64>) -> ClearReceipt;
     cleanup_sessions(cleanup: Cleanup) -> CleanupReceipt;
+    begin_cleanup(cleanup: Cleanup) -> Receipt;
+    continue_cleanup(id: &ReceiptId) -> Option<CleanupStep>;
+    stop_cleanup(id: &ReceiptId) -> Receipt;
+    running_cleanups() -> Vec<Receipt>;
+    receipt(id: &ReceiptId) -> Receipt;
+    receipt_sessions(id: &ReceiptId, after: Option<&SessionId>, limit: i64) -> (Vec<SessionId>, bool);
     append_messages(id: &SessionId, messages: Vec<NewMessage>, options: AppendOptions) -> Appended;
     messages(id: &SessionId, filter: MessageFilter) -> MessagePage;
     message(id: &SessionId, message: &MessageId) -> Option<Message>;

@@ -130,6 +130,8 @@ on_each_backend! {
         an_attachment_is_content,
         what_has_an_active_run_is_never_inactive,
         archived_sessions_stay_with_what_is_above_and_below,
+        filters_and_ids_name_what_goes_with_everything_below,
+        a_cleanup_goes_tree_by_tree_and_can_be_stopped_and_resumed,
     }
     whole {
         a_whole_session_comes_back_as_it_was_saved,

@@ -147,7 +147,7 @@ impl Peer {
 
     async fn clean_up(&self) -> Outcome<Took> {
         let repository = self.repository()?;
-        let empty = Cleanup { mode: CleanupMode::Empty, keep_pinned: true, keep_archived: true, inactive_before: None, dry_run: false };
+        let empty = Cleanup { keep_pinned: true, ..Cleanup::of(CleanupMode::Empty) };
         let all = async move {
             let begun = Instant::now();
             let receipt = repository.cleanup_sessions(empty).await?;
