@@ -16,6 +16,7 @@ mod housekeeping;
 mod http;
 mod import;
 mod lives;
+mod log;
 mod marked;
 mod model_based;
 mod processes;
