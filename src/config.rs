@@ -77,9 +77,12 @@ pub struct Server {
     /// Where worktrees are made that nobody names a place for [default: worktrees, beside the database]
     #[arg(long, value_name = "DIR", env = "CULM_WORKTREES")]
     worktrees: Option<PathBuf>,
-    /// What to log on standard error, in the words of tracing's EnvFilter [default: warn]
+    /// Log level: error, warn, info, debug (also requests) or trace; or a filter as of tracing's EnvFilter [default: info]
     #[arg(long, value_name = "FILTER", env = "CULM_LOG")]
     log: Option<String>,
+    /// Log format on standard error: text, or json with one object on each line [default: text]
+    #[arg(long, value_name = "FORMAT", env = "CULM_LOG_FORMAT")]
+    log_format: Option<LogFormat>,
     /// The executor of runs that name none [default: the only one, if there is one]
     #[arg(long, value_name = "NAME", env = "CULM_DEFAULT_EXECUTOR")]
     default_executor: Option<String>,
@@ -89,6 +92,17 @@ pub struct Server {
     /// The database; a flag of every command, so only a key here.
     #[arg(skip)]
     db: Option<PathBuf>,
+}
+
+/// How a line of the log looks.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object on each line.
+    Json,
 }
 
 /// Settings that were checked.
@@ -120,6 +134,8 @@ pub struct Settings {
     pub worktrees: PathBuf,
     /// What to log.
     pub log: String,
+    /// How.
+    pub log_format: LogFormat,
     /// What carries runs out, by name.
     pub executors: BTreeMap<String, ExecutorConfig>,
     /// Which of them carries out runs that name none.
@@ -173,7 +189,8 @@ impl Place {
             max_concurrent_runs: given.max_concurrent_runs.or(file.max_concurrent_runs).unwrap_or(16).max(1).into(),
             grace: Duration::from_secs(given.grace_seconds.or(file.grace_seconds).unwrap_or(10).into()),
             max_child_depth: given.max_child_depth.or(file.max_child_depth).unwrap_or(1).min(1000),
-            log: given.log.or(file.log).unwrap_or_else(|| "warn".into()),
+            log: given.log.or(file.log).unwrap_or_else(|| "info".into()),
+            log_format: given.log_format.or(file.log_format).unwrap_or_default(),
             executors: file.executors,
             default_executor,
         })

@@ -90,7 +90,7 @@ enum Command {
         #[command(flatten)]
         place: Place,
     },
-    /// Check a database on a private snapshot, also beside a running server: a line for each finding
+    /// Check a database, also beside a running server: a line for each finding
     Check {
         #[command(flatten)]
         place: Place,
@@ -198,7 +198,15 @@ async fn run(command: Command) -> Result<ExitCode, Failure> {
             Ok(outcome.map(|()| ExitCode::SUCCESS)?)
         }
         Command::Check { place } => {
-            let findings = sqlite::check(&place.database()?).await?;
+            // Drawn only where standard error is a terminal.
+            let bar = indicatif::ProgressBar::new(0);
+            let mut progress = |done, total| {
+                bar.set_length(total);
+                bar.set_position(done);
+            };
+            let findings = sqlite::check(&place.database()?, &mut progress).await;
+            bar.finish_and_clear();
+            let findings = findings?;
             findings.iter().for_each(|finding| println!("{finding}"));
             Ok(if findings.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
@@ -220,7 +228,7 @@ async fn run(command: Command) -> Result<ExitCode, Failure> {
 }
 
 async fn run_server(settings: Settings) -> Result<ExitCode, Failure> {
-    log(&settings.log)?;
+    log(&settings)?;
     raise_file_limit();
     let executors = Executors::check(&settings.executors).map_err(|error| Failure::new(2, error))?;
     make_folder(&settings.db)?;
@@ -238,6 +246,9 @@ async fn run_server(settings: Settings) -> Result<ExitCode, Failure> {
     let tasks = Tasks::default();
     let repository = SessionRepository::new(Arc::new(storage), settings.cache_bytes, tasks.clone());
     if left_open {
+        tracing::warn!(
+            "the last server was killed: what it had committed was recovered, and the database is checked now"
+        );
         check_beside(&tasks, settings.db.clone());
     }
     let access = Access::new(token.as_deref(), names(address).into_iter().chain(settings.allow_host.iter().cloned()));
@@ -265,6 +276,8 @@ async fn run_server(settings: Settings) -> Result<ExitCode, Failure> {
     lifecycle::start(&runs, &worktrees);
     let routes = api(App::new(runs.clone(), worktrees, settings.limits), access, settings.dev);
     let writer = stop_with_writer(&repository, &stop);
+    let version = env!("CARGO_PKG_VERSION");
+    tracing::info!(version, database = %settings.db.display(), %address, auth = settings.auth, executors = ?names, "serving");
     greet(&settings, address, &names);
     let stopped = async {
         stop.cancelled().await;
@@ -276,7 +289,10 @@ async fn run_server(settings: Settings) -> Result<ExitCode, Failure> {
     tasks.finish().await;
     match ended {
         true => Err(Failure::new(1, "the writer of the database has ended; the log says why. Start the server again")),
-        false => Ok(ExitCode::SUCCESS),
+        false => {
+            tracing::info!("stopped");
+            Ok(ExitCode::SUCCESS)
+        }
     }
 }
 
@@ -302,7 +318,7 @@ fn stop_with_writer(repository: &SessionRepository, stop: &CancellationToken) ->
 /// The last server was killed: looks deeper, beside the serving.
 fn check_beside(tasks: &Tasks, db: PathBuf) {
     tasks.spawn(async move {
-        match sqlite::check(&db).await {
+        match sqlite::check(&db, &mut |_, _| ()).await {
             Ok(findings) if findings.is_empty() => tracing::info!("the database is sound after an unclean stop"),
             Ok(findings) => findings.iter().for_each(|finding| tracing::error!(%finding, "the database is damaged")),
             Err(error) => tracing::error!(%error, "the database could not be checked"),

@@ -17,7 +17,8 @@ pub(crate) const EXIT_CODES: &str = "Exit codes:
   6  the database cannot be written
   7  another culm has the database open
   8  the address is in use or cannot be listened on
-  9  the disk did not confirm a write (a failed fsync): start again, nothing acknowledged is lost";
+  9  the disk did not confirm a write (a failed fsync): start again, nothing acknowledged is lost
+ 10  there is no room for a temporary copy of the search index";
 
 /// The exit code after a failed sync.
 const FAILED_SYNC: u8 = 9;
@@ -59,6 +60,7 @@ impl From<OpenError> for Failure {
             OpenError::ReadOnly { .. } => 6,
             OpenError::Locked(_) => 7,
             OpenError::FailedSync { .. } => FAILED_SYNC,
+            OpenError::NoRoom { .. } => 10,
         };
         Self::new(code, error)
     }

@@ -5,19 +5,41 @@ use std::{
     net::SocketAddr,
 };
 
-use culm::{config::Settings, storage::sqlite};
+use culm::{
+    config::{LogFormat, Settings},
+    storage::sqlite,
+};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
+use tracing_subscriber::{
+    EnvFilter, Layer,
+    filter::{FilterExt, ParseError, filter_fn},
+    layer::SubscriberExt,
+    util::SubscriberInitExt,
+};
 
 use super::Failure;
 
-pub(crate) fn log(filter: &str) -> Result<(), Failure> {
-    let filter =
-        tracing_subscriber::EnvFilter::try_new(filter).map_err(|error| Failure::new(2, format!("--log: {error}")))?;
-    let ansi = std::io::stderr().is_terminal();
+/// Starts the log on standard error.
+///
+/// **Never what people wrote, at any level.** Culm's own lines keep to ids, numbers and reasons. Libraries do not know
+/// that rule (a statement, a line of a protocol), so they are shown from `warn` on, and the one for SQL not at all.
+pub(crate) fn log(settings: &Settings) -> Result<(), Failure> {
+    let wrong = |error: ParseError| Failure::new(2, format!("--log: {error}"));
+    let level = EnvFilter::try_new(&settings.log).map_err(wrong)?;
+    let is_ours = |target: &str| target == "culm" || target.starts_with("culm::");
+    let is_sql = |target: &str| target.starts_with(sqlite::LOG_TARGET);
+    let shown = filter_fn(move |about| {
+        is_ours(about.target()) || *about.level() <= tracing::Level::WARN && !is_sql(about.target())
+    });
+    let shown = level.and(shown);
     // A log that cannot be written, on the disk that is full, must cost the line alone: told of it, the library panics.
-    let log = tracing_subscriber::fmt().log_internal_errors(false).with_env_filter(filter);
-    log.with_writer(std::io::stderr).with_ansi(ansi).init();
+    let lines = tracing_subscriber::fmt::layer().log_internal_errors(false).with_writer(std::io::stderr);
+    let lines = match settings.log_format {
+        LogFormat::Text => lines.with_ansi(std::io::stderr().is_terminal()).boxed(),
+        LogFormat::Json => lines.json().boxed(),
+    };
+    tracing_subscriber::registry().with(lines.with_filter(shown)).init();
     // A panic on a connection's own thread would look like a row that is not there.
     let usual = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
@@ -57,10 +79,11 @@ pub(crate) fn stop_signal() -> std::io::Result<CancellationToken> {
     let stop = CancellationToken::new();
     let asked = stop.clone();
     culm::tasks::owned(async move {
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-        }
+        let signal = tokio::select! {
+            _ = interrupt.recv() => "SIGINT",
+            _ = terminate.recv() => "SIGTERM",
+        };
+        tracing::info!(signal, "stopping");
         asked.cancel();
         interrupt.recv().await;
         std::process::exit(130);

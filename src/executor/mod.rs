@@ -115,6 +115,18 @@ pub enum Error {
     Timeout(String),
 }
 
+impl Error {
+    /// Which kind of failure it is, in a word, where its own words may repeat what people wrote.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Unavailable(_) => "unavailable",
+            Self::Failed(_) => "failed",
+            Self::ContextTooLong(_) => "context_too_long",
+            Self::Timeout(_) => "timeout",
+        }
+    }
+}
+
 /// What carries runs out.
 ///
 /// Any number of turns may run at once, at most one for each session. When `cancel` is cancelled, `run` returns soon

@@ -338,7 +338,9 @@ impl<B: Backend> Lease<B> {
             let started = tokio::select! {
                 biased;
                 () = cancel.cancelled() => return Ok(Outcome::Cancelled),
-                started = pool.backend.start(turn, &row) => started?,
+                started = pool.backend.start(turn, &row) => started.inspect_err(|error| {
+                    tracing::warn!(executor = pool.name, kind = error.kind(), "an agent was not started; its run says why");
+                })?,
             };
             let (process, own) = (started.process(), started.agent_session_id());
             let knows = row.agent_session_id.filter(|known| own.as_ref() == Some(known));

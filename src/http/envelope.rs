@@ -52,11 +52,11 @@ impl Api {
     pub(super) async fn answer(self, request: Request, trust: impl FnOnce()) -> Response {
         let id = request_id(request.headers());
         let shown = id.to_str().unwrap_or_default();
-        let span = tracing::info_span!("request", method = %request.method(), path = request.uri().path(), id = shown);
+        let span = tracing::debug_span!("request", method = %request.method(), path = request.uri().path(), id = shown);
         let start = Instant::now();
         let response = self.let_through(request, trust).instrument(span.clone()).await;
         let mut response = shaped(response, shown);
-        span.in_scope(|| tracing::info!(status = response.status().as_u16(), elapsed = ?start.elapsed(), "answered"));
+        span.in_scope(|| tracing::debug!(status = response.status().as_u16(), elapsed = ?start.elapsed(), "answered"));
         response.headers_mut().insert(REQUEST_ID, id);
         response
     }

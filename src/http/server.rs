@@ -31,6 +31,17 @@ pub(super) struct StatusBody {
     status: String,
 }
 
+/// A write would be taken.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct ReadyBody {
+    /// `ok`.
+    status: String,
+    /// What an operator should look at although writes are taken: a checkpoint that fails, a write-ahead log that a reader
+    /// keeps from being cut (with the reader's process), housekeeping that fails, a disk that is nearly full. The log has
+    /// the same.
+    warnings: Vec<String>,
+}
+
 fn well() -> Answer<200, StatusBody> {
     Answer::new(&StatusBody { status: "ok".into() })
 }
@@ -40,9 +51,9 @@ pub(super) async fn health() -> Answer<200, StatusBody> {
 }
 
 /// Ready means that a write would be taken now.
-pub(super) async fn ready(State(app): State<App>) -> Result<Answer<200, StatusBody>, Problem> {
+pub(super) async fn ready(State(app): State<App>) -> Result<Answer<200, ReadyBody>, Problem> {
     match tokio::time::timeout(READY, app.repository.check_writable()).await {
-        Ok(Ok(())) => Ok(well()),
+        Ok(Ok(())) => Ok(Answer::new(&ReadyBody { status: "ok".into(), warnings: app.repository.warnings() })),
         // Here it is no failure of the call: it is the answer.
         Ok(Err(Error::Failed(reason) | Error::Damaged(reason))) => Err(not_ready(reason)),
         Ok(Err(error)) => Err(error.into()),

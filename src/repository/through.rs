@@ -368,6 +368,10 @@ impl Storage for SessionRepository {
         self.storage.foreign_commits()
     }
 
+    fn warnings(&self) -> Vec<String> {
+        self.storage.warnings()
+    }
+
     async fn check_writable(&self) -> Result<()> {
         self.storage.check_writable().await
     }

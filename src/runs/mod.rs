@@ -7,6 +7,7 @@ mod backends;
 mod foreign;
 mod registry;
 mod turn;
+mod words;
 
 use std::{
     collections::BTreeMap,
@@ -19,6 +20,7 @@ use std::{
 use futures_util::FutureExt;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 
 pub use registry::Registry;
 
@@ -146,7 +148,9 @@ impl Runs {
                 if self.0.stopping.is_cancelled() {
                     cancel.cancel();
                 }
-                self.0.tasks.spawn(async move { runs.carry_out(run, cancel).await });
+                let span =
+                    tracing::info_span!("run", run = %run.id, session = %run.session_id, executor = run.executor);
+                self.0.tasks.spawn(async move { runs.carry_out(run, cancel).await }.instrument(span));
             }
         }
     }
@@ -158,7 +162,11 @@ impl Runs {
         match self.0.repository.claim_runs(i64::try_from(room).unwrap_or(i64::MAX)).await {
             Ok(runs) => runs,
             Err(error) => {
-                tracing::warn!(%error, "pending runs were not taken");
+                // A full disk is warned of by itself.
+                match error {
+                    storage::Error::Full => tracing::debug!("pending runs wait for room on the disk"),
+                    error => tracing::warn!(%error, "pending runs were not taken"),
+                }
                 tokio::time::sleep(RETRY).await;
                 self.0.wake.notify_one();
                 Vec::new()
@@ -180,9 +188,23 @@ impl Runs {
             true => RunEnd { status: RunStatus::Interrupted, error: Some("the server stopped".into()), ..end },
             false => end,
         };
+        self.log_end(&run, &end).await;
         self.write_end(&run, end).await;
         self.registry().end(&run.id);
         self.0.wake.notify_one();
+    }
+
+    /// A run that failed is a line of the log, with the words of what failed and without those of people: a provider may
+    /// repeat what it was sent.
+    async fn log_end(&self, run: &Run, end: &RunEnd) {
+        let Some(error) = end.error.clone().filter(|_| end.status == RunStatus::Error) else {
+            return tracing::debug!(status = ?end.status, "a run ended");
+        };
+        let Ok(session) = self.0.repository.load(&run.session_id).await else {
+            return tracing::warn!("a run failed");
+        };
+        let error = crate::tasks::blocking(move || words::without_echo(&error, session.as_ref())).await;
+        tracing::warn!(error, "a run failed");
     }
 
     /// A run's end is written however long that takes: until then its session is busy.
@@ -197,6 +219,11 @@ impl Runs {
                     return Box::pin(self.write_end(run, RunEnd { partial: None, ..end })).await;
                 }
                 Err(E::Failed(reason)) if reason == "the database is closed" => return,
+                // Nor can it on a full disk; the run ends all the same.
+                Err(E::Full) if end.partial.is_some() => {
+                    tracing::warn!("the disk is full: what a run had written of its last message is not kept");
+                    return Box::pin(self.write_end(run, RunEnd { partial: None, ..end })).await;
+                }
                 Err(error) => {
                     tracing::warn!(%error, run = %run.id, "the end of a run was not written; it is tried again");
                     tokio::time::sleep(RETRY).await;

@@ -143,8 +143,8 @@ pub enum Error {
         /// Its value now.
         current: i64,
     },
-    /// The disk, or the quota, is full.
-    #[error("the disk is full")]
+    /// The disk, or the quota, is full, or nearly: only what frees space or ends what runs is taken.
+    #[error("the disk is full: deletes are taken, and more when there is room")]
     Full,
     /// Another process holds the database, or more is queued than is allowed to wait.
     #[error("the database is busy: {0}")]
@@ -478,7 +478,12 @@ pub trait Storage: Send + Sync {
     /// gone when nothing can be written any more.
     fn foreign_commits(&self) -> watch::Receiver<u64>;
 
-    /// Whether a write would be taken: begins a transaction and ends it.
+    /// What an operator should know although writes are taken, in words: a checkpoint that fails, say.
+    fn warnings(&self) -> Vec<String>;
+
+    /// Whether an ordinary write would be taken: by the outcome of the last one where that is less than a second old, else by
+    /// one that reaches the disk and changes nothing, which all share who ask meanwhile. Fails with [`Error::Full`] also
+    /// while deletes and what ends runs are taken.
     async fn check_writable(&self) -> Result<()>;
 
     /// Commits what was accepted, and leaves the database in one file. Later calls fail.

@@ -198,7 +198,7 @@ impl Known {
             wrongs.push(format!("it cannot be written: {error}"));
         }
         storage.close().await;
-        match sqlite::check(db).await {
+        match sqlite::check(db, &mut |_, _| ()).await {
             Ok(findings) => wrongs.extend(findings),
             Err(error) => wrongs.push(format!("it cannot be checked: {error}")),
         }

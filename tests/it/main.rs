@@ -17,6 +17,7 @@ mod housekeeping;
 mod http;
 mod import;
 mod lives;
+mod log;
 mod marked;
 mod model_based;
 mod plans;

@@ -128,7 +128,7 @@ impl Acp {
             match resumed {
                 Ok(options) => return Ok((id, Models::among(options))),
                 Err(error) => {
-                    tracing::debug!(%error, session = %row.session_id, "an agent does not go on with its session")
+                    tracing::debug!(code = ?error.code, session = %row.session_id, "an agent does not resume its session")
                 }
             }
         }

@@ -47,8 +47,8 @@ impl Told {
             SessionUpdate::ToolCallUpdate(update) => self.update(update),
             SessionUpdate::Plan(plan) => vec![tasks(&plan)],
             SessionUpdate::UsageUpdate(usage) => vec![self.count(&usage)],
-            other => {
-                tracing::trace!(?other, "an agent says what is not kept");
+            _ => {
+                tracing::trace!("an agent sends an update of a kind that is not kept");
                 Vec::new()
             }
         }

@@ -39,11 +39,13 @@ pub(super) struct Broken {
     pub(super) transient: bool,
     /// How long the provider asks to wait before.
     pub(super) retry_after: Option<Duration>,
+    /// The status that it answered, for the log: its words may repeat what it was sent.
+    pub(super) status: Option<u16>,
 }
 
 impl From<Error> for Broken {
     fn from(error: Error) -> Self {
-        Self { error, transient: false, retry_after: None }
+        Self { error, transient: false, retry_after: None, status: None }
     }
 }
 
@@ -51,7 +53,7 @@ impl Broken {
     /// A connection that could not be made, or was lost.
     pub(super) fn connection(error: &reqwest::Error, host: &str, silence: Duration) -> Self {
         let cause = super::cause(error);
-        let transient = |error| Self { error, transient: true, retry_after: None };
+        let transient = |error| Self { error, transient: true, retry_after: None, status: None };
         if error.is_connect() {
             transient(Error::Unavailable(format!("{host} cannot be reached: {cause}")))
         } else if error.is_timeout() {
@@ -101,7 +103,7 @@ fn refused(what: &str, status: StatusCode, error: &Value, secrets: &[SecretStrin
     let transient = status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS;
     let transient = transient && !code.contains(&"insufficient_quota");
     let error = Error::Failed(format!("{what}: {words}"));
-    Broken { error, transient, retry_after: None }
+    Broken { error, transient, retry_after: None, status: Some(status.as_u16()) }
 }
 
 fn redirected(response: &Response, secrets: &[SecretString]) -> Error {

@@ -48,7 +48,9 @@ impl Provider {
             .retry(backoff)
             .when(|broken: &Broken| broken.transient)
             .adjust(|broken, delay| delay.map(|delay| broken.retry_after.unwrap_or(delay)))
-            .notify(|broken, delay| tracing::info!(host = self.host(), %broken, ?delay, "the provider is asked again"))
+            .notify(|broken, delay| {
+                tracing::info!(host = self.host(), status = broken.status, ?delay, "the provider is asked again")
+            })
             .await
             .map_err(|broken| broken.error)
     }

@@ -330,7 +330,8 @@ impl Tail {
         let _end = self.read.clone().drop_guard();
         let mut complaints = BufReader::new(complaints);
         while let Some(line) = self.hear(&mut complaints).await {
-            tracing::debug!(agent = line, "an agent complains");
+            // Not the line: it may repeat the prompt.
+            tracing::debug!(bytes = line.len(), "an agent writes to standard error");
         }
     }
 

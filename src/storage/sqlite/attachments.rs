@@ -63,7 +63,7 @@ pub(super) async fn upload(
     };
     if let Some(key) = key
         && !matches!(finished, Ok(Some(_)))
-        && let Err(error) = writer.call(key, |conn, key| Box::pin(give_up(conn, *key))).await
+        && let Err(error) = writer.call_when_full(key, |conn, key| Box::pin(give_up(conn, *key))).await
     {
         tracing::warn!(%error, "what is left of an upload is purged at the next start");
     }

@@ -1,7 +1,7 @@
-//! `culm check`: proves what the schema cannot, on a private snapshot, so also beside a running server.
+//! `culm check`: proves what the schema cannot, also beside a running server.
 //!
-//! The pages of the database itself are only read. Everything else runs on a copy, for the strict check of the search
-//! index is a write.
+//! The database is only read, one question at a time: each is one read transaction, so that a check of hours keeps the
+//! write-ahead log from being cut for no longer than its longest question takes.
 
 use std::path::Path;
 
@@ -14,6 +14,7 @@ use sqlx::{
 
 use super::{
     error,
+    index_check::{self, Unchecked},
     open::{self, OpenError},
 };
 use crate::model::hex;
@@ -90,39 +91,35 @@ const TEXTS: [(&str, &str); 3] = [
      "select usage_key, cast(usage_key as blob), cast(record as blob) from usage_records where usage_key > ?1 order by usage_key limit ?2"),
 ];
 
-/// Checks a database. Each finding is one line; none means that it is sound.
-pub async fn check(path: &Path) -> Result<Vec<String>, OpenError> {
+/// Checks a database, and tells after each step how many of all steps were taken. Each finding is one line; none means
+/// that it is sound.
+pub async fn check(path: &Path, progress: &mut (dyn FnMut(u64, u64) + Send)) -> Result<Vec<String>, OpenError> {
     if !path.try_exists().unwrap_or(true) {
         return Err(OpenError::Missing(path.into()));
     }
     open::probe(path).await?;
     let refused = |error: sqlx::Error| open::refusal(path, &error);
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    // Beside the database: there is room for one more, or there is none for anything.
-    let scratch = tempfile::Builder::new()
-        .prefix(".culm-check-")
-        .tempdir_in(folder)
-        .map_err(|error| open::read_only(path, &error))?;
-    let copy = scratch.path().join("snapshot.db");
-    let mut original = SqliteConnectOptions::new().filename(path).read_only(true).connect().await.map_err(refused)?;
-    let mut findings = pages(&mut original).await.map_err(refused)?;
-    let into = copy.to_string_lossy().into_owned();
-    let copied = sqlx::query("vacuum into ?1").bind(into).execute(&mut original).await;
-    original.close().await.map_err(refused)?;
-    if let Err(error) = copied {
-        findings.push(format!("the database cannot be copied whole: {error}"));
-        return Ok(findings);
+    let reading = SqliteConnectOptions::new().filename(path).read_only(true).foreign_keys(false);
+    let reading = reading.pragma("temp_store", "file").pragma("trusted_schema", "off").disable_statement_logging();
+    let mut conn = reading.connect().await.map_err(refused)?;
+    let (all, mut done) = (u64::try_from(3 + RULES.len() + TEXTS.len() + index_check::COUNT).unwrap_or(u64::MAX), 0);
+    let mut step = || {
+        done += 1;
+        progress(done, all);
+    };
+    let mut findings = pages(&mut conn).await.map_err(refused)?;
+    step();
+    let rest = contents(&mut conn, &mut findings, &mut step).await;
+    let closed = conn.close().await.map_err(refused);
+    match rest {
+        Ok(()) => closed.map(|()| findings),
+        Err(Unchecked::Failed(error)) if error::is_damage(&error) => {
+            findings.push(format!("the check cannot go on: {error}"));
+            Ok(findings)
+        }
+        Err(Unchecked::Failed(error)) => Err(refused(error)),
+        Err(Unchecked::NoRoom { needs, has, folder }) => Err(OpenError::NoRoom { needs, has, folder }),
     }
-    let mut snapshot =
-        SqliteConnectOptions::new().filename(&copy).foreign_keys(false).connect().await.map_err(refused)?;
-    let rest = contents(&mut snapshot).await;
-    let closed = snapshot.close().await;
-    match rest.and_then(|rest| closed.map(|()| rest)) {
-        Ok(rest) => findings.extend(rest),
-        Err(error) if error::is_damage(&error) => findings.push(format!("the check cannot go on: {error}")),
-        Err(error) => return Err(refused(error)),
-    }
-    Ok(findings)
 }
 
 async fn pages(conn: &mut SqliteConnection) -> sqlx::Result<Vec<String>> {
@@ -147,25 +144,31 @@ fn page(line: &str) -> String {
     format!("pages: {line}")
 }
 
-async fn contents(conn: &mut SqliteConnection) -> sqlx::Result<Vec<String>> {
-    let mut findings = schema(conn).await?;
+async fn contents(
+    conn: &mut SqliteConnection,
+    findings: &mut Vec<String>,
+    step: &mut (dyn FnMut() + Send),
+) -> Result<(), Unchecked> {
+    findings.extend(schema(conn).await?);
+    step();
     for (meaning, sql) in RULES {
         let sql =
             format!("select cast(f.\"1\" as text) from (select null as \"1\" where 0 union all {sql}) f limit {MANY}");
         let rows: Vec<Option<String>> = sqlx::query_scalar(AssertSqlSafe(sql)).fetch_all(&mut *conn).await?;
         findings.extend(rows.into_iter().map(|row| format!("{meaning}: {}", row.unwrap_or_default())));
-    }
-    for index in ["message_index", "session_index"] {
-        let strict = format!("insert into {index} ({index}, rank) values ('integrity-check', 1)");
-        if let Err(error) = sqlx::query(AssertSqlSafe(strict)).execute(&mut *conn).await {
-            findings.push(format!("the search index {index} is not that of the texts: {error}"));
-        }
+        step();
     }
     for (meaning, sql) in TEXTS {
         findings.extend(texts(conn, meaning, sql).await?);
+        step();
     }
     findings.extend(attachments(conn).await?);
-    Ok(findings)
+    step();
+    for which in 0..index_check::COUNT {
+        findings.extend(index_check::check(conn, which).await?);
+        step();
+    }
+    Ok(())
 }
 
 /// Compares the schema with the one that the migrations make.
@@ -206,12 +209,15 @@ async fn texts(conn: &mut SqliteConnection, meaning: &str, sql: &'static str) ->
     }
 }
 
-/// Reads every attachment's bytes, a chunk at a time, and compares their hash.
+/// Reads every attachment's bytes, a chunk at a time, and compares their hash. Each in a transaction of its own: it may be
+/// deleted meanwhile.
 async fn attachments(conn: &mut SqliteConnection) -> sqlx::Result<Vec<String>> {
     let (mut findings, mut last) = (Vec::new(), 0i64);
     let next =
         "select attachment_key, id, sha256 from attachments where attachment_key > ?1 order by attachment_key limit 1";
-    while let Some(row) = sqlx::query(next).bind(last).fetch_optional(&mut *conn).await? {
+    loop {
+        let mut conn = conn.begin().await?;
+        let Some(row) = sqlx::query(next).bind(last).fetch_optional(&mut *conn).await? else { return Ok(findings) };
         last = row.try_get(0)?;
         let (id, expected): (String, String) = (row.try_get(1)?, row.try_get(2)?);
         let mut hasher = Sha256::new();
@@ -226,6 +232,6 @@ async fn attachments(conn: &mut SqliteConnection) -> sqlx::Result<Vec<String>> {
         if found != expected {
             findings.push(format!("an attachment's bytes are not those that were stored: {id}"));
         }
+        conn.rollback().await?;
     }
-    Ok(findings)
 }

@@ -3,18 +3,19 @@
 //!
 //! **The log is bounded.** It begins anew only when all of it was copied, which beside a writer that goes on may never
 //! come to be. Beyond [`LONG`] pages the writer waits, then, while the little is copied that it has written meanwhile.
+//! Only a reader that stays keeps it from that: once the log is four times as long, a warning names the reader's process.
 
 use std::{
     fs::File,
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use sqlx::{ConnectOptions, Connection, SqliteConnection, sqlite::SqliteConnectOptions};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::{error, halt::Halt};
+use super::{error, halt::Halt, wal_readers, warnings::Warnings};
 use crate::tasks::{self, Worker};
 
 /// After which pause the log is looked at again.
@@ -23,6 +24,10 @@ const PAUSE: Duration = Duration::from_millis(250);
 const WORTHWHILE: i64 = 1000;
 /// Pages of 4 KiB after which the log is to begin anew: 64 MiB, which is what its file may keep (`journal_size_limit`).
 const LONG: i64 = 16384;
+/// Bytes of a page.
+const PAGE: u64 = 4096;
+/// How often the readers of a log that is too long are looked for.
+const NAMING: Duration = Duration::from_secs(5);
 /// How long a log that is to begin anew waits for those who still read it, with the writer waiting behind it. If they
 /// stay, it tries again when as much was written as is worth while.
 const PATIENCE: Duration = Duration::from_millis(10);
@@ -33,8 +38,13 @@ pub(super) fn left_to_others(options: SqliteConnectOptions) -> SqliteConnectOpti
 }
 
 /// Starts to look after the log of the database that these options open.
-pub(super) fn start(options: SqliteConnectOptions, reclaims: watch::Receiver<u64>, halt: Halt) -> Worker {
-    let copying = Copying { reclaims: Some(reclaims), ..Copying::new(options, LONG, halt) };
+pub(super) fn start(
+    options: SqliteConnectOptions,
+    reclaims: watch::Receiver<u64>,
+    halt: Halt,
+    warnings: Warnings,
+) -> Worker {
+    let copying = Copying { reclaims: Some(reclaims), ..Copying::new(options, LONG, halt, warnings) };
     Worker::start("the copying of the log", |closing| copying.run(closing))
 }
 
@@ -46,18 +56,16 @@ struct Copying {
     halt: Halt,
     /// Counts how often space was given back: the database shrinks when all of the log is copied, and the log then, too.
     reclaims: Option<watch::Receiver<u64>>,
+    warnings: Warnings,
+    /// When the readers of a log that is too long were last looked for.
+    named: Option<Instant>,
 }
 
 impl Copying {
     /// Writes no row.
-    fn new(options: SqliteConnectOptions, long: i64, halt: Halt) -> Self {
-        Self {
-            options: options.busy_timeout(PATIENCE).pragma("query_only", "on"),
-            conn: None,
-            long,
-            halt,
-            reclaims: None,
-        }
+    fn new(options: SqliteConnectOptions, long: i64, halt: Halt, warnings: Warnings) -> Self {
+        let options = options.busy_timeout(PATIENCE).pragma("query_only", "on");
+        Self { options, conn: None, long, halt, reclaims: None, warnings, named: None }
     }
 
     async fn run(mut self, closing: CancellationToken) {
@@ -65,11 +73,7 @@ impl Copying {
             if self.halt.is_halted() {
                 break;
             }
-            if let Err(error) = self.copy().await {
-                self.halt.notice_sqlx(&error);
-                tracing::debug!(%error, "the write-ahead log was not copied this time");
-                self.give_up();
-            }
+            self.look().await;
         }
         if let Some(conn) = self.conn.take_if(|_| !self.halt.is_halted())
             && let Err(error) = conn.close().await
@@ -84,6 +88,34 @@ impl Copying {
         let conn = self.conn.take();
         if self.halt.is_halted() {
             std::mem::forget(conn);
+        }
+    }
+
+    /// Copies what is worth while, and warns of what keeps the log from being copied or cut.
+    async fn look(&mut self) {
+        let failed = self.copy().await.err().map(|error| {
+            self.halt.notice_sqlx(&error);
+            self.give_up();
+            format!("the write-ahead log was not copied into the database, so it grows: {error}")
+        });
+        self.warnings.set("checkpoint", failed);
+        let wal = wal_path(self.options.get_filename());
+        let (size, bound) = (std::fs::metadata(wal).map_or(0, |wal| wal.len()), self.long.unsigned_abs() * 4 * PAGE);
+        if size <= bound {
+            self.named = None;
+            return self.warnings.set("log", None);
+        }
+        // Those who stay are found with the next look, too.
+        if self.named.is_none_or(|named| named.elapsed() >= NAMING) {
+            self.named = Some(Instant::now());
+            let path = self.options.get_filename().to_owned();
+            let who = tasks::blocking(move || wal_readers::readers(&path)).await;
+            let size = size >> 20;
+            let warning = format!(
+                "the write-ahead log has {size} MiB and cannot be cut while {who} reads an old state of the database: \
+                 end that transaction"
+            );
+            self.warnings.set("log", Some(warning));
         }
     }
 
@@ -164,7 +196,7 @@ mod tests {
         let path = dir.path().join("culm.db");
         let mut writer = connect(open::to_make(open::to_write(&path))).await;
         run(&mut writer, "create table bytes (bytes)").await;
-        let mut copying = Copying::new(open::to_write(&path), 2 * WORTHWHILE, Halt::new(|_| {}));
+        let mut copying = Copying::new(open::to_write(&path), 2 * WORTHWHILE, Halt::new(|_| {}), Warnings::default());
         let mut shell = connect(open::to_read(&path)).await;
         let writes = async {
             loop {
@@ -190,12 +222,56 @@ mod tests {
         let mut reader = connect(open::to_read(&path)).await;
         run(&mut reader, "begin; select bytes from bytes").await;
         run(&mut writer, "insert into bytes values (zeroblob(6 << 20))").await;
-        let mut copying = Copying::new(open::to_write(&path), WORTHWHILE, Halt::new(|_| {}));
+        let mut copying = Copying::new(open::to_write(&path), WORTHWHILE, Halt::new(|_| {}), Warnings::default());
         assert!(!copying.copy().await.unwrap());
         run(&mut writer, "insert into bytes values (1)").await;
         let mut shell = connect(open::to_read(&path)).await;
         assert!(log_pages(&mut shell).await > WORTHWHILE);
         let seen: i64 = sqlx::query_scalar("select count(*) from bytes").fetch_one(&mut reader).await.unwrap();
         assert_eq!(seen, 1);
+    }
+
+    #[tokio::test]
+    async fn who_keeps_a_log_from_being_cut_is_named_until_it_ends() {
+        use std::io::{BufRead, BufReader, Write};
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("culm.db");
+        let mut writer = connect(open::to_make(open::to_write(&path))).await;
+        run(&mut writer, "create table bytes (bytes); insert into bytes values (1)").await;
+        let mut shell = std::process::Command::new("sqlite3");
+        let shell = shell.arg(&path).stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped());
+        let mut shell = shell.spawn().unwrap();
+        let mut orders = shell.stdin.take().unwrap();
+        writeln!(orders, "begin; select bytes from bytes;").unwrap();
+        let mut said = String::new();
+        BufReader::new(shell.stdout.as_mut().unwrap()).read_line(&mut said).unwrap();
+        assert_eq!(said, "1\n");
+        let warnings = Warnings::default();
+        let mut copying = Copying::new(open::to_write(&path), WORTHWHILE, Halt::new(|_| {}), warnings.clone());
+        run(&mut writer, "insert into bytes values (zeroblob(20 << 20))").await;
+        copying.look().await;
+        let warned = warnings.all().join("");
+        assert!(warned.contains(&format!("process {} (sqlite3)", shell.id())), "{warned}");
+        drop(orders);
+        shell.wait().unwrap();
+        // What is copied whole begins anew with the next write; that cuts the file.
+        copying.look().await;
+        run(&mut writer, "pragma journal_size_limit = 0; insert into bytes values (1)").await;
+        copying.look().await;
+        assert_eq!(warnings.all(), [""; 0]);
+    }
+
+    #[tokio::test]
+    async fn a_checkpoint_that_fails_is_warned_of_until_one_succeeds() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("culm.db");
+        let warnings = Warnings::default();
+        // There is no database yet, so none can be opened.
+        let mut copying = Copying::new(open::to_write(&path), WORTHWHILE, Halt::new(|_| {}), warnings.clone());
+        copying.look().await;
+        assert!(warnings.all().join("").contains("not copied into the database"), "{warnings:?}");
+        let _writer = connect(open::to_make(open::to_write(&path))).await;
+        copying.look().await;
+        assert_eq!(warnings.all(), [""; 0]);
     }
 }

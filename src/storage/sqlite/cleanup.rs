@@ -185,7 +185,7 @@ pub(super) async fn proceed(pool: &SqlitePool, writer: &Writer, id: &ReceiptId) 
     drop(snapshot);
     let (roots, through) = first_trees(&roots[..looked], &judged);
     let input = Step { id: id.clone(), roots, through };
-    writer.call(input, |conn, input| Box::pin(step(conn, input))).await
+    writer.call_when_full(input, |conn, input| Box::pin(step(conn, input))).await
 }
 
 /// The first trees that together have no more sessions to delete than one transaction takes, and up to which root nothing
@@ -419,7 +419,7 @@ async fn doomed(conn: &mut SqliteConnection, cleanup: &Cleanup, roots: &[i64]) -
 /// The whole of a cleanup, for who has nothing to do between its steps.
 pub(super) async fn to_its_end(pool: &SqlitePool, writer: &Writer, cleanup: Cleanup) -> Result<CleanupReceipt> {
     let begin_input = Begin { id: ReceiptId::mint(), cleanup };
-    let id = writer.call(begin_input, |conn, input| Box::pin(begin(conn, input))).await?.id;
+    let id = writer.call_when_full(begin_input, |conn, input| Box::pin(begin(conn, input))).await?.id;
     let mut told = CleanupReceipt::default();
     while let Some(step) = proceed(pool, writer, &id).await? {
         told.note_runs(step.cancelled_run_ids);

@@ -38,6 +38,11 @@ pub(super) fn is_damage(error: &sqlx::Error) -> bool {
     matches!(primary_code(error), Some(11 | 26))
 }
 
+/// Whether the disk, or a quota, had no room.
+pub(super) fn is_full(error: &sqlx::Error) -> bool {
+    primary_code(error) == Some(13)
+}
+
 /// Sorts an error by what can be done about it. (Rules that a statement can break are mapped where it is run.)
 pub(super) fn of(error: sqlx::Error) -> Error {
     match primary_code(&error) {

@@ -16,11 +16,13 @@ mod events;
 mod halt;
 mod housekeeping;
 mod idempotency;
+mod index_check;
 mod lists;
 mod messages;
 mod open;
 mod pages;
 mod payload;
+mod probe;
 mod purge;
 mod queue;
 mod recovery;
@@ -28,12 +30,15 @@ mod reindex;
 mod runs;
 mod search;
 mod sessions;
+mod space;
 mod teardown;
 #[cfg(test)]
 mod tests;
 mod transaction;
 mod types;
 mod usage;
+mod wal_readers;
+mod warnings;
 mod whole;
 mod worktrees;
 mod writer;
@@ -46,7 +51,7 @@ use tokio::sync::{Mutex, watch};
 
 pub use check::check;
 pub use events::LogBounds;
-pub use open::{Lock, OpenError, Options, THREADS, beside, was_left_open};
+pub use open::{LOG_TARGET, Lock, OpenError, Options, THREADS, beside, was_left_open};
 pub use reindex::reindex;
 
 use super::{Answer, AppendOptions, Claim, Result, Saved, Source, Storage};
@@ -64,11 +69,13 @@ use crate::{
     tasks::Worker,
 };
 use queue::Writer;
+use warnings::Warnings;
 
 /// Sessions in one SQLite file.
 pub struct SqliteStorage {
     writer: Writer,
     checkpoints: Worker,
+    warnings: Warnings,
     readers: SqlitePool,
     /// Held until the database is closed.
     lock: Mutex<Option<Lock>>,
@@ -104,12 +111,12 @@ impl Storage for SqliteStorage {
 
     async fn delete_session(&self, id: &SessionId, options: DeleteOptions) -> Result<DeleteReceipt> {
         let input = deletion::Delete { id: id.clone(), options };
-        self.writer.call(input, |conn, input| Box::pin(deletion::delete(conn, input))).await
+        self.writer.call_when_full(input, |conn, input| Box::pin(deletion::delete(conn, input))).await
     }
 
     async fn clear_session(&self, id: &SessionId, if_match: Option<i64>) -> Result<ClearReceipt> {
         let input = messages::Clear { session: id.clone(), if_match };
-        self.writer.call(input, |conn, input| Box::pin(messages::clear(conn, input))).await
+        self.writer.call_when_full(input, |conn, input| Box::pin(messages::clear(conn, input))).await
     }
 
     async fn cleanup_sessions(&self, cleanup: Cleanup) -> Result<CleanupReceipt> {
@@ -121,7 +128,7 @@ impl Storage for SqliteStorage {
 
     async fn begin_cleanup(&self, cleanup: Cleanup) -> Result<Receipt> {
         let input = cleanup::Begin { id: ReceiptId::mint(), cleanup };
-        self.writer.call(input, |conn, input| Box::pin(cleanup::begin(conn, input))).await
+        self.writer.call_when_full(input, |conn, input| Box::pin(cleanup::begin(conn, input))).await
     }
 
     async fn continue_cleanup(&self, id: &ReceiptId) -> Result<Option<CleanupStep>> {
@@ -129,7 +136,7 @@ impl Storage for SqliteStorage {
     }
 
     async fn stop_cleanup(&self, id: &ReceiptId) -> Result<Receipt> {
-        self.writer.call(id.clone(), |conn, id| Box::pin(cleanup::stop(conn, id))).await
+        self.writer.call_when_full(id.clone(), |conn, id| Box::pin(cleanup::stop(conn, id))).await
     }
 
     async fn running_cleanups(&self) -> Result<Vec<Receipt>> {
@@ -188,12 +195,12 @@ impl Storage for SqliteStorage {
         if_match: Option<i64>,
     ) -> Result<MessageReceipt> {
         let input = messages::Target { session: id.clone(), message: message.clone(), content: None, if_match };
-        self.writer.call(input, |conn, input| Box::pin(messages::delete(conn, input))).await
+        self.writer.call_when_full(input, |conn, input| Box::pin(messages::delete(conn, input))).await
     }
 
     async fn truncate_messages(&self, id: &SessionId, cut: Truncate, if_match: Option<i64>) -> Result<TruncateReceipt> {
         let input = messages::Cut { session: id.clone(), cut, if_match };
-        self.writer.call(input, |conn, input| Box::pin(messages::truncate(conn, input))).await
+        self.writer.call_when_full(input, |conn, input| Box::pin(messages::truncate(conn, input))).await
     }
 
     async fn load_session(&self, id: &SessionId) -> Result<Option<WholeSession>> {
@@ -231,7 +238,9 @@ impl Storage for SqliteStorage {
 
     async fn delete_attachment(&self, id: &SessionId, attachment: &AttachmentId) -> Result<()> {
         let input = (id.clone(), attachment.clone());
-        self.writer.call(input, |conn, (id, attachment)| Box::pin(attachments::delete(conn, id, attachment))).await
+        self.writer
+            .call_when_full(input, |conn, (id, attachment)| Box::pin(attachments::delete(conn, id, attachment)))
+            .await
     }
 
     async fn create_run(&self, id: &SessionId, new: NewRun, claim: Option<Claim>) -> Result<Run> {
@@ -268,15 +277,15 @@ impl Storage for SqliteStorage {
             partial.id.get_or_insert_with(MessageId::mint);
         }
         let input = runs::Finish { run: run.id.clone(), end };
-        self.writer.call(input, |conn, input| Box::pin(runs::finish(conn, input))).await
+        self.writer.call_when_full(input, |conn, input| Box::pin(runs::finish(conn, input))).await
     }
 
     async fn cancel_pending_run(&self, run: &Run) -> Result<Run> {
-        self.writer.call(run.id.clone(), |conn, run| Box::pin(runs::cancel_pending(conn, run))).await
+        self.writer.call_when_full(run.id.clone(), |conn, run| Box::pin(runs::cancel_pending(conn, run))).await
     }
 
     async fn settle_runs(&self) -> Result<i64> {
-        self.writer.call((), |conn, ()| Box::pin(runs::settle(conn))).await
+        self.writer.call_when_full((), |conn, ()| Box::pin(runs::settle(conn))).await
     }
 
     async fn ask_question(&self, run: &Run, question: PendingQuestion) -> Result<()> {
@@ -329,7 +338,7 @@ impl Storage for SqliteStorage {
 
     async fn update_agent_session(&self, id: &BackendId, state: BackendState) -> Result<()> {
         let input = (id.clone(), state);
-        self.writer.call(input, |conn, (id, state)| Box::pin(backends::update(conn, id, state))).await
+        self.writer.call_when_full(input, |conn, (id, state)| Box::pin(backends::update(conn, id, state))).await
     }
 
     async fn agent_sessions(
@@ -343,7 +352,7 @@ impl Storage for SqliteStorage {
 
     async fn close_sessions(&self, id: &SessionId, closing: Closing) -> Result<Vec<Openness>> {
         let input = closing::Close { id: id.clone(), closing };
-        self.writer.call(input, |conn, input| Box::pin(closing::close(conn, input))).await
+        self.writer.call_when_full(input, |conn, input| Box::pin(closing::close(conn, input))).await
     }
 
     async fn open_sessions(&self, id: &SessionId, unarchive: bool) -> Result<Vec<Openness>> {
@@ -358,19 +367,19 @@ impl Storage for SqliteStorage {
     async fn claim_teardowns(&self, limit: i64) -> Result<Vec<TeardownJob>> {
         // Asked often, and nothing is written when there is nothing to do.
         match teardown::any_due(&self.readers).await? {
-            true => self.writer.call(limit, |conn, limit| Box::pin(teardown::claim(conn, *limit))).await,
+            true => self.writer.call_when_full(limit, |conn, limit| Box::pin(teardown::claim(conn, *limit))).await,
             false => Ok(Vec::new()),
         }
     }
 
     async fn leave_teardown(&self, work: Teardown, error: String) -> Result<()> {
         let input = teardown::Leave { work, error };
-        self.writer.call(input, |conn, input| Box::pin(teardown::leave(conn, input))).await
+        self.writer.call_when_full(input, |conn, input| Box::pin(teardown::leave(conn, input))).await
     }
 
     async fn finish_teardown(&self, job: &TeardownJob, error: Option<String>) -> Result<()> {
         let input = teardown::Finish { job: job.clone(), error };
-        self.writer.call(input, |conn, input| Box::pin(teardown::finish(conn, input))).await
+        self.writer.call_when_full(input, |conn, input| Box::pin(teardown::finish(conn, input))).await
     }
 
     async fn add_worktree(&self, session: &SessionId, new: NewWorktree) -> Result<Worktree> {
@@ -384,7 +393,7 @@ impl Storage for SqliteStorage {
 
     async fn advance_worktree(&self, session: &SessionId, step: WorktreeStep) -> Result<Worktree> {
         let input = worktrees::Advance { session: session.clone(), step };
-        self.writer.call(input, |conn, input| Box::pin(worktrees::advance(conn, input))).await
+        self.writer.call_when_full(input, |conn, input| Box::pin(worktrees::advance(conn, input))).await
     }
 
     async fn unfinished_worktrees(&self) -> Result<Vec<Worktree>> {
@@ -418,8 +427,12 @@ impl Storage for SqliteStorage {
         self.writer.foreign_commits()
     }
 
+    fn warnings(&self) -> Vec<String> {
+        self.warnings.all()
+    }
+
     async fn check_writable(&self) -> Result<()> {
-        self.writer.call((), |_, ()| Box::pin(async { Ok(()) })).await
+        self.writer.check().await
     }
 
     async fn close(&self) {

@@ -20,7 +20,7 @@ use sqlx::{
 
 use super::{
     LogBounds, SqliteStorage, attachments, checkpoint, error, events, halt::Halt, housekeeping::Housekeeping, recovery,
-    teardown, writer,
+    space, teardown, warnings::Warnings, writer,
 };
 
 pub(super) static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
@@ -33,6 +33,8 @@ pub(super) const SCHEMA: i64 = 15;
 const OLDEST_SQLITE: [u32; 3] = [3, 51, 3];
 /// How the names of the threads begin that connections run on.
 pub const THREADS: &str = "culm-sqlite";
+/// How the names of the log's targets begin that have statements in them.
+pub const LOG_TARGET: &str = "sqlx";
 /// What the lock file holds once its database was made.
 const MADE: &[u8] = b"made\n";
 
@@ -115,6 +117,19 @@ pub enum OpenError {
         /// What the system says.
         reason: String,
     },
+    /// What is to be done needs a temporary copy, and there is no room for it.
+    #[error(
+        "there is no room for a temporary copy of the search index in {folder}: it needs {needs} bytes, and {has} are free; \
+         set TMPDIR to a directory with more room. Nothing is known to be wrong with the database"
+    )]
+    NoRoom {
+        /// Bytes that are needed; 0 when that is not known.
+        needs: u64,
+        /// Bytes that are free.
+        has: u64,
+        /// Where.
+        folder: PathBuf,
+    },
     /// The library is too old.
     #[error("SQLite {0} can corrupt a database that two connections use; at least 3.51.3 is needed")]
     OldSqlite(String),
@@ -192,6 +207,7 @@ impl SqliteStorage {
     pub async fn open(options: &Options) -> Result<Self, OpenError> {
         let path = options.path.as_path();
         let mut lock = Lock::take(path)?;
+        space::make_room(path);
         let size = std::fs::metadata(path).map(|file| file.len()).ok();
         let known = lock.knows_database();
         match size {
@@ -219,12 +235,13 @@ impl SqliteStorage {
             .after_connect(|conn, _| Box::pin(show_words(conn)))
             .connect_lazy_with(to_read(path));
         let last_event = events::last(&mut conn).await.map_err(|error| damaged(path, &error))?;
-        let halt = Halt::new(options.on_failed_sync);
+        let (halt, warnings) = (Halt::new(options.on_failed_sync), Warnings::default());
         let (reclaimed, reclaims) = tokio::sync::watch::channel(0);
         let housekeeping = Housekeeping::new(options.log, reclaimed);
         Ok(Self {
-            checkpoints: checkpoint::start(options_to_write.clone(), reclaims, halt.clone()),
-            writer: writer::start(conn, options_to_write, last_event, housekeeping, halt),
+            checkpoints: checkpoint::start(options_to_write.clone(), reclaims, halt.clone(), warnings.clone()),
+            writer: writer::start(conn, options_to_write, last_event, housekeeping, halt, warnings.clone()),
+            warnings,
             readers,
             lock: Some(lock).into(),
         })
@@ -323,12 +340,25 @@ async fn migrate(path: &Path, conn: &mut SqliteConnection) -> Result<(), OpenErr
         MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => refusal(path, &error),
         error => damaged(path, &error),
     })?;
-    // A database that is only readable shows it at this, the first write.
-    let write = async {
-        attachments::sweep(&mut *conn).await?;
-        teardown::release(&mut *conn).await
-    };
-    write.await.map_err(|error| refusal(path, &error))
+    // A database that is only readable shows it at this, the first write. On a full disk it is served all the same.
+    let mut settled = settle(conn).await;
+    if settled.as_ref().is_err_and(error::is_full) {
+        space::give_up_reserve(path);
+        settled = settle(conn).await;
+    }
+    match settled {
+        Err(error) if error::is_full(&error) => {
+            tracing::warn!(%error, "the disk is full: what uploads left behind is purged after the next start");
+            Ok(())
+        }
+        settled => settled.map_err(|error| refusal(path, &error)),
+    }
+}
+
+/// What a dead process was about is for others to take up.
+async fn settle(conn: &mut SqliteConnection) -> sqlx::Result<()> {
+    attachments::sweep(&mut *conn).await?;
+    teardown::release(&mut *conn).await
 }
 
 /// A connection that makes the database which it writes. That its pages can be given back is settled with the first: said again to a
@@ -351,6 +381,7 @@ pub(super) fn to_write(path: &Path) -> SqliteConnectOptions {
         .pragma("cell_size_check", "on")
         .pragma("temp_store", "memory")
         .pragma("journal_size_limit", "67108864")
+        .disable_statement_logging()
         .thread_name(|id| format!("{THREADS}-writer-{id}"))
 }
 
@@ -374,5 +405,6 @@ pub(super) fn to_read(path: &Path) -> SqliteConnectOptions {
         .pragma("cell_size_check", "on")
         .pragma("temp_store", "memory")
         .row_buffer_size(1000)
+        .disable_statement_logging()
         .thread_name(|id| format!("{THREADS}-reader-{id}"))
 }

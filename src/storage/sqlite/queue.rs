@@ -2,14 +2,20 @@
 
 use std::{
     path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
+use futures_util::{FutureExt, future::BoxFuture};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
     append, checkpoint,
     halt::Halt,
+    probe::{self, LastWrite, Probe},
     transaction::{Call, Job, Work},
 };
 use crate::{
@@ -39,6 +45,24 @@ pub(super) enum Command {
     Prepare(Box<dyn Job>),
 }
 
+impl Command {
+    /// Whether it frees space or ends what runs.
+    pub(super) fn is_for_full_disk(&self) -> bool {
+        match self {
+            Self::Append(_) => false,
+            Self::Call(job) | Self::Prepare(job) => job.is_for_full_disk(),
+        }
+    }
+
+    pub(super) fn refuse(self, error: Error) {
+        match self {
+            // Nobody waits any more: nothing is done all the same.
+            Self::Append(append) => drop(append.reply.send(Err(error))),
+            Self::Call(job) | Self::Prepare(job) => job.answer(Err(error)),
+        }
+    }
+}
+
 /// The queue's end that callers hold.
 pub(super) struct Writer {
     pub(super) queue: mpsc::Sender<Queued>,
@@ -48,6 +72,10 @@ pub(super) struct Writer {
     pub(super) wal: PathBuf,
     pub(super) halt: Halt,
     pub(super) worker: Worker,
+    /// Whether only what frees space or ends what runs is taken.
+    pub(super) full: Arc<AtomicBool>,
+    pub(super) last_write: LastWrite,
+    pub(super) probe: Probe,
 }
 
 impl Writer {
@@ -65,7 +93,41 @@ impl Writer {
         input: I,
         work: Work<I, T>,
     ) -> Result<T> {
-        self.ask(Command::Call, input, work).await
+        self.ask(Command::Call, false, input, work).await
+    }
+
+    /// The same for what frees space or ends what runs: a full disk takes it, too.
+    pub(super) async fn call_when_full<I: Send + Sync + 'static, T: Send + 'static>(
+        &self,
+        input: I,
+        work: Work<I, T>,
+    ) -> Result<T> {
+        self.ask(Command::Call, true, input, work).await
+    }
+
+    /// Whether an ordinary write would be taken.
+    pub(super) async fn check(&self) -> Result<()> {
+        self.halt.check()?;
+        if self.worker.is_closing() || self.queue.is_closed() {
+            return Err(self.gone());
+        }
+        if self.full.load(Ordering::Relaxed) {
+            return Err(Error::Full);
+        }
+        self.probe.outcome(&self.last_write, || self.write_nothing_new()).await
+    }
+
+    fn write_nothing_new(&self) -> BoxFuture<'static, Result<()>> {
+        let queue = self.queue.clone();
+        let written = async move {
+            let (reply, answer) = oneshot::channel();
+            let work: Work<(), ()> = |conn, ()| Box::pin(probe::rewrite_header(conn));
+            let call = Command::Call(Box::new(Call::new((), work, reply, false)));
+            let sent = queue.send_timeout((Instant::now(), call), PATIENCE).await;
+            sent.map_err(|_| Error::Busy("too many writes are queued"))?;
+            answer.await.map_err(|_| Error::Failed("the writer has ended".into()))?
+        };
+        written.boxed()
     }
 
     /// The same for what may be lost when the power fails: a later call says that it counts, and what was committed
@@ -75,7 +137,7 @@ impl Writer {
         input: I,
         work: Work<I, T>,
     ) -> Result<T> {
-        self.ask(Command::Prepare, input, work).await
+        self.ask(Command::Prepare, false, input, work).await
     }
 
     /// Has the disk take what was committed, beside the writer: less is left then for the call that waits for it.
@@ -86,11 +148,12 @@ impl Writer {
     async fn ask<I: Send + Sync + 'static, T: Send + 'static>(
         &self,
         how: fn(Box<dyn Job>) -> Command,
+        for_full_disk: bool,
         input: I,
         work: Work<I, T>,
     ) -> Result<T> {
         let (reply, answer) = oneshot::channel();
-        self.send(how(Box::new(Call::new(input, work, reply)))).await?;
+        self.send(how(Box::new(Call::new(input, work, reply, for_full_disk)))).await?;
         answer.await.map_err(|_| self.gone())?
     }
 

@@ -18,6 +18,8 @@ pub(super) type Work<I, T> = for<'c> fn(&'c mut SqliteConnection, &'c I) -> BoxF
 pub(super) trait Job: Send {
     fn run<'c>(&'c mut self, conn: &'c mut SqliteConnection) -> BoxFuture<'c, Result<()>>;
     fn answer(self: Box<Self>, outcome: Result<()>);
+    /// Whether it frees space or ends what runs, and so is done on a full disk, too.
+    fn is_for_full_disk(&self) -> bool;
 }
 
 pub(super) struct Call<I, T> {
@@ -25,11 +27,12 @@ pub(super) struct Call<I, T> {
     work: Work<I, T>,
     output: Option<T>,
     reply: oneshot::Sender<Result<T>>,
+    for_full_disk: bool,
 }
 
 impl<I, T> Call<I, T> {
-    pub(super) fn new(input: I, work: Work<I, T>, reply: oneshot::Sender<Result<T>>) -> Self {
-        Self { input, work, output: None, reply }
+    pub(super) fn new(input: I, work: Work<I, T>, reply: oneshot::Sender<Result<T>>, for_full_disk: bool) -> Self {
+        Self { input, work, output: None, reply, for_full_disk }
     }
 }
 
@@ -46,6 +49,10 @@ impl<I: Send + Sync, T: Send> Job for Call<I, T> {
         let answer = outcome.and_then(|()| output.ok_or_else(|| Error::Failed("a job ended without an output".into())));
         // Nobody waits any more: the work is done all the same.
         let _ = reply.send(answer);
+    }
+
+    fn is_for_full_disk(&self) -> bool {
+        self.for_full_disk
     }
 }
 

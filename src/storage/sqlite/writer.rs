@@ -6,10 +6,17 @@
 //! connection would run in autocommit. Jobs can be run again: they bring the ids that they store. A panic is met in
 //! the same way: it fails the job that it comes from.
 //!
+//! On a full disk only those jobs are done that free space or end what runs (`space.rs`).
+//!
 //! The transaction is begun and ended with plain statements. sqlx's own transactions count their depth, and the count
 //! is never right again after the engine rolled back by itself.
 
-use std::time::{Duration, Instant};
+mod room;
+
+use std::{
+    sync::{Arc, atomic::AtomicBool},
+    time::{Duration, Instant},
+};
 
 use sqlx::{ConnectOptions, Connection, Executor, SqliteConnection, sqlite::SqliteConnectOptions};
 use tokio::sync::{mpsc, watch};
@@ -21,8 +28,11 @@ use super::{
     error, events,
     halt::Halt,
     housekeeping::Housekeeping,
+    probe::{self, LastWrite, Probe},
     queue::{Append, Command, PATIENCE, QUEUE, Queued, Writer},
+    space::Space,
     transaction::{Job, Outcomes, at_once, begin, fill, or_panic, run},
+    warnings::Warnings,
 };
 use crate::{
     model::Timestamp,
@@ -48,17 +58,30 @@ pub(super) fn start(
     last_event: i64,
     housekeeping: Housekeeping,
     halt: Halt,
+    warnings: Warnings,
 ) -> Writer {
     let (queue, jobs) = mpsc::channel(QUEUE);
     let (foreign_commits, foreign) = watch::channel(0);
     let (announced, last_event) = watch::channel(last_event);
     let (conn, seen) = (Some(conn), None);
     let wal = checkpoint::wal_path(options.get_filename());
-    let (waits, failing, clock, halts) = (true, false, Followed::default(), halt.clone());
-    let work =
-        Working { conn, waits, options, seen, clock, foreign_commits, announced, housekeeping, failing, halt: halts };
+    let (full, last_write) = (Arc::<AtomicBool>::default(), LastWrite::default());
+    let work = Working {
+        conn,
+        waits: true,
+        space: Space::new(options.get_filename(), warnings.clone(), full.clone()),
+        options,
+        seen,
+        clock: Followed::default(),
+        foreign_commits,
+        announced,
+        housekeeping,
+        warnings,
+        outcomes: last_write.clone(),
+        halt: halt.clone(),
+    };
     let worker = Worker::start("the writer", |closing| work.run(jobs, closing));
-    Writer { queue, foreign, last_event, wal, halt, worker }
+    Writer { queue, foreign, last_event, wal, halt, worker, full, last_write, probe: Probe::default() }
 }
 
 /// The queue's other end.
@@ -73,8 +96,10 @@ struct Working {
     /// The last event that was committed, for those who wait for the next.
     announced: watch::Sender<i64>,
     housekeeping: Housekeeping,
-    /// Whether its last step failed.
-    failing: bool,
+    warnings: Warnings,
+    space: Space,
+    /// What came of each transaction, for those who ask whether writes are taken.
+    outcomes: LastWrite,
     halt: Halt,
 }
 
@@ -134,16 +159,27 @@ impl Working {
 
     /// What is done when nothing is queued.
     async fn idle(&mut self) {
-        match self.keep_house().await {
-            Ok(()) => self.failing = false,
-            Err(error) => {
-                self.halt.notice(&error);
-                // Tried again later, and told of once.
-                if !std::mem::replace(&mut self.failing, true) && !self.halt.is_halted() {
-                    tracing::warn!(%error, "housekeeping fails");
-                }
+        let done = match self.keep_house().await {
+            Ok(()) => self.see_to_space().await,
+            failed => failed,
+        };
+        let failed = match done {
+            Ok(()) => None,
+            // Another process has the lock for a while.
+            Err(Error::Busy(_)) => {
                 self.housekeeping.pause();
+                None
             }
+            // Tried again with the next tick.
+            Err(error) => {
+                self.housekeeping.pause();
+                self.give_up(&error).await;
+                let error = self.or_full(error).await;
+                Some(format!("the database's housekeeping fails: {error}"))
+            }
+        };
+        if !self.halt.is_halted() {
+            self.warnings.set("housekeeping", failed);
         }
     }
 
@@ -200,6 +236,10 @@ impl Working {
     }
 
     async fn commit_together(&mut self, batch: Vec<Queued>) {
+        let batch = self.admit(batch).await;
+        if batch.is_empty() {
+            return;
+        }
         // The oldest waits no longer than it may, however many batches were before its own.
         let until = batch.first().map_or_else(Instant::now, |(since, _)| *since) + PATIENCE;
         if batch.iter().all(|(_, command)| matches!(command, Command::Prepare(_))) {
@@ -237,7 +277,10 @@ impl Working {
                     call.answer(Err(again()));
                 }
             }
-            Err(_) if appends.len() + calls.len() > 1 => self.one_by_one(appends, calls, until).await,
+            // One that a full disk takes is tried again, with the space that was made for it.
+            Err(_) if appends.len() + calls.len() > 1 || calls.iter().any(|call| call.is_for_full_disk()) => {
+                self.one_by_one(appends, calls, until).await
+            }
             Err(error) => match (appends.pop(), calls.pop()) {
                 (Some(append), _) => drop(append.reply.send(Err(error))),
                 (_, Some(call)) => call.answer(Err(error)),
@@ -264,7 +307,7 @@ impl Working {
                 Err(error) if error::is_engine(&error) && !matches!(error, Error::Busy(_)) => {
                     self.give_up(&error).await;
                     tracing::warn!(%error, "a write failed");
-                    return Err(error);
+                    return Err(self.or_full(error).await);
                 }
                 outcome => return self.halt.check().and(outcome),
             }
@@ -275,12 +318,18 @@ impl Working {
     async fn one_by_one(&mut self, appends: Vec<Append>, calls: Vec<Box<dyn Job>>, until: Instant) {
         for append in appends {
             let alone = std::slice::from_ref(&append);
-            let outcome = self.transaction(alone, &mut [], until).await.and_then(|mut done| done.appends.remove(0));
+            let outcome = match self.space.is_full() {
+                true => Err(Error::Full),
+                false => self.transaction(alone, &mut [], until).await.and_then(|mut done| done.appends.remove(0)),
+            };
             let _ = append.reply.send(outcome);
         }
         for call in calls {
             let mut alone = [call];
-            let outcome = self.transaction(&[], &mut alone, until).await.and_then(|mut done| done.calls.remove(0));
+            let outcome = match self.space.is_full() && !alone[0].is_for_full_disk() {
+                true => Err(Error::Full),
+                false => self.transaction(&[], &mut alone, until).await.and_then(|mut done| done.calls.remove(0)),
+            };
             let [call] = alone;
             call.answer(outcome);
         }
@@ -302,7 +351,10 @@ impl Working {
         let outcome = match at_once(conn, &appends, alone).await {
             Ok(None) => match begin(conn, &appends, until).await {
                 Ok(begun) => or_panic(fill(conn, begun, &appends, calls)).await,
-                Err(Error::Busy(reason)) => return Err(Error::Busy(reason)),
+                Err(Error::Busy(reason)) => {
+                    self.outcomes.record(Err(Error::Busy(reason)));
+                    return Err(Error::Busy(reason));
+                }
                 Err(error) => Err(error),
             },
             Ok(Some(outcomes)) => Ok(outcomes),
@@ -312,11 +364,14 @@ impl Working {
             Ok(outcomes) => {
                 self.notice(outcomes.data_version);
                 self.announce(outcomes.last_event);
+                self.outcomes.record(Ok(()));
                 Ok(outcomes)
             }
             Err(error) => {
                 self.give_up(&error).await;
                 tracing::warn!(%error, "a write was rolled back");
+                let error = self.or_full(error).await;
+                self.outcomes.record(Err(probe::again(&error)));
                 Err(error)
             }
         }

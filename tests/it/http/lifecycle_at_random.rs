@@ -166,7 +166,7 @@ fn warm(kept: &Kept) -> BTreeSet<String> {
 /// Stops what runs, and compares what is warm with what the database says of it.
 async fn assert_known(kept: &Kept, step: &Step) {
     let quiet = "select count(*) from runs where status in ('pending', 'running')";
-    for session in ids(kept, "select id from sessions where parent_key is null").await {
+    for session in ids(kept, "select id from live_sessions where parent_key is null").await {
         assert_eq!(kept.server.cancel(&session, None).await.status, 200);
     }
     until(&mut kept.server.shell().await, quiet, 0).await;

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     scripted::{Live, Quick, Turns, polite, soon, stubborn},
-    support::{assert_sound, calls, number},
+    support::{assert_sound, calls, until},
 };
 
 pub(super) async fn ask(server: &Server, method: &str, path: &str, body: &Value) -> Answer {
@@ -427,7 +427,7 @@ async fn a_reset_deletes_everything_and_is_there_for_development_alone() {
     assert_eq!((reset.status.as_u16(), reset.body), (200, json!({ "success": true })));
     let mut shell = server.shell().await;
     for table in ["sessions", "messages", "runs"] {
-        assert_eq!(number(&mut shell, &format!("select count(*) from {table}")).await, 0, "{table}");
+        until(&mut shell, &format!("select count(*) from {table}"), 0).await;
     }
     assert_sound(&mut shell).await;
     assert_eq!(server.get("/search?q=needle").await.body["hits"], json!([]));

@@ -76,3 +76,18 @@ async fn a_writer_that_has_ended_says_so_and_is_heard_of() {
     let refused = storage.check_writable().await;
     assert!(refused.as_ref().is_err_and(|error| error.to_string().contains("the writer has ended")), "{refused:?}");
 }
+
+#[tokio::test]
+async fn however_many_ask_whether_writes_are_taken_the_disk_is_written_to_once() {
+    let (_dir, storage) = storage().await;
+    let frames = async || {
+        let log = "pragma wal_checkpoint(noop)";
+        let row: (i64, i64, i64) = sqlx::query_as(log).fetch_one(&storage.readers).await.unwrap();
+        row.1
+    };
+    let before = frames().await;
+    let asked = futures_util::future::join_all((0..100).map(|_| storage.check_writable())).await;
+    assert!(asked.iter().all(Result::is_ok), "{asked:?}");
+    // The header's page, and nothing else.
+    assert_eq!(frames().await - before, 1);
+}
