@@ -1,6 +1,6 @@
 //! How a command fails: what it says, and its exit code.
 
-use std::{fmt::Display, path::Path};
+use std::{fmt::Display, io::Write, path::Path};
 
 use culm::{
     config::ConfigError,
@@ -17,8 +17,11 @@ pub(crate) const EXIT_CODES: &str = "Exit codes:
   6  the database cannot be written
   7  another culm has the database open
   8  the address is in use or cannot be listened on
-  9  the disk did not confirm a write (a failed fsync): start again, nothing acknowledged is lost";
+  9  the disk did not confirm a write (a failed fsync): start again, nothing acknowledged is lost
+ 10  the database's file is missing, was replaced, or has several names";
 
+/// The exit code when the file is not the database that it should be.
+pub(crate) const OTHER_FILE: u8 = 10;
 /// The exit code after a failed sync.
 const FAILED_SYNC: u8 = 9;
 
@@ -27,7 +30,8 @@ pub(crate) fn exit_after_failed_sync(reason: &str) {
     const ADVICE: &str = "exiting at once; nothing that was acknowledged is lost. Check the disk, then start again";
     match tracing::dispatcher::has_been_set() {
         true => tracing::error!(reason, "{ADVICE}"),
-        false => eprintln!("culm: {reason}; {ADVICE}"),
+        // Where nobody can read it, the exit code must do.
+        false => drop(writeln!(std::io::stderr(), "culm: {reason}; {ADVICE}")),
     }
     std::process::exit(FAILED_SYNC.into());
 }
@@ -59,6 +63,11 @@ impl From<OpenError> for Failure {
             OpenError::ReadOnly { .. } => 6,
             OpenError::Locked(_) => 7,
             OpenError::FailedSync { .. } => FAILED_SYNC,
+            OpenError::Gone(_)
+            | OpenError::OrphanedLog(_)
+            | OpenError::OtherLog(_)
+            | OpenError::ManyNames(_)
+            | OpenError::DanglingLink { .. } => OTHER_FILE,
         };
         Self::new(code, error)
     }

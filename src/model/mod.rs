@@ -33,6 +33,7 @@ macro_rules! only_objects {
 mod attachment;
 mod backend;
 mod child;
+mod epoch;
 mod event;
 mod id;
 mod json;
@@ -53,6 +54,7 @@ pub use child::{
     CHILD_COMPRESSION, CHILD_SYSTEM_PROMPT, ChildStep, ChildUpdate, ContinuedChild, CreatedChild, NewChild,
     UpdatedChild, assignment,
 };
+pub use epoch::InEpoch;
 pub use event::{Event, EventKind, EventPage, EventScope};
 pub use id::{AttachmentId, BackendId, InvalidId, MessageId, RunId, SessionId};
 pub use json::{RawJson, RawObject};

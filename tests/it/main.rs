@@ -14,6 +14,7 @@ mod demo_model;
 mod executor;
 mod housekeeping;
 mod http;
+mod identity;
 mod import;
 mod lives;
 mod marked;

@@ -117,6 +117,10 @@ macro_rules! steered {
                 self.database.storage.foreign_commits()
             }
 
+            fn epoch(&self) -> i64 {
+                self.database.storage.epoch()
+            }
+
             fn last_event(&self) -> watch::Receiver<i64> {
                 self.database.storage.last_event()
             }
