@@ -156,7 +156,7 @@ impl Place {
     /// Settings from flags and environment, then the file, then the defaults.
     pub fn settings(&self, given: Server) -> Result<Settings, ConfigError> {
         let file = self.config.as_deref().map(read).transpose()?.unwrap_or_default();
-        let db = self.db.clone().or(file.db).map_or_else(default_database, Ok)?;
+        let db = real_path(self.db.clone().or(file.db).map_or_else(default_database, Ok)?);
         let listen = given.listen.or(file.listen).unwrap_or_else(|| "127.0.0.1:9562".into());
         let resolved = listen.to_socket_addrs().ok().and_then(|mut addresses| addresses.next());
         let listen =
@@ -213,6 +213,13 @@ fn default_executor(
         None if executors.len() == 1 => Ok(executors.keys().next().cloned()),
         named => Ok(named),
     }
+}
+
+/// The one name of a database's file, whatever links lead there: what stands beside it is found by it.
+fn real_path(path: PathBuf) -> PathBuf {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let new = || Some(folder.canonicalize().ok()?.join(path.file_name()?));
+    path.canonicalize().ok().or_else(new).unwrap_or(path)
 }
 
 fn default_database() -> Result<PathBuf, ConfigError> {

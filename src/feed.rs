@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 pub use draft::Draft;
 
 use crate::{
-    model::{Event, EventKind, EventPage, EventScope, MessageId, RunId, SessionId, Timestamp},
+    model::{Event, EventKind, EventPage, EventScope, InEpoch, MessageId, RunId, SessionId, Timestamp},
     repository::SessionRepository,
     storage::{Result, Storage},
     tasks::Tasks,
@@ -86,9 +86,9 @@ impl Shown {
 
 impl Frame {
     /// A durable event.
-    pub fn of(event: &Event) -> Self {
+    pub fn of(event: &Event, epoch: i64) -> Self {
         let name = json!(event.event);
-        let bytes = sse(Some(event.event_id), name.as_str().unwrap_or_default(), event);
+        let bytes = sse(Some(InEpoch { number: event.event_id, epoch }), name.as_str().unwrap_or_default(), event);
         Self {
             event_id: Some(event.event_id),
             session_id: event.session_id.clone(),
@@ -101,7 +101,7 @@ impl Frame {
 }
 
 /// A server-sent event: one line of JSON.
-pub fn sse(id: Option<i64>, name: &str, data: &impl Serialize) -> Bytes {
+pub fn sse(id: Option<InEpoch>, name: &str, data: &impl Serialize) -> Bytes {
     let id = id.map(|id| format!("id: {id}\n")).unwrap_or_default();
     let mut event = format!("{id}event: {name}\ndata: ").into_bytes();
     let begin = event.len();
@@ -285,7 +285,7 @@ impl Reader {
                 Ok(page) => {
                     for event in &page.events {
                         self.deltas_before(event.event_id);
-                        self.feed.hand_out(Frame::of(event));
+                        self.feed.hand_out(Frame::of(event, self.feed.repository.epoch()));
                     }
                     self.seen = page.through;
                 }

@@ -2,11 +2,11 @@
 
 mod cli;
 
-use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
+use std::{io::Write, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
 use clap::{Parser, Subcommand};
 use cli::{
-    EXIT_CODES, Failure, exit_after_failed_sync,
+    EXIT_CODES, Failure, OTHER_FILE, exit_after_failed_sync,
     place::{make_folder, token, token_of, watch_token},
     process::{greet, ignore_signals, log, names, raise_file_limit, stop_signal},
 };
@@ -24,7 +24,7 @@ use culm::{
     repository::SessionRepository,
     runs::{self, Runs},
     storage::{
-        Storage,
+        self, Storage,
         sqlite::{self, SqliteStorage},
     },
     tasks::Tasks,
@@ -53,6 +53,9 @@ struct Cli {
     place: Place,
     #[command(flatten)]
     server: Server,
+    /// Make a new, empty database although one was here before and is missing; a log that it left is moved aside
+    #[arg(long)]
+    create: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -64,6 +67,9 @@ enum Command {
         place: Place,
         #[command(flatten)]
         server: Box<Server>,
+        /// Make a new, empty database although one was here before and is missing; a log that it left is moved aside
+        #[arg(long)]
+        create: bool,
     },
     /// Import the sessions of another system; run again, it adds only what is new
     Import {
@@ -150,7 +156,8 @@ fn main() -> ExitCode {
     // What is made here is for its owner's eyes: the database, its log, its lock, the token, snapshots.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     let cli = Cli::parse();
-    let command = cli.command.unwrap_or(Command::Serve { place: cli.place, server: Box::new(cli.server) });
+    let command =
+        cli.command.unwrap_or(Command::Serve { place: cli.place, server: Box::new(cli.server), create: cli.create });
     let outcome = match tokio::runtime::Builder::new_multi_thread().worker_threads(workers()).enable_all().build() {
         Ok(runtime) => runtime.block_on(run(command)),
         Err(error) => Err(Failure::new(1, error)),
@@ -158,7 +165,8 @@ fn main() -> ExitCode {
     match outcome {
         Ok(code) => code,
         Err(Failure(code, reason)) => {
-            eprintln!("culm: {reason}");
+            // Where nobody can read it, the exit code must do.
+            let _ = writeln!(std::io::stderr(), "culm: {reason}");
             ExitCode::from(code)
         }
     }
@@ -174,7 +182,7 @@ async fn run(command: Command) -> Result<ExitCode, Failure> {
     Timestamp::checked_now().map_err(|error| Failure::new(1, error))?;
     ignore_signals().map_err(|error| Failure::new(1, error))?;
     match command {
-        Command::Serve { place, server } => run_server(place.settings(*server)?).await,
+        Command::Serve { place, server, create } => run_server(place.settings(*server)?, create).await,
         Command::Import { source: Source::Bamboo { dir, place, dry_run } } => {
             cli::import::bamboo(&dir, &place.database()?, dry_run).await
         }
@@ -227,7 +235,7 @@ async fn run(command: Command) -> Result<ExitCode, Failure> {
     }
 }
 
-async fn run_server(settings: Settings) -> Result<ExitCode, Failure> {
+async fn run_server(settings: Settings, create: bool) -> Result<ExitCode, Failure> {
     log(&settings)?;
     raise_file_limit();
     let executors = Executors::check(&settings.executors).map_err(|error| Failure::new(2, error))?;
@@ -239,6 +247,7 @@ async fn run_server(settings: Settings) -> Result<ExitCode, Failure> {
     let options = sqlite::Options {
         readers: settings.readers,
         on_failed_sync: exit_after_failed_sync,
+        create,
         ..sqlite::Options::new(&settings.db)
     };
     let storage = SqliteStorage::open(&options).await?;
@@ -285,11 +294,15 @@ async fn run_server(settings: Settings) -> Result<ExitCode, Failure> {
     };
     tokio::join!(serve(listener, routes, &tasks, stop.clone()), stopped);
     let ended = writer.is_finished();
+    let stopped = repository.check_writable().await;
     repository.close().await;
     tasks.finish().await;
-    match ended {
-        true => Err(Failure::new(1, "the writer of the database has ended; the log says why. Start the server again")),
-        false => {
+    match stopped {
+        _ if ended => {
+            Err(Failure::new(1, "the writer of the database has ended; the log says why. Start the server again"))
+        }
+        Err(storage::Error::Stopped(reason)) => Err(Failure::new(OTHER_FILE, reason)),
+        _ => {
             tracing::info!("stopped");
             Ok(ExitCode::SUCCESS)
         }

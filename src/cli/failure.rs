@@ -1,6 +1,6 @@
 //! How a command fails: what it says, and its exit code.
 
-use std::{fmt::Display, path::Path};
+use std::{fmt::Display, io::Write, path::Path};
 
 use culm::{
     config::ConfigError,
@@ -18,8 +18,11 @@ pub(crate) const EXIT_CODES: &str = "Exit codes:
   7  another culm has the database open
   8  the address is in use or cannot be listened on
   9  the disk did not confirm a write (a failed fsync): start again, nothing acknowledged is lost
- 10  there is no room for a temporary copy of the search index";
+  10  there is no room for a temporary copy of the search index
+  11  the database's file is missing, was replaced, or has several names";
 
+/// The exit code when the file is not the database that it should be.
+pub(crate) const OTHER_FILE: u8 = 11;
 /// The exit code after a failed sync.
 const FAILED_SYNC: u8 = 9;
 
@@ -28,7 +31,8 @@ pub(crate) fn exit_after_failed_sync(reason: &str) {
     const ADVICE: &str = "exiting at once; nothing that was acknowledged is lost. Check the disk, then start again";
     match tracing::dispatcher::has_been_set() {
         true => tracing::error!(reason, "{ADVICE}"),
-        false => eprintln!("culm: {reason}; {ADVICE}"),
+        // Where nobody can read it, the exit code must do.
+        false => drop(writeln!(std::io::stderr(), "culm: {reason}; {ADVICE}")),
     }
     std::process::exit(FAILED_SYNC.into());
 }
@@ -61,6 +65,11 @@ impl From<OpenError> for Failure {
             OpenError::Locked(_) => 7,
             OpenError::FailedSync { .. } => FAILED_SYNC,
             OpenError::NoRoom { .. } => 10,
+            OpenError::Gone(_)
+            | OpenError::OrphanedLog(_)
+            | OpenError::OtherLog(_)
+            | OpenError::ManyNames(_)
+            | OpenError::DanglingLink { .. } => OTHER_FILE,
         };
         Self::new(code, error)
     }

@@ -8,4 +8,4 @@ pub(crate) mod import;
 pub(crate) mod place;
 pub(crate) mod process;
 
-pub(crate) use failure::{EXIT_CODES, Failure, exit_after_failed_sync};
+pub(crate) use failure::{EXIT_CODES, Failure, OTHER_FILE, exit_after_failed_sync};

@@ -33,7 +33,7 @@ use super::{
 };
 use crate::{
     feed::{Frame, Shown, sse},
-    model::{EventScope, RawJson, RunFilter, SessionId, Timestamp},
+    model::{EventScope, InEpoch, RawJson, RunFilter, SessionId, Timestamp},
     storage::{Error, Result, Storage},
 };
 
@@ -51,8 +51,8 @@ const TREE: i64 = 1000;
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct FeedQuery {
-    /// The number of the last event that was seen.
-    after: Option<i64>,
+    /// The `id` of the last event that was seen: a number, or `<number>-<epoch>`.
+    after: Option<InEpoch>,
 }
 
 /// What of a session's tree, and where to go on.
@@ -62,12 +62,12 @@ pub(super) struct EventsQuery {
     /// Also what happens below the session.
     #[serde(default)]
     tree: bool,
-    /// The number of the last event that was seen.
-    after: Option<i64>,
+    /// The `id` of the last event that was seen: a number, or `<number>-<epoch>`.
+    after: Option<InEpoch>,
 }
 
 /// `Last-Event-ID`, if it is there.
-pub(super) struct LastEventId(Option<i64>);
+pub(super) struct LastEventId(Option<InEpoch>);
 
 impl FromRequestParts<App> for LastEventId {
     type Rejection = Problem;
@@ -81,7 +81,7 @@ impl FromRequestParts<App> for LastEventId {
 
 impl OperationInput for LastEventId {
     fn operation_input(ctx: &mut GenContext, operation: &mut openapi::Operation) {
-        describe_header(ctx, operation, "Last-Event-ID", "The number of the last event that was seen.");
+        describe_header(ctx, operation, "Last-Event-ID", "The `id` of the last event that was seen.");
     }
 }
 
@@ -107,7 +107,7 @@ pub(super) async fn of_session(
     match (app.repository.session(&at.id).await?, after) {
         (Some(_), _) => {}
         // Who was following it hears that it was deleted; for others there is no such session.
-        (None, Some(after)) => drop(app.runs.feed().log(&scope, after, 1).await?),
+        (None, Some(after)) => drop(app.runs.feed().log(&scope, known(&app, after).unwrap_or(0), 1).await?),
         (None, None) => return Err(Error::SessionNotFound(at.id).into()),
     }
     Ok(Events::new(&app, scope, after))
@@ -118,6 +118,11 @@ type Fields = BTreeMap<&'static str, RawJson>;
 
 fn of_tree(id: &SessionId, root: &SessionId) -> Fields {
     Fields::from([("session_id", RawJson::of(id)), ("root_session_id", RawJson::of(root))])
+}
+
+/// The number of an event of this epoch.
+fn known(app: &App, id: InEpoch) -> Option<i64> {
+    (id.epoch == app.repository.epoch()).then_some(id.number)
 }
 
 /// What comes next.
@@ -149,22 +154,34 @@ pub(super) struct Events {
 }
 
 impl Events {
-    pub(super) fn new(app: &App, scope: EventScope, after: Option<i64>) -> Self {
+    pub(super) fn new(app: &App, scope: EventScope, after: Option<InEpoch>) -> Self {
         // First the subscription: what is committed from now on is in it, or in what is read after this.
         let news = app.runs.feed().subscribe();
-        let mode = if after.is_some() { Mode::Log } else { Mode::Snapshot };
+        let seen = after.and_then(|id| known(app, id));
+        let mode = if seen.is_some() { Mode::Log } else { Mode::Snapshot };
         let (ready, shown) = (VecDeque::new(), Vec::new());
-        Self {
+        let mut events = Self {
             app: app.clone(),
             scope,
             news,
-            seen: after.unwrap_or(0),
+            seen: seen.unwrap_or(0),
             ready,
             page: PAGE / 4,
             shown,
             mode,
             reserved: None,
+        };
+        // A number of another epoch is of another history.
+        if let Some(after) = after.filter(|_| seen.is_none()) {
+            events.reset(after.number);
         }
+        events
+    }
+
+    fn reset(&mut self, after: i64) {
+        let data = json!({ "event": "reset", "at": Timestamp::now(), "after": after });
+        self.ready.push_back(sse(None, "reset", &data));
+        self.mode = Mode::Snapshot;
     }
 
     pub(super) fn into_stream(self) -> impl Stream<Item = Result<Bytes>> {
@@ -219,11 +236,16 @@ impl Events {
                 }
                 state.insert("event", RawJson::of("snapshot"));
                 state.insert("at", RawJson::of(&Timestamp::now()));
-                self.ready.push_back(sse(Some(self.seen), "snapshot", &state));
+                self.ready.push_back(sse(Some(self.id()), "snapshot", &state));
             }
             None => self.mode = Mode::Ended,
         }
         Ok(())
+    }
+
+    /// The id of the last event that was sent.
+    fn id(&self) -> InEpoch {
+        InEpoch { number: self.seen, epoch: self.app.repository.epoch() }
     }
 
     async fn session(&self, id: &SessionId) -> Result<Option<Fields>> {
@@ -261,9 +283,7 @@ impl Events {
             Err(error) => return Err(error),
         };
         if page.gap {
-            let data = json!({ "event": "reset", "at": Timestamp::now(), "after": self.seen });
-            self.ready.push_back(sse(None, "reset", &data));
-            self.mode = Mode::Snapshot;
+            self.reset(self.seen);
             return Ok(());
         }
         if page.through <= self.seen {
@@ -271,7 +291,7 @@ impl Events {
         }
         let mut bytes = 0;
         for (place, event) in (1..).zip(&page.events) {
-            let frame = Frame::of(event);
+            let frame = Frame::of(event, self.app.repository.epoch());
             bytes += frame.bytes.len();
             self.take(&frame);
             if bytes > READY {

@@ -15,7 +15,7 @@ use super::{
     error::Problem,
     extract::{Pairs, Query, pairs, parse},
 };
-use crate::model::Position;
+use crate::{model::Position, storage::Storage};
 
 /// A list's filter and page: `limit` 1 to 200, 50 by default; `cursor` as the last answer gave it.
 pub(super) struct Listing<F, P = Position> {
@@ -24,19 +24,22 @@ pub(super) struct Listing<F, P = Position> {
     pub(super) limit: i64,
     /// The list's path: a cursor is good for this one alone.
     path: String,
+    /// The database's epoch: places of another one are other places.
+    epoch: i64,
 }
 
 impl<F: Serialize, P: Serialize> Listing<F, P> {
     /// The cursor of the page after this one: the filters and the place, behind a check that tells damage.
     pub(super) fn cursor(&self, next: Option<P>) -> Option<String> {
         let content = serde_json::to_vec(&(&self.filter, next?)).ok()?;
-        Some(URL_SAFE_NO_PAD.encode([&check_of(&self.path, &content)[..], &content].concat()))
+        Some(URL_SAFE_NO_PAD.encode([&check_of(&self.path, self.epoch, &content)[..], &content].concat()))
     }
 }
 
 /// What a cursor begins with.
-fn check_of(path: &str, content: &[u8]) -> [u8; 6] {
-    let hash = Sha256::new().chain_update(path).chain_update([0]).chain_update(content).finalize();
+fn check_of(path: &str, epoch: i64, content: &[u8]) -> [u8; 6] {
+    let epoch = if epoch == 1 { String::new() } else { epoch.to_string() };
+    let hash = Sha256::new().chain_update(path).chain_update([0]).chain_update(epoch).chain_update(content).finalize();
     [hash[0], hash[1], hash[2], hash[3], hash[4], hash[5]]
 }
 
@@ -60,7 +63,7 @@ where
 {
     type Rejection = Problem;
 
-    async fn from_request_parts(parts: &mut Parts, _: &App) -> Result<Self, Problem> {
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
         let (page, filter): (Pairs, Pairs) =
             pairs(parts)?.into_iter().partition(|(name, _)| name == "limit" || name == "cursor");
         let cursor = page.iter().find(|(name, _)| name == "cursor").map(|(_, value)| value.clone());
@@ -69,12 +72,13 @@ where
             return Err(Problem::invalid("limit", "limit is 1 to 200"));
         }
         let unsaid = filter.is_empty();
-        let (filter, path): (F, _) = (parse(filter)?, parts.uri.path().to_owned());
-        let Some(cursor) = cursor else { return Ok(Self { filter, after: None, limit, path }) };
-        let damaged = || invalid_cursor("the cursor is damaged, or that of another list");
-        let (held, after) = read_cursor::<F, P>(&path, &cursor).ok_or_else(damaged)?;
+        let (filter, path, epoch): (F, _, _) = (parse(filter)?, parts.uri.path().to_owned(), app.repository.epoch());
+        let Some(cursor) = cursor else { return Ok(Self { filter, after: None, limit, path, epoch }) };
+        let damaged =
+            || invalid_cursor("the cursor is damaged, that of another list, or older than a backup that was put back");
+        let (held, after) = read_cursor::<F, P>(&path, epoch, &cursor).ok_or_else(damaged)?;
         match unsaid || held == filter {
-            true => Ok(Self { filter: held, after: Some(after), limit, path }),
+            true => Ok(Self { filter: held, after: Some(after), limit, path, epoch }),
             false => Err(invalid_cursor("the cursor was made for other filters")),
         }
     }
@@ -96,8 +100,8 @@ fn invalid_cursor(detail: &str) -> Problem {
     Problem::new(StatusCode::BAD_REQUEST, "invalid_cursor", "Invalid cursor", detail)
 }
 
-fn read_cursor<F: DeserializeOwned, P: DeserializeOwned>(path: &str, cursor: &str) -> Option<(F, P)> {
+fn read_cursor<F: DeserializeOwned, P: DeserializeOwned>(path: &str, epoch: i64, cursor: &str) -> Option<(F, P)> {
     let bytes = URL_SAFE_NO_PAD.decode(cursor).ok()?;
     let (check, content) = bytes.split_at_checked(6)?;
-    (check_of(path, content) == *check).then(|| serde_json::from_slice(content).ok())?
+    (check_of(path, epoch, content) == *check).then(|| serde_json::from_slice(content).ok())?
 }

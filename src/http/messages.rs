@@ -210,7 +210,7 @@ pub(super) async fn edit(
         return Err(Problem::invalid("content", "not blank"));
     }
     let receipt = app.repository.edit_message(&at.id, &at.message_id, content, version).await?;
-    Ok(changed(at, receipt))
+    Ok(changed(&app, at, receipt))
 }
 
 pub(super) async fn delete(
@@ -220,13 +220,13 @@ pub(super) async fn delete(
     IfMatch(version): IfMatch,
 ) -> Result<Answer<200, ChangedBody>, Problem> {
     let receipt = app.repository.delete_message(&at.id, &at.message_id, version).await?;
-    Ok(changed(at, receipt))
+    Ok(changed(&app, at, receipt))
 }
 
-fn changed(at: AtMessage, receipt: crate::model::MessageReceipt) -> Answer<200, ChangedBody> {
+fn changed(app: &App, at: AtMessage, receipt: crate::model::MessageReceipt) -> Answer<200, ChangedBody> {
     let AtMessage { id: session_id, message_id } = at;
     let body = ChangedBody { success: true, session_id, message_id, message_count: receipt.message_count };
-    Answer::new(&body).with(etag(receipt.version))
+    Answer::new(&body).with(etag(receipt.version, app.repository.epoch()))
 }
 
 /// What a truncation did.
@@ -248,5 +248,5 @@ pub(super) async fn truncate(
     let receipt = app.repository.truncate_messages(&at.id, body.value, version).await?;
     let (messages_removed, message_count) = (receipt.messages_removed, receipt.message_count);
     let body = TruncatedBody { success: true, session_id: at.id, messages_removed, message_count };
-    Ok(Answer::new(&body).with(etag(receipt.version)))
+    Ok(Answer::new(&body).with(etag(receipt.version, app.repository.epoch())))
 }

@@ -257,7 +257,8 @@ fn described<'a>(api: TransformOpenApi<'a>, limits: &Limits) -> TransformOpenApi
          attachment {}. A page ends early at 8 MiB, and says that there is more. Requests and answers under way hold \
          at most {} bytes together; beyond that a request is answered 503 `overloaded`, with `Retry-After`. \
          Errors are application/problem+json; `code` says what happened. `Idempotency-Key` is taken where sessions and \
-         messages are created, `If-Match` where they change.",
+         messages are created, `If-Match` where they change. After a backup was restored, ids of events, cursors and ETags \
+         carry an epoch, and those from before are answered with `reset`, 400 and 412.",
         limits.title, limits.metadata, limits.message, limits.body, limits.attachment, limits.in_flight
     );
     api.title("Culm")

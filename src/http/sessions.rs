@@ -49,13 +49,13 @@ pub(super) struct SessionsBody {
     next_cursor: Option<String>,
 }
 
-fn created(session: Session) -> Answer<201, SessionBody> {
+fn created(session: Session, epoch: i64) -> Answer<201, SessionBody> {
     let path: String = form_urlencoded::byte_serialize(session.id.as_str().as_bytes()).collect();
     let path = format!("/api/v1/sessions/{}", path.replace('+', "%20"));
     let location = HeaderValue::from_str(&path).unwrap_or(HeaderValue::from_static("/api/v1/sessions"));
     Answer::new(&SessionBody { session: session.clone() })
         .with((header::LOCATION, location))
-        .with(etag(session.version))
+        .with(etag(session.version, epoch))
 }
 
 pub(super) async fn create(
@@ -64,16 +64,16 @@ pub(super) async fn create(
     key: Key,
     body: Json<NewSession>,
 ) -> Result<Answer<201, SessionBody>, Problem> {
-    let (new, first, again) = (body.value, app.clone(), app.clone());
+    let (new, first, again, epoch) = (body.value, app.clone(), app.clone(), app.repository.epoch());
     let work = move |claim| async move {
         new.check(&first.limits)?;
-        Ok(created(first.repository.create_session(new, claim).await?))
+        Ok(created(first.repository.create_session(new, claim).await?, epoch))
     };
     let again = move |kept: Value| async move {
         let id: Option<SessionId> = serde_json::from_value(kept["session"].clone()).ok();
         let id = id.ok_or_else(|| Problem::of_status(StatusCode::INTERNAL_SERVER_ERROR))?;
         let session = again.repository.session(&id).await?.ok_or(Error::SessionDeleted(id))?;
-        Ok(created(session))
+        Ok(created(session, epoch))
     };
     once(app, key, body.bytes, work, again).await
 }
@@ -97,15 +97,16 @@ pub(super) async fn read(
 ) -> Result<Answer<200, SessionBody>, NotModified> {
     let found = app.repository.session_json(&at.id).await.map_err(Problem::from)?;
     let (version, json) = found.ok_or_else(|| Problem::from(Error::SessionNotFound(at.id)))?;
-    match known.names(version) {
-        true => Err(NotModified::Still(version)),
-        false => Ok(Answer::raw(json).with(etag(version))),
+    let epoch = app.repository.epoch();
+    match known.names(version, epoch) {
+        true => Err(NotModified::Still { version, epoch }),
+        false => Ok(Answer::raw(json).with(etag(version, epoch))),
     }
 }
 
 /// No session to send: the client has it, or something went wrong.
 pub(super) enum NotModified {
-    Still(i64),
+    Still { version: i64, epoch: i64 },
     Failed(Box<Problem>),
 }
 
@@ -118,7 +119,7 @@ impl From<Problem> for NotModified {
 impl IntoResponse for NotModified {
     fn into_response(self) -> Response {
         match self {
-            Self::Still(version) => (StatusCode::NOT_MODIFIED, [etag(version)]).into_response(),
+            Self::Still { version, epoch } => (StatusCode::NOT_MODIFIED, [etag(version, epoch)]).into_response(),
             Self::Failed(problem) => problem.into_response(),
         }
     }
@@ -150,7 +151,7 @@ pub(super) async fn update(
     let update = SessionUpdate { metadata_limit: Some(app.limits.metadata), ..body.value };
     let session = app.repository.update_session(&at.id, update, version).await?;
     let version = session.version;
-    Ok(Answer::new(&SessionBody { session }).with(etag(version)))
+    Ok(Answer::new(&SessionBody { session }).with(etag(version, app.repository.epoch())))
 }
 
 /// How to delete.
@@ -234,7 +235,7 @@ pub(super) async fn clear(
     let receipt = app.repository.clear_session(&at.id, version).await?;
     let (messages_removed, attachments_removed) = (receipt.messages_removed, receipt.attachments_removed);
     let body = ClearedBody { success: true, session_id: at.id, messages_removed, attachments_removed };
-    Ok(Answer::new(&body).with(etag(receipt.version)))
+    Ok(Answer::new(&body).with(etag(receipt.version, app.repository.epoch())))
 }
 
 /// A session and what is below it.

@@ -1,4 +1,7 @@
 //! Versions on the wire: the `ETag` of a session, and the preconditions that name it.
+//!
+//! A tag is `"<version>"`, and `"<version>-<epoch>"` once the database went back in time: a version of another epoch is
+//! another state, and no precondition that names it holds.
 
 use std::convert::Infallible;
 
@@ -14,7 +17,7 @@ use super::{
     extract::{Path, describe_header},
     sessions::InSession,
 };
-use crate::storage::Storage;
+use crate::{model::InEpoch, storage::Storage};
 
 /// The version that a change is based on: `If-Match`, if it is there.
 pub(super) struct IfMatch(pub(super) Option<i64>);
@@ -26,6 +29,8 @@ impl FromRequestParts<App> for IfMatch {
         let lines = parts.headers.get_all(header::IF_MATCH).iter().map(|value| value.to_str().unwrap_or_default());
         let tags: Vec<String> = lines.flat_map(|line| line.split(',')).map(|tag| tag.trim().to_owned()).collect();
         let tags: Vec<&str> = tags.iter().map(String::as_str).collect();
+        let epoch = app.repository.epoch();
+        let version = |tag: &str| version(tag, epoch);
         let is_tag =
             |tag: &str| version(tag).is_some() || (tag.len() > 1 && tag.starts_with('"') && tag.ends_with('"'));
         match tags.as_slice() {
@@ -58,9 +63,12 @@ impl OperationInput for IfMatch {
     }
 }
 
-fn version(tag: &str) -> Option<i64> {
+/// The version that a tag names. One of another epoch is -1: it matches nothing, as no version is negative.
+fn version(tag: &str, epoch: i64) -> Option<i64> {
     let tag = tag.strip_prefix("W/").unwrap_or(tag);
-    tag.strip_prefix('"').and_then(|tag| tag.strip_suffix('"')).unwrap_or(tag).parse().ok()
+    let tag = tag.strip_prefix('"').and_then(|tag| tag.strip_suffix('"')).unwrap_or(tag);
+    let InEpoch { number, epoch: of } = tag.parse().ok()?;
+    Some(if of == epoch { number } else { -1 })
 }
 
 /// The versions that a client has: `If-None-Match`, if it is there.
@@ -78,15 +86,15 @@ impl OperationInput for IfNoneMatch {}
 
 impl IfNoneMatch {
     /// Whether it names this version.
-    pub(super) fn names(&self, current: i64) -> bool {
+    pub(super) fn names(&self, current: i64, epoch: i64) -> bool {
         let tags = self.0.as_ref().and_then(|value| value.to_str().ok()).unwrap_or_default();
-        tags.split(',').map(str::trim).any(|tag| tag == "*" || version(tag) == Some(current))
+        tags.split(',').map(str::trim).any(|tag| tag == "*" || version(tag, epoch) == Some(current))
     }
 }
 
-/// The header of a version.
-pub(super) fn etag(version: i64) -> (header::HeaderName, HeaderValue) {
-    let value =
-        HeaderValue::try_from(["\"", &version.to_string(), "\""].concat()).unwrap_or(HeaderValue::from_static("\"0\""));
+/// The header of a version in this epoch.
+pub(super) fn etag(version: i64, epoch: i64) -> (header::HeaderName, HeaderValue) {
+    let tag = format!("\"{}\"", InEpoch { number: version, epoch });
+    let value = HeaderValue::try_from(tag).unwrap_or(HeaderValue::from_static("\"0\""));
     (header::ETAG, value)
 }

@@ -34,6 +34,7 @@ mod attachment;
 mod backend;
 mod child;
 mod cleanup;
+mod epoch;
 mod event;
 mod id;
 mod json;
@@ -57,6 +58,7 @@ pub use child::{
 pub use cleanup::{
     CLEANUP_IDS, Cleanup, CleanupMode, CleanupReceipt, CleanupStep, RECEIPT_IDS, Receipt, ReceiptStatus,
 };
+pub use epoch::InEpoch;
 pub use event::{Event, EventKind, EventPage, EventScope};
 pub use id::{AttachmentId, BackendId, InvalidId, MessageId, ReceiptId, RunId, SessionId};
 pub use json::{RawJson, RawObject};

@@ -347,6 +347,10 @@ impl Storage for SessionRepository {
         self.storage.events(scope, after, limit).await
     }
 
+    fn epoch(&self) -> i64 {
+        self.storage.epoch()
+    }
+
     fn last_event(&self) -> watch::Receiver<i64> {
         self.storage.last_event()
     }

@@ -453,6 +453,10 @@ pub trait Storage: Send + Sync {
     /// The number of the last event that was committed, as it grows.
     fn last_event(&self) -> watch::Receiver<i64>;
 
+    /// The epoch of the database: 1, and one more each time that it went back in time, as when a backup was put back. What
+    /// was numbered in another epoch (events, versions, positions) means something else in this one.
+    fn epoch(&self) -> i64;
+
     /// What a request with this key was answered in the last 24 hours.
     async fn answer(&self, scope: &str, key: &str) -> Result<Option<Answer>>;
 

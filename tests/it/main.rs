@@ -15,6 +15,7 @@ mod demo_model;
 mod executor;
 mod housekeeping;
 mod http;
+mod identity;
 mod import;
 mod lives;
 mod log;

@@ -22,7 +22,7 @@ use super::{
     found, last,
 };
 use crate::{
-    model::{EventScope, RawObject, Role, RunId, RunStatus, Session, SessionId, ToolCall},
+    model::{EventScope, InEpoch, RawObject, Role, RunId, RunStatus, Session, SessionId, ToolCall},
     storage::{self, Storage},
 };
 
@@ -33,7 +33,7 @@ pub(in crate::http) struct AgentEvents(Body);
 
 pub(in crate::http) async fn follow(State(app): State<App>, Path(at): Path<InSession>) -> Result<AgentEvents, Problem> {
     // First where the log stands: what is committed after this is told.
-    let seen = *app.repository.last_event().borrow();
+    let seen = InEpoch { number: *app.repository.last_event().borrow(), epoch: app.repository.epoch() };
     let told = Events::new(&app, EventScope::Tree(at.id.clone()), Some(seen));
     let session = found(&app, &at.id).await?;
     if let Some(end) = ended_before(&app, &session).await? {

@@ -70,6 +70,9 @@ impl Copying {
 
     async fn run(mut self, closing: CancellationToken) {
         while closing.run_until_cancelled(tokio::time::sleep(PAUSE)).await.is_some() {
+            if self.conn.is_none() {
+                self.halt.look();
+            }
             if self.halt.is_halted() {
                 break;
             }
@@ -196,7 +199,8 @@ mod tests {
         let path = dir.path().join("culm.db");
         let mut writer = connect(open::to_make(open::to_write(&path))).await;
         run(&mut writer, "create table bytes (bytes)").await;
-        let mut copying = Copying::new(open::to_write(&path), 2 * WORTHWHILE, Halt::new(|_| {}), Warnings::default());
+        let mut copying =
+            Copying::new(open::to_write(&path), 2 * WORTHWHILE, Halt::new(|_| {}, None), Warnings::default());
         let mut shell = connect(open::to_read(&path)).await;
         let writes = async {
             loop {
@@ -222,7 +226,7 @@ mod tests {
         let mut reader = connect(open::to_read(&path)).await;
         run(&mut reader, "begin; select bytes from bytes").await;
         run(&mut writer, "insert into bytes values (zeroblob(6 << 20))").await;
-        let mut copying = Copying::new(open::to_write(&path), WORTHWHILE, Halt::new(|_| {}), Warnings::default());
+        let mut copying = Copying::new(open::to_write(&path), WORTHWHILE, Halt::new(|_| {}, None), Warnings::default());
         assert!(!copying.copy().await.unwrap());
         run(&mut writer, "insert into bytes values (1)").await;
         let mut shell = connect(open::to_read(&path)).await;

@@ -1,4 +1,4 @@
-//! What stops all writing for good: a sync that failed.
+//! What stops all writing for good: a sync that failed, or files that are no longer those that were opened.
 //!
 //! **A failed sync is the end.** Linux reports a failed `fsync` once and marks the pages that it could not write as
 //! clean: the next sync of the file succeeds, though they are lost. So a commit that is acknowledged after a failed sync
@@ -17,7 +17,7 @@
 
 use std::sync::{Arc, OnceLock};
 
-use super::error;
+use super::{error, identity::Files};
 use crate::storage::{Error, Result};
 
 /// Whether writing has stopped, and why. Shared by everything that works on the files of one database.
@@ -25,11 +25,23 @@ use crate::storage::{Error, Result};
 pub(super) struct Halt {
     reason: Arc<OnceLock<String>>,
     on_failed_sync: fn(&str),
+    files: Option<Arc<Files>>,
 }
 
 impl Halt {
-    pub(super) fn new(on_failed_sync: fn(&str)) -> Self {
-        Self { reason: Arc::default(), on_failed_sync }
+    /// `files` are the database's.
+    pub(super) fn new(on_failed_sync: fn(&str), files: Option<Files>) -> Self {
+        Self { reason: Arc::default(), on_failed_sync, files: files.map(Arc::new) }
+    }
+
+    /// Looks whether the files are those that were opened, and stops all writing if not. A connection is only made after
+    /// this: it would be one to another file, or with another log.
+    pub(super) fn look(&self) {
+        if let Some(reason) = self.files.as_ref().and_then(|files| files.changed())
+            && self.reason.set(reason.clone()).is_ok()
+        {
+            tracing::error!(reason, "writing has stopped");
+        }
     }
 
     /// Fails with [`Error::Stopped`] once writing has stopped.

@@ -16,8 +16,10 @@ mod events;
 mod halt;
 mod housekeeping;
 mod idempotency;
+mod identity;
 mod index_check;
 mod lists;
+mod lock;
 mod messages;
 mod open;
 mod pages;
@@ -31,6 +33,7 @@ mod runs;
 mod search;
 mod sessions;
 mod space;
+mod starts;
 mod teardown;
 #[cfg(test)]
 mod tests;
@@ -51,7 +54,8 @@ use tokio::sync::{Mutex, watch};
 
 pub use check::check;
 pub use events::LogBounds;
-pub use open::{LOG_TARGET, Lock, OpenError, Options, THREADS, beside, was_left_open};
+pub use lock::{Lock, beside};
+pub use open::{LOG_TARGET, OpenError, Options, THREADS, was_left_open};
 pub use reindex::reindex;
 
 use super::{Answer, AppendOptions, Claim, Result, Saved, Source, Storage};
@@ -76,6 +80,8 @@ pub struct SqliteStorage {
     writer: Writer,
     checkpoints: Worker,
     warnings: Warnings,
+    watch: Worker,
+    epoch: i64,
     readers: SqlitePool,
     /// Held until the database is closed.
     lock: Mutex<Option<Lock>>,
@@ -408,6 +414,10 @@ impl Storage for SqliteStorage {
         self.writer.last_event()
     }
 
+    fn epoch(&self) -> i64 {
+        self.epoch
+    }
+
     async fn answer(&self, scope: &str, key: &str) -> Result<Option<Answer>> {
         idempotency::find(&self.readers, scope, key).await
     }
@@ -436,10 +446,17 @@ impl Storage for SqliteStorage {
     }
 
     async fn close(&self) {
+        // Closing the last connection removes the log.
+        self.watch.close().await;
         self.readers.close().await;
         self.checkpoints.close().await;
         self.writer.close().await;
-        drop(self.lock.lock().await.take());
+        if let Some(lock) = self.lock.lock().await.take()
+            && !self.writer.halt.is_halted()
+            && let Err(error) = lock.remember_last_event(*self.writer.last_event().borrow())
+        {
+            tracing::debug!(%error, "the lock file was not written");
+        }
     }
 }
 

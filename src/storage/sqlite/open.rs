@@ -5,22 +5,27 @@
 //! their metadata here; the lock is on a file of its own.
 
 use std::{
-    fs::{File, OpenOptions, TryLockError},
-    io::{Read, Write},
+    fs::rename,
     path::{Path, PathBuf},
     str::FromStr,
     time::Duration,
 };
 
 use sqlx::{
-    ConnectOptions, Connection, SqliteConnection,
+    ConnectOptions, Connection, SqliteConnection, SqlitePool,
     migrate::Migrator,
     sqlite::{SqliteAutoVacuum, SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 
 use super::{
-    LogBounds, SqliteStorage, attachments, checkpoint, error, events, halt::Halt, housekeeping::Housekeeping, recovery,
-    space, teardown, warnings::Warnings, writer,
+    LogBounds, SqliteStorage, attachments, checkpoint, error, events,
+    halt::Halt,
+    housekeeping::Housekeeping,
+    identity::{self, Files},
+    lock::{Lock, beside},
+    recovery, space, starts, teardown,
+    warnings::Warnings,
+    writer,
 };
 
 pub(super) static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
@@ -28,15 +33,13 @@ pub(super) static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
 /// CULM, as the first migration sets it.
 const APPLICATION_ID: i64 = 0x4355_4C4D;
 /// The schema's number, as the last migration sets it.
-pub(super) const SCHEMA: i64 = 15;
+pub(super) const SCHEMA: i64 = 16;
 /// The first version of SQLite in which two connections cannot corrupt a write-ahead log that is reset.
 const OLDEST_SQLITE: [u32; 3] = [3, 51, 3];
 /// How the names of the threads begin that connections run on.
 pub const THREADS: &str = "culm-sqlite";
 /// How the names of the log's targets begin that have statements in them.
 pub const LOG_TARGET: &str = "sqlx";
-/// What the lock file holds once its database was made.
-const MADE: &[u8] = b"made\n";
 
 /// Where a database is, and how to open it.
 #[derive(Debug, Clone)]
@@ -50,12 +53,14 @@ pub struct Options {
     /// Called with the reason at the first failed sync: nothing is written any more. A server exits in it, so that no
     /// connection is closed.
     pub on_failed_sync: fn(&str),
+    /// Whether a new database is made where one is missing that was there before.
+    pub create: bool,
 }
 
 impl Options {
     /// A database at this path, with four readers.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into(), readers: 4, log: LogBounds::default(), on_failed_sync: |_| {} }
+        Self { path: path.into(), readers: 4, log: LogBounds::default(), on_failed_sync: |_| {}, create: false }
     }
 }
 
@@ -130,6 +135,39 @@ pub enum OpenError {
         /// Where.
         folder: PathBuf,
     },
+    /// One was made here before.
+    #[error(
+        "the database {0} is missing, or emptied, and one was made here before; put it back with its -wal file, or restore a \
+         backup. To begin with a new, empty database, start once with --create"
+    )]
+    Gone(PathBuf),
+    /// A log lies there without its database.
+    #[error(
+        "the write-ahead log {0}-wal lies there without its database; put the database back, or move the log away. To begin \
+         with a new, empty database, start once with --create: the log is moved aside"
+    )]
+    OrphanedLog(PathBuf),
+    /// A log lies there that is another database's.
+    #[error(
+        "the database {0} is not the one that was last served here, such as a backup, and the write-ahead log {0}-wal is that \
+         of the other one: together they would be corrupted. To use this database, move {0}-wal and {0}-shm away; to use the \
+         other one with its newest changes, put its file back"
+    )]
+    OtherLog(PathBuf),
+    /// The file has several names.
+    #[error(
+        "the file {0} has several names (hard links): another server could open it by another one, and both would write it. \
+         Remove the other names, or copy the database with `sqlite3 FILE \".backup COPY\"`"
+    )]
+    ManyNames(PathBuf),
+    /// A link leads to no file.
+    #[error("{path} is a link to {target}, which is missing; put the database back, or name the file itself with --db")]
+    DanglingLink {
+        /// The link.
+        path: PathBuf,
+        /// Where it leads.
+        target: PathBuf,
+    },
     /// The library is too old.
     #[error("SQLite {0} can corrupt a database that two connections use; at least 3.51.3 is needed")]
     OldSqlite(String),
@@ -140,52 +178,11 @@ pub fn was_left_open(path: &Path) -> bool {
     std::fs::metadata(checkpoint::wal_path(path)).is_ok_and(|wal| wal.len() > 0)
 }
 
-/// The instance's lock: held as long as the value lives.
-#[derive(Debug)]
-pub struct Lock(File);
-
-impl Lock {
-    /// Takes the lock of a database, or says that another process has it.
-    pub fn take(path: &Path) -> Result<Self, OpenError> {
-        let lock = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(beside(path, ".lock"));
-        let lock = lock.map_err(|error| read_only(path, &error))?;
-        match lock.try_lock() {
-            Ok(()) => Ok(Self(lock)),
-            Err(TryLockError::WouldBlock) => Err(OpenError::Locked(path.into())),
-            Err(TryLockError::Error(error)) => Err(read_only(path, &error)),
-        }
-    }
-
-    /// Whether a database was made under this lock before.
-    fn knows_database(&mut self) -> bool {
-        let mut text = Vec::new();
-        self.0.read_to_end(&mut text).is_ok() && text == MADE
-    }
-
-    fn remember_database(&mut self) -> std::io::Result<()> {
-        self.0.write_all(MADE)
-    }
-}
-
-impl Drop for Lock {
-    /// Closing the file would not do: a process that is being started has a copy of it until it has begun.
-    fn drop(&mut self) {
-        let _ = self.0.unlock();
-    }
-}
-
-/// A file beside a database.
-pub fn beside(path: &Path, ending: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(ending);
-    name.into()
-}
-
 pub(super) fn read_only(path: &Path, reason: &impl ToString) -> OpenError {
     OpenError::ReadOnly { path: path.into(), reason: reason.to_string() }
 }
 
-fn damaged(path: &Path, reason: &impl ToString) -> OpenError {
+pub(super) fn damaged(path: &Path, reason: &impl ToString) -> OpenError {
     OpenError::Damaged { path: path.into(), reason: reason.to_string() }
 }
 
@@ -205,56 +202,105 @@ pub(super) fn refusal(path: &Path, error: &sqlx::Error) -> OpenError {
 impl SqliteStorage {
     /// Opens a database, and makes it if there is none.
     pub async fn open(options: &Options) -> Result<Self, OpenError> {
-        let path = options.path.as_path();
-        let mut lock = Lock::take(path)?;
+        let path = &*identity::resolve(&options.path)?;
+        let lock = Lock::take(path)?;
         space::make_room(path);
-        let size = std::fs::metadata(path).map(|file| file.len()).ok();
-        let known = lock.knows_database();
-        match size {
-            Some(0) if known => return Err(damaged(path, &"the file is empty and was not before")),
-            None | Some(0) => {}
-            Some(_) => probe(path).await?,
+        let is_new = is_new(path, &lock, options.create)?;
+        if !is_new {
+            probe(path).await?;
         }
+        let before = starts::compare(path, &lock, is_new).await?;
         let left_open = was_left_open(path);
         let options_to_write = checkpoint::left_to_others(to_write(path));
-        let first = match size {
-            None | Some(0) => to_make(options_to_write.clone()),
-            Some(_) => options_to_write.clone(),
-        };
+        let first = if is_new { to_make(options_to_write.clone()) } else { options_to_write.clone() };
         let conn = first.connect().await.map_err(|error| refusal(path, &error))?;
         let mut conn = prepared(path, conn, left_open).await?;
-        if !known {
-            lock.remember_database().map_err(|error| read_only(path, &error))?;
-        }
-        let readers = SqlitePoolOptions::new()
-            .max_connections(options.readers)
-            .acquire_timeout(Duration::from_secs(5))
-            .test_before_acquire(false)
-            .idle_timeout(None)
-            .max_lifetime(None)
-            .after_connect(|conn, _| Box::pin(show_words(conn)))
-            .connect_lazy_with(to_read(path));
+        let epoch = match starts::begin(path, &mut conn, &lock, before).await {
+            Ok(epoch) => epoch,
+            Err(error) => return Err(abandoned(conn, error)),
+        };
         let last_event = events::last(&mut conn).await.map_err(|error| damaged(path, &error))?;
-        let (halt, warnings) = (Halt::new(options.on_failed_sync), Warnings::default());
+        let mut anchor = to_read(path).connect().await.map_err(|error| refusal(path, &error))?;
+        number(&mut anchor, "select count(*) from sqlite_schema").await.map_err(|error| refusal(path, &error))?;
+        let files = Files::of(path).map_err(|error| read_only(path, &error))?;
+        let recorder = lock.recorder().map_err(|error| read_only(path, &error))?;
+        let (halt, warnings) = (Halt::new(options.on_failed_sync, Some(files)), Warnings::default());
         let (reclaimed, reclaims) = tokio::sync::watch::channel(0);
         let housekeeping = Housekeeping::new(options.log, reclaimed);
+        let writer =
+            writer::start(conn, options_to_write.clone(), last_event, housekeeping, halt.clone(), warnings.clone());
         Ok(Self {
-            checkpoints: checkpoint::start(options_to_write.clone(), reclaims, halt.clone(), warnings.clone()),
-            writer: writer::start(conn, options_to_write, last_event, housekeeping, halt, warnings.clone()),
+            readers: readers(path, options.readers, &halt),
+            checkpoints: checkpoint::start(options_to_write, reclaims, halt.clone(), warnings.clone()),
+            watch: identity::watch(halt, anchor, writer.last_event(), recorder),
+            writer,
             warnings,
-            readers,
+            epoch,
             lock: Some(lock).into(),
         })
     }
 }
 
+/// Whether a new database is to be made. What lies there of an old one is moved aside where that is meant, and refused
+/// otherwise.
+fn is_new(path: &Path, lock: &Lock, create: bool) -> Result<bool, OpenError> {
+    let size = std::fs::metadata(path).map(|file| file.len()).ok();
+    match size {
+        Some(1..) => return Ok(false),
+        Some(0) if lock.memory().made && !create => return Err(damaged(path, &"the file is empty and was not before")),
+        None if lock.memory().made && !create => return Err(OpenError::Gone(path.into())),
+        _ if was_left_open(path) && !create => return Err(OpenError::OrphanedLog(path.into())),
+        _ => {}
+    }
+    if was_left_open(path) {
+        let now = crate::model::Timestamp::now().0;
+        for ending in ["-wal", "-shm"] {
+            let (old, aside) = (beside(path, ending), beside(path, &format!("{ending}.{now}")));
+            match rename(&old, &aside) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(read_only(path, &error)),
+                _ => tracing::warn!(aside = %aside.display(), "what an older database left was moved aside"),
+            }
+        }
+    }
+    Ok(true)
+}
+
+/// Connections that read. One that would be to other files is refused.
+fn readers(path: &Path, most: u32, halt: &Halt) -> SqlitePool {
+    let halt = halt.clone();
+    SqlitePoolOptions::new()
+        .max_connections(most)
+        .acquire_timeout(Duration::from_secs(5))
+        .test_before_acquire(false)
+        .idle_timeout(None)
+        .max_lifetime(None)
+        .after_connect(move |conn, _| {
+            halt.look();
+            let halted = halt.check().map_err(|error| sqlx::Error::Configuration(error.into()));
+            Box::pin(async move {
+                halted?;
+                show_words(conn).await
+            })
+        })
+        .connect_lazy_with(to_read(path))
+}
+
 /// The lock of a database that is there, and a connection that writes it.
 pub(super) async fn connect_existing(path: &Path) -> Result<(Lock, SqliteConnection), OpenError> {
+    let path = &*identity::resolve(path)?;
     let lock = Lock::take(path)?;
+    if lock.memory().made && !path.exists() {
+        return Err(OpenError::Gone(path.into()));
+    }
     probe(path).await?;
+    let before = starts::compare(path, &lock, false).await?;
     let left_open = was_left_open(path);
     let conn = to_write(path).connect().await.map_err(|error| refusal(path, &error))?;
-    Ok((lock, prepared(path, conn, left_open).await?))
+    let mut conn = prepared(path, conn, left_open).await?;
+    match starts::begin(path, &mut conn, &lock, before).await {
+        Ok(_) => Ok((lock, conn)),
+        Err(error) => Err(abandoned(conn, error)),
+    }
 }
 
 /// A connection to a database that has its log copied into it and the newest schema.

@@ -389,6 +389,9 @@ impl Working {
     }
 
     async fn connection(&mut self) -> Result<&mut SqliteConnection> {
+        if self.conn.is_none() {
+            self.halt.look();
+        }
         self.halt.check()?;
         match self.conn {
             Some(ref mut conn) => Ok(conn),

@@ -121,6 +121,10 @@ macro_rules! steered {
                 self.database.storage.warnings()
             }
 
+            fn epoch(&self) -> i64 {
+                self.database.storage.epoch()
+            }
+
             fn last_event(&self) -> watch::Receiver<i64> {
                 self.database.storage.last_event()
             }
