@@ -28,7 +28,7 @@ use rustix::{
 };
 use sqlx::SqliteConnection;
 
-use super::{checkpoint::wal_path, error, open::beside, warnings::Warnings};
+use super::{checkpoint::wal_path, error, lock::beside, warnings::Warnings};
 use crate::{storage::Result, tasks};
 
 /// The reserve and the floor are an eighth of the disk each, within these bounds.

@@ -5,7 +5,7 @@
 
 use std::{os::unix::fs::MetadataExt, path::Path};
 
-use super::open::beside;
+use super::lock::beside;
 
 /// The bytes of a `-shm` file that readers lock (SQLite's `WAL_READ_LOCK`).
 const MARKS: std::ops::RangeInclusive<u64> = 123..=127;
