@@ -81,11 +81,11 @@ async fn a_database_is_locked_under_every_name_that_it_has() {
     std::fs::hard_link(&db, &hard).unwrap();
     for name in [&hard, &db] {
         let (code, said) = refused(name, &START);
-        assert_eq!((code, said.contains("several names")), (10, true), "{said}");
+        assert_eq!((code, said.contains("several names")), (11, true), "{said}");
     }
     std::fs::remove_file(&db).unwrap();
     let (code, said) = refused(&link, &START);
-    assert_eq!((code, said.contains("is missing")), (10, true), "{said}");
+    assert_eq!((code, said.contains("is missing")), (11, true), "{said}");
     assert!(!db.exists());
 }
 
@@ -100,13 +100,13 @@ async fn a_database_that_is_missing_is_not_made_anew_unless_that_is_meant() {
     let before = std::fs::read(&log).unwrap();
     for command in [&START[..], &["reindex"]] {
         let (code, said) = refused(&db, command);
-        assert_eq!((code, said.contains("was made here before"), db.exists()), (10, true, false), "{said}");
+        assert_eq!((code, said.contains("was made here before"), db.exists()), (11, true, false), "{said}");
     }
     // Also without the lock file: the log shows that there was one.
     let lock = std::fs::read(beside(&db, ".lock")).unwrap();
     std::fs::remove_file(beside(&db, ".lock")).unwrap();
     let (code, said) = refused(&db, &START);
-    assert_eq!((code, said.contains("without its database"), db.exists()), (10, true, false), "{said}");
+    assert_eq!((code, said.contains("without its database"), db.exists()), (11, true, false), "{said}");
     std::fs::write(beside(&db, ".lock"), lock).unwrap();
     assert!(std::fs::read(&log).unwrap() == before, "the log was touched");
     std::fs::rename(&away, &db).unwrap();
@@ -141,7 +141,7 @@ async fn a_file_that_is_moved_deleted_or_replaced_while_it_is_served_ends_all_wr
         assert_eq!(say(&server, "three").await, 503, "{what}");
         assert_eq!(server.get("/sessions/s").await.1["session"]["message_count"], 2, "{what}: reads go on");
         let left = (db.exists(), beside(&db, "-wal").exists());
-        assert_eq!(server.signal("TERM"), 10, "{what}");
+        assert_eq!(server.signal("TERM"), 11, "{what}");
         assert_eq!((db.exists(), beside(&db, "-wal").exists()), left, "{what}: nothing is made or removed");
         if what == "moved" {
             std::fs::rename(db.with_file_name("away.db"), &db).unwrap();
@@ -163,7 +163,7 @@ async fn a_backup_beside_the_log_of_a_later_start_is_refused() {
     std::fs::copy(&copy, &db).unwrap();
     let (before, log) = (std::fs::read(&db).unwrap(), std::fs::read(beside(&db, "-wal")).unwrap());
     let (code, said) = refused(&db, &START);
-    assert_eq!((code, said.contains("is that of the other one")), (10, true), "{said}");
+    assert_eq!((code, said.contains("is that of the other one")), (11, true), "{said}");
     assert_eq!((std::fs::read(&db).unwrap(), std::fs::read(beside(&db, "-wal")).unwrap()), (before, log));
     std::fs::rename(&original, &db).unwrap();
     let server = serve(&db);

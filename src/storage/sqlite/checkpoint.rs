@@ -251,7 +251,7 @@ mod tests {
         BufReader::new(shell.stdout.as_mut().unwrap()).read_line(&mut said).unwrap();
         assert_eq!(said, "1\n");
         let warnings = Warnings::default();
-        let mut copying = Copying::new(open::to_write(&path), WORTHWHILE, Halt::new(|_| {}), warnings.clone());
+        let mut copying = Copying::new(open::to_write(&path), WORTHWHILE, Halt::new(|_| {}, None), warnings.clone());
         run(&mut writer, "insert into bytes values (zeroblob(20 << 20))").await;
         copying.look().await;
         let warned = warnings.all().join("");
@@ -271,7 +271,7 @@ mod tests {
         let path = dir.path().join("culm.db");
         let warnings = Warnings::default();
         // There is no database yet, so none can be opened.
-        let mut copying = Copying::new(open::to_write(&path), WORTHWHILE, Halt::new(|_| {}), warnings.clone());
+        let mut copying = Copying::new(open::to_write(&path), WORTHWHILE, Halt::new(|_| {}, None), warnings.clone());
         copying.look().await;
         assert!(warnings.all().join("").contains("not copied into the database"), "{warnings:?}");
         let _writer = connect(open::to_make(open::to_write(&path))).await;

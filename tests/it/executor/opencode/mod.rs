@@ -39,8 +39,9 @@ fn pool(home: &Path, rows: &Arc<Rows>, tasks: &Tasks, manner: &[&str], more: &st
 
 /// The processes of the server that is shared, wherever homes are in this folder.
 pub(crate) fn servers(homes: &Path, executor: &str) -> Vec<i32> {
-    let id = std::fs::read_to_string(homes.join(format!("{executor}.id")));
-    id.map(|id| marked(&id.parse::<BackendId>().unwrap())).unwrap_or_default()
+    // Empty for a moment, while it is written.
+    let id = std::fs::read_to_string(homes.join(format!("{executor}.id"))).ok();
+    id.and_then(|id| id.parse::<BackendId>().ok()).map(|id| marked(&id)).unwrap_or_default()
 }
 
 fn processes(agent: &Talking) -> Vec<i32> {
