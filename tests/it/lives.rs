@@ -210,7 +210,7 @@ impl Life {
 
     /// Makes place for new trees where some were deleted.
     async fn tend(&mut self) {
-        let there = texts(&mut self.shell().await, "select id from sessions").await;
+        let there = texts(&mut self.shell().await, "select id from live_sessions").await;
         self.names.retain(|name| there.contains(name));
         let caller = self.caller();
         while self.names.iter().filter(|name| !name.contains('-')).count() < 3 {
@@ -260,7 +260,7 @@ impl Life {
     /// Stops what runs, and waits until nothing is left to do.
     async fn rest(&self) {
         let (caller, mut shell) = (self.caller(), self.shell().await);
-        for session in texts(&mut shell, "select id from sessions").await {
+        for session in texts(&mut shell, "select id from live_sessions").await {
             caller.call(Method::POST, &format!("/sessions/{session}/cancel"), None).await.unwrap();
         }
         let busy = "select (select count(*) from runs where status in ('pending', 'running'))

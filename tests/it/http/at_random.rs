@@ -192,7 +192,7 @@ async fn everything_ends<E: Executor + 'static>(executor: E, words: Words, clien
     let left = "select count(*) from runs where status in ('pending', 'running')";
     assert_eq!(number(&mut shell, left).await, 0, "runs that have not ended");
     // A clear forgets how the last one ended, and a child may wait for a run that nobody asked for yet.
-    let differ = "select count(*) from sessions s
+    let differ = "select count(*) from live_sessions s
         where s.last_run_status is not null and s.last_run_status <> 'pending' and s.last_run_status is not (
         select r.status from runs r where r.session_key = s.session_key order by r.run_key desc limit 1)";
     assert_eq!(number(&mut shell, differ).await, 0, "sessions that do not follow their runs");
