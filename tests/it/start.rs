@@ -47,7 +47,8 @@ async fn damage_that_shows_after_the_opening_is_refused_as_damage_is() {
     let (_folder, db) = scratch();
     Serving::on(&db).signal("TERM");
     // What settles the runs of a dead process reads it; nothing before that does.
-    let page: usize = shell(&db, "select rootpage - 1 from sqlite_schema where name = 'runs_by_status'").parse().unwrap();
+    let page: usize =
+        shell(&db, "select rootpage - 1 from sqlite_schema where name = 'runs_by_status'").parse().unwrap();
     let mut bytes = std::fs::read(&db).unwrap();
     bytes[page * 4096..][..4096].fill(0xff);
     std::fs::write(&db, bytes).unwrap();
