@@ -212,7 +212,7 @@ async fn run(command: Command) -> Result<ExitCode, Failure> {
                 bar.set_length(total);
                 bar.set_position(done);
             };
-            let findings = sqlite::check(&place.database()?, &mut progress).await;
+            let findings = sqlite::check(&place.database()?, CancellationToken::new(), &mut progress).await;
             bar.finish_and_clear();
             let findings = findings?;
             findings.iter().for_each(|finding| println!("{finding}"));
@@ -331,13 +331,11 @@ fn stop_with_writer(repository: &SessionRepository, stop: &CancellationToken) ->
 /// The last server was killed: looks deeper, beside the serving.
 fn check_beside(tasks: &Tasks, db: PathBuf, stop: CancellationToken) {
     tasks.spawn(async move {
-        match stop.run_until_cancelled(sqlite::check(&db, &mut |_, _| ())).await {
-            Some(Ok(findings)) if findings.is_empty() => tracing::info!("the database is sound after an unclean stop"),
-            Some(Ok(findings)) => {
-                findings.iter().for_each(|finding| tracing::error!(%finding, "the database is damaged"));
-            }
-            Some(Err(error)) => tracing::error!(%error, "the database could not be checked"),
-            None => tracing::info!("the server stops before the database was checked"),
+        match sqlite::check(&db, stop.clone(), &mut |_, _| ()).await {
+            _ if stop.is_cancelled() => tracing::info!("the server stops before the database was checked"),
+            Ok(findings) if findings.is_empty() => tracing::info!("the database is sound after an unclean stop"),
+            Ok(findings) => findings.iter().for_each(|finding| tracing::error!(%finding, "the database is damaged")),
+            Err(error) => tracing::error!(%error, "the database could not be checked"),
         }
     });
 }

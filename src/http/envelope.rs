@@ -25,7 +25,7 @@ use tracing::Instrument;
 
 use super::{
     access::{Access, Caller},
-    budget::{self, Budget},
+    budget::{self, Budget, Needs},
     error::Problem,
     extract,
 };
@@ -69,8 +69,8 @@ impl Api {
             Err(problem) => return problem.into_response(),
         }
         match budget::needs(&request, &self.limits) {
-            0 => routed(self.routes, request).await,
-            bytes => match self.bytes.reserve(bytes).await {
+            Needs::Nothing => routed(self.routes, request).await,
+            needs => match self.bytes.reserve(needs).await {
                 Ok(reserved) => budget::holding(reserved, routed(self.routes, request)).await,
                 Err(problem) => {
                     extract::pass_over(&mut request.into_body()).await;

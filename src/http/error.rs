@@ -319,6 +319,7 @@ impl From<storage::Error> for Problem {
             E::ReceiptNotFound(id) => {
                 not_found("receipt_not_found", "Receipt not found").with("receipt_id", id.as_str())
             }
+            E::ReceiptExists(id) => conflict("receipt_exists", "Receipt exists").with("receipt_id", id.as_str()),
             E::BackendNotFound(_) => not_found("not_found", "Backend not found"),
             E::RunNotFound(id) => not_found("run_not_found", "Run not found").with("run_id", id.as_str()),
             E::RunExists(id) => conflict("run_exists", "Run exists").with("run_id", id.as_str()),
@@ -358,6 +359,10 @@ impl From<storage::Error> for Problem {
             }
             // Logged once, when it happened.
             E::Stopped(_) => of(StatusCode::SERVICE_UNAVAILABLE, "storage_busy", "Storage unavailable"),
+            E::Closed(reason) => {
+                tracing::error!(reason, "storage failed");
+                Self::of_status(StatusCode::INTERNAL_SERVER_ERROR)
+            }
             E::Failed(reason) => {
                 tracing::error!(%reason, "storage failed");
                 Self::of_status(StatusCode::INTERNAL_SERVER_ERROR)

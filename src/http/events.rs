@@ -26,7 +26,7 @@ use tokio::sync::broadcast::{Receiver, error::RecvError};
 
 use super::{
     App,
-    budget::Reserved,
+    budget::{Needs, Reserved},
     error::Problem,
     extract::{Path, Query, describe_header},
     sessions::InSession,
@@ -205,7 +205,7 @@ impl Events {
     /// Reads what is to be sent next, of about so many bytes. Where these cannot be had, the stream ends: its client
     /// comes back with the last number that it saw.
     async fn reading(&mut self, bytes: usize, read: impl AsyncFnOnce(&mut Self) -> Result<()>) -> Result<()> {
-        let Ok(reserved) = self.app.under_way.bytes.reserve(bytes).await else {
+        let Ok(reserved) = self.app.under_way.bytes.reserve(Needs::Call(bytes)).await else {
             self.mode = Mode::Ended;
             return Ok(());
         };

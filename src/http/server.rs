@@ -56,6 +56,7 @@ pub(super) async fn ready(State(app): State<App>) -> Result<Answer<200, ReadyBod
         Ok(Ok(())) => Ok(Answer::new(&ReadyBody { status: "ok".into(), warnings: app.repository.warnings() })),
         // Here it is no failure of the call: it is the answer.
         Ok(Err(Error::Failed(reason) | Error::Damaged(reason))) => Err(not_ready(reason)),
+        Ok(Err(Error::Closed(reason))) => Err(not_ready(reason)),
         Ok(Err(error)) => Err(error.into()),
         Err(_) => Err(not_ready("the database does not take a write at the moment")),
     }

@@ -139,6 +139,27 @@ async fn a_file_size_limit_is_an_error_of_a_write_and_no_death() {
 }
 
 #[tokio::test]
+async fn below_a_file_size_limit_most_of_it_can_be_used() {
+    let (_folder, db) = scratch();
+    Serving::on(&db).signal("TERM");
+    // Blocks of 512 bytes: 10 MiB.
+    let mut limited = Command::new("sh");
+    limited.args(["-c", "ulimit -f 20480; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_culm")]);
+    limited.args(["serve", "--db"]).arg(&db);
+    let server = Serving::start(&mut limited, &db);
+    assert_eq!(server.post("/sessions", json!({ "id": "s" })).await.0, 201);
+    let text = "x".repeat(256 << 10);
+    let mut taken = 0;
+    while server.post("/sessions/s/messages", json!({ "messages": [{ "role": "user", "content": text }] })).await.0
+        == 201
+    {
+        taken += 1;
+    }
+    assert!((16..40).contains(&taken), "{taken} of 40");
+    assert_eq!(server.get("/sessions/s").await.1["session"]["message_count"], taken);
+}
+
+#[tokio::test]
 async fn a_database_that_a_shell_is_writing_is_not_called_another_server_s() {
     let (_folder, db) = scratch();
     Serving::on(&db).signal("TERM");

@@ -1,5 +1,5 @@
-//! Housekeeping: what the writer does beside the writes. It purges what was deleted, cuts the log of events, merges the
-//! search index after a large purge, and gives space back to the system.
+//! Housekeeping: what the writer does beside the writes. It purges what was deleted, cuts the log of events, forgets old
+//! receipts, merges the search index after a large purge, and gives space back to the system.
 //!
 //! **Writes go first, and housekeeping does not starve.** While writes come, it gets a tenth of the writer's time; when
 //! none came for a moment, all of it, a step at a time. Each step is a transaction of its own, of a few milliseconds.
@@ -11,7 +11,7 @@ use sqlx::SqliteConnection;
 use tokio::sync::watch;
 
 use super::{
-    LogBounds, error, events, purge, reindex,
+    LogBounds, cleanup, error, events, purge, reindex,
     transaction::{or_panic, run},
 };
 use crate::storage::Result;
@@ -116,6 +116,11 @@ impl Housekeeping {
         self.looked = Instant::now();
     }
 
+    /// Whether a step failed, and it is not yet tried again.
+    pub(super) fn is_paused(&self) -> bool {
+        self.is_paused
+    }
+
     /// Housekeeping took this long while writes came.
     pub(super) fn took_beside_writes(&mut self, took: Duration) {
         self.share.take(took);
@@ -136,7 +141,7 @@ impl Housekeeping {
     async fn some(&mut self, conn: &mut SqliteConnection, last_event: i64, until: Instant) -> Result<()> {
         // The log first: that is short, and a purge may be long.
         if self.is_log_due(last_event) {
-            while events::cut(conn, &self.log, &mut self.cut_from).await? {
+            while events::cut(conn, &self.log, &mut self.cut_from).await? || cleanup::forget_old(conn).await? {
                 if Instant::now() >= until {
                     return Ok(());
                 }

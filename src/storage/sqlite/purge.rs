@@ -7,7 +7,10 @@
 //! A message goes as a whole, with its entry in the search index: that takes about as long as its append did, however
 //! many steps there are.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::{Duration, Instant},
+};
 
 use sqlx::SqliteConnection;
 
@@ -18,6 +21,8 @@ use crate::storage::Result;
 /// the machine is: those of a small tree, which is gone at once.
 const FIRST_STEP: Duration = Duration::from_millis(4);
 const SMALL: u64 = 32;
+/// Bytes of text that it removes at most: to take a word out of the search index takes as long as it took to put it there.
+const SMALL_TEXT: i64 = 64 << 10;
 /// Sessions that are purged together.
 const SESSIONS: i64 = 32;
 /// Rows, and bytes of text, that one statement removes.
@@ -78,8 +83,20 @@ impl End {
     }
 }
 
-/// The step of a delete's own transaction: a small tree is gone at once.
-pub(super) async fn first_step(conn: &mut SqliteConnection, root: Option<i64>) -> Result<()> {
+/// The step of a delete's own transaction: a small tree is gone at once. On a full disk there is none, for what it writes
+/// may find no room, and the mark does.
+pub(super) async fn first_step(conn: &mut SqliteConnection, root: Option<i64>, full: &AtomicBool) -> Result<()> {
+    if full.load(Ordering::Relaxed) {
+        return Ok(());
+    }
+    let Some(batch) = next(conn, root).await? else { return Ok(()) };
+    let text = sqlx::query_scalar!(
+        r#"select coalesce(sum(content_bytes), 0) as "bytes!: i64" from sessions where session_key in (select value from json_each(?1))"#,
+        batch.keys
+    );
+    if text.fetch_one(&mut *conn).await.map_err(error::of)? > SMALL_TEXT {
+        return Ok(());
+    }
     let mut end = End { at: Instant::now() + FIRST_STEP, sure: SMALL };
     sessions(conn, root, &mut end, &mut Progress::default()).await.map(drop)
 }

@@ -69,6 +69,7 @@ pub(super) fn start(
     let work = Working {
         conn,
         waits: true,
+        scrubs: true,
         space: Space::new(options.get_filename(), warnings.clone(), full.clone()),
         options,
         seen,
@@ -90,6 +91,8 @@ struct Working {
     conn: Option<SqliteConnection>,
     /// Whether its commits wait for the disk, as they do on a new one.
     waits: bool,
+    /// Whether what it frees is overwritten, as it is on a new one.
+    scrubs: bool,
     options: SqliteConnectOptions,
     seen: Option<i64>,
     clock: Followed,
@@ -174,6 +177,8 @@ impl Working {
             failed => failed,
         };
         let failed = match done {
+            // Nothing was tried.
+            Ok(()) if self.housekeeping.is_paused() => return,
             Ok(()) => None,
             // Another process has the lock for a while.
             Err(Error::Busy(_)) => {
@@ -204,7 +209,7 @@ impl Working {
         if !self.housekeeping.is_due(last) {
             return Ok(());
         }
-        self.connection().await?;
+        self.prepare_step().await?;
         let Some(conn) = &mut self.conn else { return Ok(()) };
         // That another process has the lock is nothing that the connection suffers from.
         run(conn, "begin immediate").await?;
@@ -410,7 +415,7 @@ impl Working {
             None => {
                 let conn = self.options.connect().await.map_err(error::of);
                 let conn = conn.inspect_err(|error| self.halt.notice(error))?;
-                self.waits = true;
+                (self.waits, self.scrubs) = (true, true);
                 Ok(self.conn.insert(conn))
             }
         }
