@@ -17,9 +17,6 @@ create table messages (
   tool_calls text check (tool_calls is null or json_valid(tool_calls)),
   tool_call_id text,
   tool_success integer check (tool_success in (0, 1)),
-  -- For the shell: the first tool called, or the tool whose result this is.
-  tool_name text generated always as
-    (coalesce(json_extract(tool_calls, '$[0].function.name'), json_extract(metadata, '$.tool_name'))) virtual,
   -- The text of all parts, in bytes: what a session's content_bytes sums up.
   bytes integer generated always as (length(cast(content as blob)) + coalesce(length(cast(reasoning as blob)), 0)
     + coalesce(length(cast(parts as blob)), 0) + coalesce(length(cast(tool_calls as blob)), 0)) virtual,

@@ -38,7 +38,7 @@ select '[' || char(4352) || '-' || char(4607) || char(11904) || '-' || char(1225
 create view message_terms as
 select message_key,
   case
-    when replace(content_terms, char(8203), '') = replace(content, char(8203), '') then content_terms
+    when content_terms is not null and replace(content_terms, char(8203), '') = replace(content, char(8203), '') then content_terms
     when length(content) = length(cast(content as blob)) or content not glob (select '*' || class || '*' from set_apart) then content
     else (with recursive piece (text, rest) as (
             select '', content union all select substr(rest, 1, 64), substr(rest, 65) from piece where rest <> ''),
@@ -46,7 +46,7 @@ select message_key,
           select group_concat(iif(c glob (select class from set_apart), char(8203) || c || char(8203), c), '')
           from (select substr(text, n, 1) as c from piece cross join place where n <= length(text)))
   end as content,
-  iif(replace(reasoning_terms, char(8203), '') = replace(reasoning, char(8203), ''), reasoning_terms, reasoning) as reasoning,
+  iif(reasoning_terms is not null and replace(reasoning_terms, char(8203), '') = replace(reasoning, char(8203), ''), reasoning_terms, reasoning) as reasoning,
   case
     when tools is null or length(tools) = length(cast(tools as blob)) or tools not glob (select '*' || class || '*' from set_apart) then tools
     else (with recursive piece (text, rest) as (

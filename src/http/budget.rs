@@ -19,7 +19,7 @@ use axum::{
 };
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
 
 use super::error::Problem;
 use crate::{
@@ -34,6 +34,8 @@ const UNIT: usize = 1 << 10;
 const PATIENCE: Duration = Duration::from_secs(2);
 /// What a call takes that brings and shows little.
 const LITTLE: usize = 64 << 10;
+/// The part of all that only such calls take: slow clients with large bodies keep nobody from a delete or a cancel.
+const FOR_LITTLE: usize = 16;
 /// What an answer takes that is a page. (A page ends where it has this much.)
 const PAGE: usize = PAGE_BYTES as usize;
 /// An attachment passes through in pieces, some of which are read, hashed, written and sent at one time.
@@ -44,27 +46,37 @@ const PASSING: usize = 4 * PIECE as usize;
 #[derive(Debug, Clone)]
 pub(super) struct Budget {
     free: Arc<Semaphore>,
-    all: usize,
+    /// What is free of the part that large requests may take.
+    for_large: Arc<Semaphore>,
+    large: usize,
     patience: Duration,
 }
 
 /// A part of the budget, until it is dropped.
 #[derive(Debug)]
-pub(super) struct Reserved(Mutex<OwnedSemaphorePermit>);
+pub(super) struct Reserved(Mutex<Vec<OwnedSemaphorePermit>>);
 
 impl Budget {
     pub(super) fn new(bytes: usize) -> Self {
         let units = bytes.div_ceil(UNIT).clamp(1, u32::MAX as usize).min(Semaphore::MAX_PERMITS);
-        Self { free: Arc::new(Semaphore::new(units)), all: units, patience: PATIENCE }
+        let large = (units - units / FOR_LITTLE).max(1);
+        let [free, for_large] = [units, large].map(|units| Arc::new(Semaphore::new(units)));
+        Self { free, for_large, large, patience: PATIENCE }
     }
 
     /// So many bytes, or all that there are: a single request is never too large for the budget.
     pub(super) async fn reserve(&self, bytes: usize) -> Result<Arc<Reserved>, Problem> {
-        let units = bytes.div_ceil(UNIT).min(self.all);
-        let units = u32::try_from(units).unwrap_or(u32::MAX);
-        let reserved = tokio::time::timeout(self.patience, self.free.clone().acquire_many_owned(units)).await;
-        match reserved {
-            Ok(Ok(permit)) => Ok(Arc::new(Reserved(Mutex::new(permit)))),
+        let units = u32::try_from(bytes.div_ceil(UNIT).min(self.large)).unwrap_or(u32::MAX);
+        let reserve = async {
+            let mut permits = Vec::with_capacity(2);
+            if bytes > LITTLE {
+                permits.push(self.for_large.clone().acquire_many_owned(units).await?);
+            }
+            permits.push(self.free.clone().acquire_many_owned(units).await?);
+            Ok::<_, AcquireError>(permits)
+        };
+        match tokio::time::timeout(self.patience, reserve).await {
+            Ok(Ok(permits)) => Ok(Arc::new(Reserved(Mutex::new(permits)))),
             _ => Err(Problem::overloaded("requests under way hold all bytes that may be in flight")),
         }
     }
@@ -73,9 +85,10 @@ impl Budget {
 impl Reserved {
     /// Gives back all but so many bytes.
     pub(super) fn shrink(&self, bytes: usize) {
-        let mut permit = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let spare = permit.num_permits().saturating_sub(bytes.div_ceil(UNIT));
-        drop(permit.split(spare));
+        for permit in self.0.lock().unwrap_or_else(PoisonError::into_inner).iter_mut() {
+            let spare = permit.num_permits().saturating_sub(bytes.div_ceil(UNIT));
+            drop(permit.split(spare));
+        }
     }
 }
 
@@ -167,6 +180,16 @@ mod tests {
         let all = budget.reserve(usize::MAX).await.unwrap();
         let (waited, ()) = tokio::join!(budget.reserve(1), async { drop(all) });
         assert!(waited.is_ok(), "there is room again");
+    }
+
+    #[tokio::test]
+    async fn large_requests_leave_room_for_small_ones() {
+        let budget = Budget { patience: Duration::ZERO, ..Budget::new(16 << 20) };
+        let large: Vec<_> = futures_util::future::join_all((0..16).map(|_| budget.reserve(1 << 20))).await;
+        assert_eq!(large.iter().filter(|reserved| reserved.is_ok()).count(), 15);
+        let small = futures_util::future::join_all((0..16).map(|_| budget.reserve(LITTLE))).await;
+        assert!(small.iter().all(Result::is_ok));
+        assert!(budget.reserve(1).await.is_err(), "no more than there is");
     }
 
     #[test]

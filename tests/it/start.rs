@@ -7,6 +7,7 @@ use std::{
 };
 
 use serde_json::json;
+use sqlx::{Connection, sqlite::SqliteConnectOptions};
 
 use crate::cli::{Serving, culm, logged, refusal, run, scratch, shell};
 
@@ -135,4 +136,14 @@ async fn a_file_size_limit_is_an_error_of_a_write_and_no_death() {
     limited.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/bamboo-home/2026.6.18")).arg("--db").arg(&db);
     let output = limited.env_clear().output().unwrap();
     assert!(output.status.code().is_some_and(|code| code != 0), "{output:?}");
+}
+
+#[tokio::test]
+async fn a_database_that_a_shell_is_writing_is_not_called_another_server_s() {
+    let (_folder, db) = scratch();
+    Serving::on(&db).signal("TERM");
+    let mut writing = sqlx::SqliteConnection::connect_with(&SqliteConnectOptions::new().filename(&db)).await.unwrap();
+    sqlx::raw_sql("begin immediate").execute(&mut writing).await.unwrap();
+    let (code, said) = served(&db);
+    assert_eq!((code, said.contains("another process, a shell perhaps")), (7, true), "{said}");
 }

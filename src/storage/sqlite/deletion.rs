@@ -124,8 +124,9 @@ pub(super) async fn mark(conn: &mut SqliteConnection, keys: &Keys, discard_workt
     );
     bury.execute(&mut *conn).await.map_err(error::of)?;
     let queue = sqlx::query!(
-        "insert into purges (root_key, spawn_depth, session_key)
-         select s.root_key, s.spawn_depth, s.session_key from json_each(?1) j cross join live_sessions s on s.session_key = j.value",
+        "insert into purges (root_key, spawn_depth, session_key, last_event)
+         select s.root_key, s.spawn_depth, s.session_key, (select max(event_id) from events)
+         from json_each(?1) j cross join live_sessions s on s.session_key = j.value",
         keys
     );
     queue.execute(&mut *conn).await.map_err(error::of)?;

@@ -77,6 +77,7 @@ pub(super) fn start(
         announced,
         housekeeping,
         warnings,
+        rest: Vec::new(),
         outcomes: last_write.clone(),
         halt: halt.clone(),
     };
@@ -98,6 +99,8 @@ struct Working {
     housekeeping: Housekeeping,
     warnings: Warnings,
     space: Space,
+    /// Jobs that the last transaction did not come to.
+    rest: Vec<Queued>,
     /// What came of each transaction, for those who ask whether writes are taken.
     outcomes: LastWrite,
     halt: Halt,
@@ -114,7 +117,14 @@ impl Working {
                 biased;
                 taken = jobs.recv_many(&mut batch, BATCH) => match taken {
                     0 => break,
-                    _ => self.write(std::mem::take(&mut batch)).await,
+                    _ => {
+                        self.write(std::mem::take(&mut batch)).await;
+                        while !self.rest.is_empty() {
+                            let mut batch = std::mem::take(&mut self.rest);
+                            batch.extend(std::iter::from_fn(|| jobs.try_recv().ok()).take(BATCH));
+                            self.write(batch).await;
+                        }
+                    }
                 },
                 // What is queued is still taken; then the channel is empty and ends the loop.
                 () = closing.cancelled(), if !jobs.is_closed() => jobs.close(),
@@ -259,6 +269,8 @@ impl Working {
                 for (append, outcome) in appends.into_iter().zip(outcomes.appends) {
                     let _ = append.reply.send(outcome);
                 }
+                let (since, rest) = (until - PATIENCE, calls.split_off(outcomes.calls.len()));
+                self.rest.extend(rest.into_iter().map(|call| (since, Command::Call(call))));
                 for (call, outcome) in calls.into_iter().zip(outcomes.calls) {
                     call.answer(outcome);
                 }

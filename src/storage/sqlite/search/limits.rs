@@ -61,7 +61,7 @@ pub(super) async fn of(
     let Some(few) = few_sessions(conn, query).await? else { return Ok(None) };
     let expanded = words::expanded(conn, phrases).await?;
     let role = query.role.as_ref().map(|role| format!("xrole{}", types::word(role)));
-    let plain = matches!(&expanded[..], [only] if only.words.len() == 1) && role.is_none();
+    let plain = matches!(&expanded[..], [only] if only.words.len() == 1) && role.is_none() && !is_purging(conn).await?;
     let narrow = few.is_some() || !plain && words::is_narrow(conn, &expanded, role.as_deref()).await?;
     let mut limits = Limits {
         messages: None,
@@ -81,6 +81,12 @@ pub(super) async fn of(
     limits.messages = limits.of_messages(role, &expanded, &few);
     limits.sessions = query.role.is_none().then(|| limits.of_sessions(phrases, few)).flatten();
     Ok(Some((limits, expanded)))
+}
+
+/// Whether there may be rows of deleted sessions, which match and are not shown.
+async fn is_purging(conn: &mut SqliteConnection) -> Result<bool> {
+    let some = sqlx::query_scalar!(r#"select exists (select 1 from purges) as "some!: bool""#);
+    some.fetch_one(conn).await.map_err(error::of)
 }
 
 /// Whether the index is asked for any word at all.
