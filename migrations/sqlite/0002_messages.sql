@@ -7,7 +7,7 @@ create table messages (
   seq integer not null check (seq > 0),
   -- Unique within its session only: clients bring their own.
   id text not null check (length(cast(id as blob)) between 1 and 128),
-  role text not null check (role in ('system', 'user', 'assistant', 'tool')),
+  role text not null check (role in ('system', 'developer', 'user', 'assistant', 'tool')),
   content text not null default '',
   -- The indexed form of a text where it differs from it: Chinese, Japanese and Korean characters set apart (0007).
   content_terms text,

@@ -121,7 +121,9 @@ pub(super) fn needs<B: HttpBody>(request: &Request<B>, limits: &Limits) -> Needs
     let last = path.rsplit('/').next().unwrap_or_default();
     let of_one = |collection: &str| path.rsplit('/').nth(1) == Some(collection);
     let body = body(request, limits);
-    match *request.method() {
+    // HEAD reads what GET shows.
+    let method = if request.method() == Method::HEAD { &Method::GET } else { request.method() };
+    match *method {
         // A stream of events lasts: it reserves for each piece of itself (`events.rs`).
         _ if last == "events" || of_one("events") => Needs::Nothing,
         // So may a wait for the end of a run.
@@ -234,6 +236,7 @@ mod tests {
         ] {
             assert_eq!(needs(Method::GET, path, 0, ""), needed, "{path}");
         }
+        assert_eq!(needs(Method::HEAD, "/api/v1/sessions", 0, ""), Needs::Call(PAGE));
         let json = "application/json";
         assert_eq!(needs(Method::POST, "/api/v1/sessions/s/messages", 5 << 20, json), Needs::Call(5 << 20));
         assert_eq!(needs(Method::POST, "/api/v1/sessions/s/messages", 50 << 20, json), Needs::Call(limits.body));

@@ -63,7 +63,7 @@ impl Api {
 
     /// What panics fails alone.
     async fn let_through(self, request: Request, trust: impl FnOnce()) -> Response {
-        match self.access.check(request.uri().path(), request.headers()) {
+        match self.access.check(request.uri(), request.headers()) {
             Ok(Caller::User) => trust(),
             Ok(Caller::Stranger) => {}
             Err(problem) => return problem.into_response(),

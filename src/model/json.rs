@@ -97,6 +97,12 @@ impl RawObject {
         serde_json::from_str(self.as_str()).unwrap_or_default()
     }
 
+    /// The fields in their order, each as its text.
+    pub fn entries(&self) -> Vec<(String, RawJson)> {
+        let mut json = serde_json::Deserializer::from_str(self.as_str());
+        json.deserialize_map(Entries).unwrap_or_default()
+    }
+
     /// Sets one field.
     pub fn insert(&mut self, name: &str, value: &impl Serialize) {
         let value = RawJson::of(value);
@@ -385,6 +391,24 @@ impl<'de> Visitor<'de> for Readable {
             fields.next_value_seed(value)?;
         }
         Ok(())
+    }
+}
+
+/// The fields of an object that was checked.
+struct Entries;
+
+impl<'de> Visitor<'de> for Entries {
+    type Value = Vec<(String, RawJson)>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Self::Value, A::Error> {
+        let mut entries = Vec::new();
+        while let Some((name, value)) = fields.next_entry::<String, Box<RawValue>>()? {
+            entries.push((name, RawJson(value.into())));
+        }
+        Ok(entries)
     }
 }
 

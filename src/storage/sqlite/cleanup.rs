@@ -390,7 +390,7 @@ async fn doomed(conn: &mut SqliteConnection, cleanup: &Cleanup, roots: &[i64]) -
                or ((?19 or ?18 is not null) and exists (select 1 from runs r where r.session_key = s.session_key
                      and r.status in ('pending', 'running')))
                or (?19 and (s.attachment_count > 0 or s.message_count > 1
-                 or exists (select 1 from messages m where m.session_key = s.session_key and m.role <> 'system')))
+                 or exists (select 1 from messages m where m.session_key = s.session_key and m.role not in ('system', 'developer'))))
              from json_each(?1) j cross join live_sessions s on s.root_key = j.value
            ),
            -- and whatever is kept keeps everything above it.

@@ -101,7 +101,9 @@ impl Limits {
             Some(role) => scope.push(vec![role]),
             // Something must be looked up; each message has one of these.
             None if !has_words(phrases) => {
-                scope.push(["system", "user", "assistant", "tool"].map(|role| format!("xrole{role}")).into());
+                scope.push(
+                    ["system", "developer", "user", "assistant", "tool"].map(|role| format!("xrole{role}")).into(),
+                );
             }
             None => {}
         }
