@@ -3,7 +3,9 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 
-use super::{Invalid, Limits, MessageId, RawJson, RawObject, RunId, Timestamp, check_json, check_line, check_text};
+use super::{
+    Invalid, JsonObject, Limits, MessageId, RawJson, RawObject, RunId, Timestamp, check_json, check_line, check_text,
+};
 
 /// Who speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
@@ -55,6 +57,17 @@ pub struct ToolCall {
     pub kind: String,
     /// What is called.
     pub function: ToolFunction,
+    /// Fields that a provider puts on a call and needs back with it, such as `extra_content`.
+    #[serde(flatten, skip_deserializing)]
+    pub extra: JsonObject,
+}
+
+impl ToolCall {
+    /// A call of a function.
+    pub fn new(id: impl Into<String>, name: impl Into<String>, arguments: impl Into<String>) -> Self {
+        let function = ToolFunction { name: name.into(), arguments: arguments.into() };
+        Self { id: id.into(), kind: self::function(), function, extra: JsonObject::new() }
+    }
 }
 
 fn function() -> String {
@@ -189,6 +202,9 @@ pub struct NewMessage {
     /// What the client keeps with the message.
     #[serde(default)]
     pub metadata: Option<RawJson>,
+    /// Fields that have no column, such as a provider's own.
+    #[serde(skip_deserializing, skip_serializing_if = "RawObject::is_empty")]
+    pub extra: RawObject,
 }
 
 impl NewMessage {
@@ -202,7 +218,8 @@ impl NewMessage {
         });
         let text = self.content.len() + self.reasoning.as_ref().map_or(0, String::len);
         let metadata = self.metadata.as_ref().map_or(0, |json| json.as_str().len());
-        text + metadata + calls.sum::<usize>() + parts.sum::<usize>() + 128
+        let json = metadata + self.extra.as_str().len();
+        text + json + calls.sum::<usize>() + parts.sum::<usize>() + 128
     }
 
     /// A message of text alone.
@@ -218,6 +235,7 @@ impl NewMessage {
             tool_success: None,
             phase: None,
             metadata: None,
+            extra: RawObject::default(),
         }
     }
 
@@ -229,7 +247,8 @@ impl NewMessage {
         check_line("phase", self.phase.as_deref().unwrap_or_default(), limits.title)?;
         let json = check_json("parts", &self.parts, limits.message)?
             + check_json("tool_calls", &self.tool_calls, limits.message)?
-            + check_json("metadata", &self.metadata, limits.message)?;
+            + check_json("metadata", &self.metadata, limits.message)?
+            + check_json("extra", &Some(&self.extra).filter(|extra| !extra.is_empty()), limits.message)?;
         let text = self.content.len() + self.reasoning.as_ref().map_or(0, String::len);
         match text + json > limits.message {
             true => Err(Invalid::new("content", format!("at most {} bytes, with all other fields", limits.message))),
@@ -255,7 +274,7 @@ impl NewMessage {
             compressed: false,
             created_at: now,
             updated_at: now,
-            extra: RawObject::default(),
+            extra: self.extra,
         }
     }
 }

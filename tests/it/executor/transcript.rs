@@ -1,6 +1,6 @@
 //! What a model is sent: the session's history in the words of the API. The demo model shows what it got.
 
-use culm::model::{ImageUrl, MessagePart, ReasoningEffort, ToolCall, ToolFunction};
+use culm::model::{ImageUrl, MessagePart, ReasoningEffort, ToolCall};
 use serde_json::json;
 
 use super::*;
@@ -23,11 +23,7 @@ fn show() -> NewMessage {
 }
 
 fn assistant(text: &str, calls: &[&str]) -> NewMessage {
-    let call = |id: &&str| ToolCall {
-        id: (*id).into(),
-        kind: "function".into(),
-        function: ToolFunction { name: "read".into(), arguments: "{}".into() },
-    };
+    let call = |id: &&str| ToolCall::new(*id, "read", "{}");
     let calls = calls.iter().map(call).collect::<Vec<_>>();
     NewMessage { tool_calls: (!calls.is_empty()).then_some(calls), ..NewMessage::text(Role::Assistant, text) }
 }
