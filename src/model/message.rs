@@ -1,11 +1,9 @@
 //! Messages: the rows of a session's history, what appends them and what pages through them.
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
-use super::{
-    Invalid, JsonObject, Limits, MessageId, RawJson, RawObject, RunId, Timestamp, check_json, check_line, check_text,
-};
+use super::{Invalid, Limits, MessageId, RawJson, RawObject, RunId, Timestamp, check_json, check_line, check_text};
 
 /// Who speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
@@ -58,16 +56,21 @@ pub struct ToolCall {
     /// What is called.
     pub function: ToolFunction,
     /// Fields that a provider puts on a call and needs back with it, such as `extra_content`.
-    #[serde(flatten, skip_deserializing)]
-    pub extra: JsonObject,
+    #[serde(flatten, skip_deserializing, serialize_with = "fields")]
+    #[schemars(skip)]
+    pub extra: RawObject,
 }
 
 impl ToolCall {
     /// A call of a function.
     pub fn new(id: impl Into<String>, name: impl Into<String>, arguments: impl Into<String>) -> Self {
         let function = ToolFunction { name: name.into(), arguments: arguments.into() };
-        Self { id: id.into(), kind: self::function(), function, extra: JsonObject::new() }
+        Self { id: id.into(), kind: self::function(), function, extra: RawObject::default() }
     }
+}
+
+fn fields<S: Serializer>(object: &RawObject, serializer: S) -> Result<S::Ok, S::Error> {
+    object.fields().serialize(serializer)
 }
 
 fn function() -> String {
@@ -204,6 +207,7 @@ pub struct NewMessage {
     pub metadata: Option<RawJson>,
     /// Fields that have no column, such as a provider's own.
     #[serde(skip_deserializing, skip_serializing_if = "RawObject::is_empty")]
+    #[schemars(skip)]
     pub extra: RawObject,
 }
 

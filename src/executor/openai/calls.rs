@@ -117,7 +117,7 @@ impl Finished {
             self.incomplete.push(id.clone());
         }
         let arguments = if empty { "{}".into() } else { arguments };
-        self.calls.push(ToolCall { extra, ..ToolCall::new(id, name, arguments) });
+        self.calls.push(ToolCall { extra: extra.into(), ..ToolCall::new(id, name, arguments) });
     }
 }
 
@@ -269,7 +269,8 @@ mod tests {
         let found =
             finish(&[json!({ "index": 0, "id": long, "function": { "name": "read" }, "sig": { "a": 1 } })]).calls;
         assert!(found[0].id.starts_with("call_"));
-        assert_eq!(Value::from(found[0].extra.clone()), json!({ VENDOR_ID: long, "sig": { "a": 1 } }));
+        let extra = serde_json::to_value(&found[0].extra).unwrap();
+        assert_eq!(extra, json!({ VENDOR_ID: long, "sig": { "a": 1 } }));
     }
 
     #[test]

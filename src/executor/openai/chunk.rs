@@ -82,7 +82,7 @@ impl Chunk {
         let is_reply = value["choices"].is_array() || usage.is_some();
         let Some(mut choice) = choice else { return Self { error, usage, is_reply, ..Self::default() } };
         let reason = choice["finish_reason"].as_str().or(choice["delta"]["finish_reason"].as_str());
-        let finish_reason = reason.filter(|reason| !matches!(*reason, "" | "null")).map(String::from);
+        let finish_reason = reason.filter(|reason| !matches!(*reason, "" | "null")).map(surrogates::whole);
         let in_choice = [&choice["error"], &choice["delta"]["error"], &choice["message"]["error"]];
         let error = error.or_else(|| in_choice.into_iter().find(|error| says(error)).cloned());
         let mut take = |name| choice.get_mut(name).map(Value::take).unwrap_or_default();
@@ -135,6 +135,7 @@ impl Delta {
         let legacy = fields.remove("function_call").filter(says).map(CallDelta::legacy);
         let calls = calls.into_iter().filter_map(CallDelta::read).chain(legacy).collect();
         fields.retain(|name, value| !READ.contains(&name.as_str()) && says(value));
+        surrogates::clean(&mut fields);
         Self { text: text(&content) + &refusal, reasoning: thoughts(&content) + &reasoning, calls, extra: fields }
     }
 
@@ -159,6 +160,7 @@ impl CallDelta {
         };
         let function = fields.remove("function").unwrap_or_default();
         fields.retain(|name, value| name != "type" && says(value));
+        surrogates::clean(&mut fields);
         Some(Self { index, id, extra: fields, ..Self::of_function(&function) })
     }
 

@@ -28,6 +28,19 @@ const UNKNOWN: u8 = 0;
 const TAKEN: u8 = 1;
 const REFUSED: u8 = 2;
 
+/// Words of a refusal that may be about a field which it does not name.
+const UNNAMED: [&str; 9] = [
+    "unknown",
+    "unrecognized",
+    "unexpected",
+    "extra",
+    "additional propert",
+    "not permitted",
+    "unsupported",
+    "not supported",
+    "bad request",
+];
+
 impl Manners {
     /// As the settings say, until the provider says otherwise.
     pub(super) fn new(usage: bool, reasoning: bool) -> Self {
@@ -68,7 +81,9 @@ impl Manners {
         }
         // Some do not say which field they do not know; one that took it before means something else.
         let unknown = form.usage && self.usage.load(Ordering::Relaxed) == UNKNOWN;
-        unknown.then_some((Form { usage: false, ..form }, true))
+        let is_field =
+            broken.status == Some(422) || broken.said.trim().is_empty() || UNNAMED.iter().any(|word| names(word));
+        (unknown && is_field).then_some((Form { usage: false, ..form }, true))
     }
 }
 
@@ -76,6 +91,13 @@ impl Manners {
 mod tests {
     use super::*;
     use crate::executor::Error;
+
+    #[test]
+    fn a_refusal_about_something_else_is_told_as_it_is() {
+        let manners = Manners::new(true, false);
+        assert_eq!(manners.other(manners.form(), &refusal(400, "the model is not there"), &[]), None);
+        assert!(manners.other(manners.form(), &refusal(400, ""), &[]).is_some());
+    }
 
     fn refusal(status: u16, said: &str) -> Broken {
         Broken { status: Some(status), said: said.into(), ..Error::Failed(String::new()).into() }

@@ -175,7 +175,7 @@ fn retry_after(text: &str, now: DateTime<Utc>) -> Option<Duration> {
 /// A number of units, so many of which are a second.
 fn seconds(text: &str, unit: f64) -> Option<Duration> {
     let number: f64 = text.trim().trim_end_matches('s').parse().ok()?;
-    let seconds = (number / unit).min(LONGEST_WAIT.as_secs_f64());
+    let seconds = Some(number / unit).filter(|seconds| !seconds.is_nan())?.min(LONGEST_WAIT.as_secs_f64());
     Duration::try_from_secs_f64(seconds).ok()
 }
 

@@ -64,8 +64,7 @@ impl Splitter {
                 return Ok(pieces);
             }
             let begun = std::mem::take(&mut self.pending);
-            let begun = begun.strip_prefix("\u{feff}".as_bytes()).unwrap_or(&begun).to_vec();
-            return self.take(&begun);
+            return self.take(without_mark(&begun));
         }
         while self.kind != Kind::Whole && !bytes.is_empty() {
             let Some(end) = memchr::memchr2(b'\n', b'\r', bytes) else { break };
@@ -160,11 +159,17 @@ impl Splitter {
     }
 }
 
+const MARK: &[u8] = "\u{feff}".as_bytes();
+
+/// An answer without white space and a byte order mark before it.
+fn without_mark(beginning: &[u8]) -> &[u8] {
+    let text = beginning.trim_ascii_start();
+    text.strip_prefix(MARK).unwrap_or(text).trim_ascii_start()
+}
+
 /// What an answer is that begins like this.
 fn kind(beginning: &[u8]) -> Kind {
-    const MARK: &[u8] = "\u{feff}".as_bytes();
-    let text = beginning.trim_ascii_start();
-    let text = text.strip_prefix(MARK).unwrap_or(text).trim_ascii_start();
+    let text = without_mark(beginning);
     match text.first() {
         None => Kind::Unknown,
         Some(_) if MARK.starts_with(text) => Kind::Unknown,

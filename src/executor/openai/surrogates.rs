@@ -3,7 +3,9 @@
 //!
 //! A half is written as NUL and its four hexadecimal digits: no text of a message holds a NUL.
 
-use std::fmt::Write;
+use serde_json::Value;
+
+use crate::model::JsonObject;
 
 /// A NUL in JSON, as an escape.
 const NUL: &str = "\\u0000";
@@ -81,9 +83,22 @@ impl Joiner {
 /// A whole text as it can be shown.
 pub(super) fn whole(text: &str) -> String {
     let mut joiner = Joiner::default();
-    let mut whole = joiner.join(text);
-    let _ = write!(whole, "{}", joiner.end());
-    whole
+    joiner.join(text) + joiner.end()
+}
+
+/// Fields with whole texts in them.
+pub(super) fn clean(fields: &mut JsonObject) {
+    fields.retain(|name, _| !name.contains('\0'));
+    fields.values_mut().for_each(clean_value);
+}
+
+fn clean_value(value: &mut Value) {
+    match value {
+        Value::String(text) if text.contains('\0') => *text = whole(text),
+        Value::Array(values) => values.iter_mut().for_each(clean_value),
+        Value::Object(fields) => clean(fields),
+        _ => {}
+    }
 }
 
 #[cfg(test)]
@@ -116,6 +131,9 @@ mod tests {
         assert_eq!(joiner.join(""), "");
         assert_eq!(joiner.join(&read(r#""\udd11 end""#)), "\u{1f511} end");
         assert_eq!((joiner.join(&read(r#""\ud83d""#)), joiner.join("x")), (String::new(), "\u{fffd}x".into()));
+        let mut fields = serde_json::from_str(&readable(r#"{"a": ["\ud83d"], "b\u0000": 1}"#)).unwrap();
+        clean(&mut fields);
+        assert_eq!(Value::from(fields), serde_json::json!({ "a": ["\u{fffd}"] }));
         assert_eq!((joiner.end(), joiner.join("nul\0")), ("", "nul\u{fffd}".into()));
     }
 }

@@ -1,6 +1,6 @@
 //! What a request used: where vendors put the counts, and how those of several requests are added up.
 
-use serde_json::{Number, Value};
+use serde_json::{Number, Value, json};
 
 use crate::model::JsonObject;
 
@@ -33,6 +33,14 @@ pub(super) fn complete(counts: &mut JsonObject) {
     for (given, usual) in NAMES {
         if let (Some(count), None) = (counts.get(given).cloned(), counts.get(usual).filter(|count| !count.is_null())) {
             counts.insert(usual.into(), count);
+        }
+    }
+    // A count of tokens is a whole number, also where it is written as a fraction.
+    for (_, count) in counts.iter_mut().filter(|(name, _)| name.ends_with("tokens")) {
+        let whole =
+            count.as_f64().filter(|number| count.is_f64() && number.fract() == 0.0 && (0.0..1e15).contains(number));
+        if let Some(number) = whole {
+            *count = json!(number as u64);
         }
     }
     let count = |name: &str| counts.get(name).and_then(Value::as_u64);
@@ -71,8 +79,6 @@ fn sum(a: &Number, b: &Number) -> Number {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     fn object(value: Value) -> JsonObject {
@@ -113,7 +119,7 @@ mod tests {
         }
         let wanted = json!({ "total_tokens": 30, "cost": 1.01, "details": { "x": 0.5 }, "tokens_per_second": 30 });
         assert_eq!(Value::from(used), wanted);
-        let mut counts = object(json!({ "input_tokens": 3, "output_tokens": 4 }));
+        let mut counts = object(json!({ "input_tokens": 3.0, "output_tokens": 4 }));
         complete(&mut counts);
         assert_eq!((&counts["prompt_tokens"], &counts["total_tokens"]), (&json!(3), &json!(7)));
     }

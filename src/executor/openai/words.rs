@@ -29,7 +29,8 @@ const KEYS: [&str; 16] = [
 
 /// The words of an error: the message that most vendors have somewhere, or all of it.
 pub(super) fn words(error: &Value, secrets: &[SecretString]) -> String {
-    let found = say(error, DEPTH).unwrap_or_else(|| if error.is_null() { String::new() } else { error.to_string() });
+    let all = || if error.is_object() || error.is_array() { error.to_string() } else { String::new() };
+    let found = say(error, DEPTH).unwrap_or_else(all);
     plain(&found, secrets)
 }
 
