@@ -4,6 +4,7 @@
 mod acp;
 mod cancel;
 mod failures;
+mod oddities;
 mod opencode;
 mod replies;
 mod secrets;
