@@ -295,6 +295,10 @@ impl From<runs::Error> for Problem {
                 Self::new(status, "executor_unavailable", "Executor unavailable", detail)
             }
             runs::Error::UnknownExecutor(_) => Self::invalid("executor", detail),
+            runs::Error::Displaced { session, run } => {
+                let problem = Self::new(StatusCode::CONFLICT, "session_busy", "Session is currently running", detail);
+                problem.with("session_id", session.as_str()).with("run_id", run.as_str())
+            }
             runs::Error::Storage(error) => error.into(),
         }
     }
