@@ -181,6 +181,8 @@ fn routes() -> ApiRouter<App> {
         .api_route("/api/v1/search", get_with(search::search, doc("search", "Search titles, summaries and messages")))
         .route("/api/v1/openapi.json", axum::routing::get(server::openapi))
         .route("/docs", axum::routing::get(server::docs))
+        .route("/", axum::routing::get(server::root))
+        .route("/favicon.ico", axum::routing::get(server::icon))
 }
 
 /// What cleanups have deleted, and those that are under way.

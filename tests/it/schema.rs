@@ -168,6 +168,54 @@ async fn what_is_written_in_a_shell_is_found_by_any_part() {
     }
 }
 
+#[tokio::test]
+async fn what_is_written_in_a_shell_is_indexed_again_within_a_second() {
+    let database = sqlite().await;
+    small_tree(&database).await;
+    let mut shell = database.shell().await;
+    let found = async |q: &str| {
+        let query = SearchQuery { q: q.into(), session: Some(id("a")), ..SearchQuery::default() };
+        database.storage().search(&query, None, 10).await.unwrap().hits.len()
+    };
+    for (edit, there) in [
+        (
+            "update messages set content = 'fix 🔘 in getUserName()' where id = 'one' and session_key = 2",
+            ["🔘", "UserName"],
+        ),
+        (
+            "update messages set content = 'Cafe' || char(769) || ' и' || char(774) || 'ога' where id = 'one' and session_key = 2",
+            ["café", "йога"],
+        ),
+        ("update sessions set title = '🔴 हिन्दी' where id = 'a'", ["🔴", "हिन्दी"]),
+        (
+            "insert into messages (session_key, seq, id, role, content, created_at, updated_at)
+             values (2, 9, 'nine', 'user', 'C++ -> x', 1, 1)",
+            ["C++", "->"],
+        ),
+    ] {
+        run(&mut shell, edit).await;
+        let version = read(database.storage(), "a").await.version;
+        let marked = "select (select count(*) from stale_message_terms) + (select count(*) from stale_session_terms)";
+        until(&mut shell, marked, 0).await;
+        assert_sound(&mut shell).await;
+        for q in there {
+            assert_eq!(found(q).await, 1, "{q} after {edit}");
+        }
+        assert_eq!(read(database.storage(), "a").await.version, version, "a form is nothing that a session shows");
+    }
+    // What was indexed is what a deletion hands over, whether the form was made or not.
+    for delete in [
+        "begin; update messages set content = 'naïve → 数据' where id = 'one' and session_key = 2;
+         delete from messages where id = 'one' and session_key = 2; commit",
+        "begin; update messages set content = '→ 数据' where id = 'nine'; update messages set content = 'C++' where id = 'nine'; commit",
+        "delete from messages where id = 'nine'",
+        "begin; update sessions set title = '→ 数据' where id = 'a'; delete from sessions where id = 'a'; commit",
+    ] {
+        run(&mut shell, delete).await;
+        assert_sound(&mut shell).await;
+    }
+}
+
 /// A chain of parents, deeper than a cascade along it could go.
 async fn chain(database: &Database, depth: i64) {
     let mut shell = database.shell().await;
