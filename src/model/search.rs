@@ -299,7 +299,7 @@ pub struct SearchHit {
     /// How good it is; comparable within one search.
     pub score: f64,
     /// With `group=session`: the next best hits of the session, at most two.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub more: Vec<SearchHit>,
 }
 

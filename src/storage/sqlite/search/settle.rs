@@ -23,24 +23,20 @@ const BYTES: i64 = 1 << 20;
 /// A message's key and its texts; a session's, without tool calls.
 type Texts = (i64, String, Option<String>, Option<String>);
 
-/// Makes the forms of some rows that are marked, in a transaction that goes on. Whether there may be more.
+/// Makes the forms of some rows that are marked, in a transaction that goes on. Whether there were any.
 pub(in crate::storage::sqlite) async fn settle(conn: &mut SqliteConnection) -> Result<bool> {
     let marked = sqlx::query!(
         r#"select exists (select 1 from stale_message_terms) as "messages!: bool",
              exists (select 1 from stale_session_terms) as "sessions!: bool""#
     );
     let marked = marked.fetch_one(&mut *conn).await.map_err(error::of)?;
-    if marked.messages {
-        messages(conn).await?;
-    }
-    if marked.sessions {
-        sessions(conn).await?;
-    }
-    Ok(marked.messages || marked.sessions)
+    let messages = marked.messages && messages(conn).await?;
+    let sessions = marked.sessions && sessions(conn).await?;
+    Ok(messages || sessions)
 }
 
 /// The newest first: those that were just written.
-async fn messages(conn: &mut SqliteConnection) -> Result<()> {
+async fn messages(conn: &mut SqliteConnection) -> Result<bool> {
     let texts = sqlx::query_scalar!(
         r#"select json_group_array(json_array(m.message_key, m.content, m.reasoning, m.tool_calls)) as "texts!: Rows<Texts>"
            from (
@@ -68,14 +64,13 @@ async fn messages(conn: &mut SqliteConnection) -> Result<()> {
     );
     write.execute(&mut *conn).await.map_err(error::of)?;
     let unmark = sqlx::query!(
-        "delete from stale_message_terms where message_key in (select value ->> 0 from json_each(?1))
-           or not exists (select 1 from messages m where m.message_key = stale_message_terms.message_key)",
+        "delete from stale_message_terms where message_key in (select value ->> 0 from json_each(?1))",
         forms
     );
-    unmark.execute(conn).await.map(drop).map_err(error::of)
+    unmark.execute(conn).await.map(|done| done.rows_affected() > 0).map_err(error::of)
 }
 
-async fn sessions(conn: &mut SqliteConnection) -> Result<()> {
+async fn sessions(conn: &mut SqliteConnection) -> Result<bool> {
     let texts = sqlx::query_scalar!(
         r#"select json_group_array(json_array(s.session_key, s.title,
              cast(json_extract(s.conversation_summary, '$.content') as text), null)) as "texts!: Rows<Texts>"
@@ -89,16 +84,21 @@ async fn sessions(conn: &mut SqliteConnection) -> Result<()> {
         .map(|(key, title, summary, _)| (key, form(title), summary.as_deref().map(form).unwrap_or_default()));
     let forms = types::object(&forms.collect::<Vec<_>>());
     // While a row is marked, its forms are not read.
+    let forget = sqlx::query!(
+        "delete from session_title_terms where session_key in (select value ->> 0 from json_each(?1))",
+        forms
+    );
+    forget.execute(&mut *conn).await.map_err(error::of)?;
     let write = sqlx::query!(
-        "replace into session_title_terms (session_key, title, summary)
-         select value ->> 0, value ->> 1, value ->> 2 from json_each(?1)",
+        "insert into session_title_terms (session_key, title, summary)
+         select value ->> 0, value ->> 1, value ->> 2 from json_each(?1)
+         where value ->> 1 <> '' or value ->> 2 <> ''",
         forms
     );
     write.execute(&mut *conn).await.map_err(error::of)?;
     let unmark = sqlx::query!(
-        "delete from stale_session_terms where session_key in (select value ->> 0 from json_each(?1))
-           or not exists (select 1 from sessions s where s.session_key = stale_session_terms.session_key)",
+        "delete from stale_session_terms where session_key in (select value ->> 0 from json_each(?1))",
         forms
     );
-    unmark.execute(conn).await.map(drop).map_err(error::of)
+    unmark.execute(conn).await.map(|done| done.rows_affected() > 0).map_err(error::of)
 }

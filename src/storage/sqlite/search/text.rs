@@ -58,7 +58,7 @@ pub(super) fn is_dropped(c: char) -> bool {
 /// printed.
 fn is_shape(c: char) -> bool {
     matches!(u32::from(c),
-        0xfb00..=0xfb06 | 0xfb50..=0xfbb1 | 0xfbd3..=0xfd3d | 0xfd50..=0xfdfb | 0xfe70..=0xfefc | 0xff10..=0xff19
+        0xfb00..=0xfb06 | 0xfb50..=0xfbb1 | 0xfbd3..=0xfd3d | 0xfd50..=0xfdf9 | 0xfe70..=0xfefc | 0xff10..=0xff19
         | 0xff21..=0xff3a | 0xff41..=0xff5a | 0xff66..=0xffdc | 0x1d400..=0x1d7ff)
 }
 
@@ -70,11 +70,15 @@ pub(super) fn is_plain(c: char) -> bool {
         && c != '\u{ad}'
 }
 
-/// Whether a character belongs to the one before it.
-fn is_on_it(c: char) -> bool {
+/// Whether a character belongs to one before it.
+fn is_on_it(first: char, c: char) -> bool {
     match u32::from(c) {
-        // The vowels and ends of Korean syllables, and voice marks of Japanese.
-        0x1160..=0x11ff | 0xd7b0..=0xd7ff | 0x3099..=0x309a | 0xff9e..=0xff9f => true,
+        // The vowels and ends of Korean syllables.
+        0x1160..=0x11ff | 0xd7b0..=0xd7ff => {
+            matches!(u32::from(first), 0x1100..=0x115f | 0xa960..=0xa97f | 0xac00..=0xd7a3)
+        }
+        // Voice marks of Japanese.
+        0x3099..=0x309a | 0xff9e..=0xff9f => matches!(u32::from(first), 0x3040..=0x30ff | 0xff66..=0xff9d),
         0..=0x2ff => false,
         _ => is_combining_mark(c) && !is_set_apart(c),
     }
@@ -86,7 +90,7 @@ pub(super) fn letters(text: &str, place: usize, letters: &mut Vec<char>) -> usiz
     letters.clear();
     let mut chars = text[place..].char_indices();
     let Some((_, first)) = chars.next() else { return place };
-    let end = chars.find(|(_, c)| !is_on_it(*c)).map_or(text.len(), |(at, _)| place + at);
+    let end = chars.find(|(_, c)| !is_on_it(first, *c)).map_or(text.len(), |(at, _)| place + at);
     if end == place + first.len_utf8() && is_plain(first) {
         letters.push(first);
         return end;
@@ -111,7 +115,8 @@ fn fold(c: char) -> char {
     if c.is_ascii() {
         return c.to_ascii_lowercase();
     }
-    if is_set_apart(c) || c == 'ı' {
+    // What the tokenizer does not fold: it knows Unicode 6.
+    if is_set_apart(c) || matches!(u32::from(c), 0x131 | 0x37f | 0x528..=0x52f | 0x13a0..=0x13fd) {
         return c;
     }
     let one = |mut chars: std::vec::IntoIter<char>| (chars.len() == 1).then(|| chars.next()).flatten();
@@ -185,6 +190,11 @@ impl<'t> Words<'t> {
             if byte.is_ascii() && !byte.is_ascii_alphanumeric() {
                 self.place += 1;
                 continue;
+            }
+            if byte.is_ascii() && self.text.as_bytes().get(self.place + 1).is_none_or(u8::is_ascii) {
+                self.letters.clear();
+                self.letters.push(char::from(*byte));
+                return Some((self.place, self.place + 1));
             }
             let (start, end) = (self.place, letters(self.text, self.place, &mut self.letters));
             if self.letters.first().copied().is_some_and(is_word) {
@@ -271,9 +281,7 @@ mod tests {
         };
         let different: Vec<String> =
             rows.iter().filter(|row| differs(row)).map(|(code, theirs)| format!("{code:x} {theirs}")).collect();
-        let newer: Vec<&String> = different.iter().filter(|line| line.contains("x x")).collect();
-        let known = different.len() - newer.len();
-        assert!(known <= 1, "{different:?}");
+        assert_eq!(different, [""; 0]);
     }
 
     #[tokio::test]
