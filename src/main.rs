@@ -8,7 +8,7 @@ use clap::{Parser, Subcommand};
 use cli::{
     EXIT_CODES, Failure, OTHER_FILE, exit_after_failed_sync,
     place::{make_folder, token, token_of, watch_token},
-    process::{greet, ignore_signals, log, names, raise_file_limit, stop_signal},
+    process::{cannot_listen, greet, ignore_signals, log, names, raise_file_limit, stop_signal},
 };
 use culm::{
     config::{Place, Server, Settings},
@@ -240,9 +240,11 @@ async fn run_server(settings: Settings, create: bool) -> Result<ExitCode, Failur
     raise_file_limit();
     let executors = Executors::check(&settings.executors).map_err(|error| Failure::new(2, error))?;
     make_folder(&settings.db)?;
-    let in_use = |error: std::io::Error| Failure::new(8, format!("cannot listen on {}: {error}", settings.listen));
-    let listener = TcpListener::bind(settings.listen).await.map_err(in_use)?;
-    let address = listener.local_addr().map_err(in_use)?;
+    let listener = match TcpListener::bind(settings.listen).await {
+        Ok(listener) => listener,
+        Err(error) => return Err(cannot_listen(settings.listen, &error).await),
+    };
+    let address = listener.local_addr().map_err(|error| Failure::new(8, error))?;
     let left_open = sqlite::was_left_open(&settings.db);
     let options = sqlite::Options {
         readers: settings.readers,

@@ -148,6 +148,8 @@ fn routes() -> ApiRouter<App> {
         .api_route("/api/v1/search", get_with(search::search, call("search")))
         .api_route("/api/v1/openapi.json", get_with(server::openapi, open("read_openapi")))
         .api_route("/docs", get_with(server::docs, open("read_docs")))
+        .route("/", axum::routing::get(server::root))
+        .route("/favicon.ico", axum::routing::get(server::icon))
 }
 
 /// What cleanups have deleted, and those that are under way.

@@ -87,14 +87,35 @@ pub(super) async fn openapi(State(app): State<App>) -> DocumentJson {
     DocumentJson(app.document.text())
 }
 
+/// Leads a browser to the documentation.
+pub(super) async fn root() -> axum::response::Redirect {
+    axum::response::Redirect::temporary("/docs")
+}
+
+/// Browsers ask for one on every page: there is none.
+pub(super) async fn icon() -> (StatusCode, [(header::HeaderName, HeaderValue); 1]) {
+    (StatusCode::NO_CONTENT, [(header::CACHE_CONTROL, HeaderValue::from_static("max-age=86400"))])
+}
+
+/// The page of the documentation's library without what it would load from elsewhere, and without its picture.
+fn page() -> String {
+    let html = aide::scalar::Scalar::new("/api/v1/openapi.json").with_title("Culm").html();
+    // The button that downloads the document lies over what a link leads to.
+    let configured = "var configuration = { withDefaultFonts: false, hideDownloadButton: true,";
+    let html = html.replacen("var configuration = {", configured, 1);
+    let html = html.replace("https://fonts.scalar.com/", "data:,");
+    let (begin, end) = ("customCss: `", "`,");
+    let css = html.split_once(begin).and_then(|(before, rest)| Some((before, rest.split_once(end)?.1)));
+    match css {
+        Some((before, after)) => format!("{before}{begin}{end}{after}"),
+        None => html,
+    }
+}
+
 /// A page that shows the document.
 pub(super) async fn docs() -> Page {
     static PAGE: OnceLock<String> = OnceLock::new();
-    let page = PAGE.get_or_init(|| {
-        let html = aide::scalar::Scalar::new("/api/v1/openapi.json").with_title("Culm").html();
-        // Its fonts lie elsewhere.
-        html.replacen("var configuration = {", "var configuration = { withDefaultFonts: false,", 1)
-    });
+    let page = PAGE.get_or_init(page);
     let policy = "default-src 'none'; connect-src 'self'; img-src 'self' data:; font-src data:; \
                   style-src 'unsafe-inline'; script-src 'unsafe-inline' 'unsafe-eval'; frame-ancestors 'none'";
     Page { html: page, policy }

@@ -73,8 +73,8 @@ pub use receipt::{
 };
 pub use run::{Answered, NewRun, PendingQuestion, Run, RunEnd, RunFilter};
 pub use search::{
-    HitMessage, HitSession, HitType, MAX_TERMS, Rank, Ranked, SearchHit, SearchIn, SearchOrder, SearchPage,
-    SearchPosition, SearchQuery, Snippet, Term,
+    HitMessage, HitSession, HitType, MAX_TERMS, Partial, Rank, Ranked, SearchGroup, SearchHit, SearchIn, SearchOrder,
+    SearchPage, SearchPosition, SearchQuery, Snippet, Term,
 };
 pub use session::{Kind, ModelRef, NewSession, ReasoningEffort, RunStatus, Session, SessionUpdate};
 pub use teardown::{BackendFilter, Closing, Openness, Teardown, TeardownJob, Unfinished};

@@ -47,14 +47,18 @@ const REASONS: [(&str, &str); 19] = [
 ];
 
 /// Maintenance of the search index is about all rows.
-const MAINTENANCE: [&str; 7] = [
+const MAINTENANCE: [&str; 11] = [
     "(message_index, rank)",
     "(message_index) values ('delete-all')",
     "(session_index) values ('delete-all')",
     "select max(k) as",
     "select (select count(*) from messages) + (select count(*) from sessions)",
     "into message_hours",
-    "from message_index where message_index match ?1 order by rowid desc limit 1 offset",
+    "stale_message_terms",
+    "stale_session_terms",
+    "set content_terms = j.value",
+    "from session_index where session_index match ?1 limit ?2",
+    "from message_index where message_index match ?1 order by rowid desc limit",
 ];
 
 fn reads_a_table(query: &str) -> bool {

@@ -11,7 +11,7 @@ use sqlx::SqliteConnection;
 use tokio::sync::watch;
 
 use super::{
-    LogBounds, cleanup, error, events, purge, reindex,
+    LogBounds, cleanup, error, events, purge, reindex, search,
     transaction::{or_panic, run},
 };
 use crate::storage::Result;
@@ -44,6 +44,8 @@ pub(super) struct Housekeeping {
     cut_from: i64,
     /// Pages of the next step of a merge.
     merge: Option<i64>,
+    /// Whether another process may have written texts without their indexed forms.
+    is_unsettled: bool,
     reclaim: bool,
     /// Whether space was given back since the log was last to be cut.
     gave: bool,
@@ -65,6 +67,7 @@ impl Housekeeping {
             cut_at: None,
             cut_from: 0,
             merge: None,
+            is_unsettled: true,
             reclaim: false,
             gave: false,
             reclaimed,
@@ -81,6 +84,7 @@ impl Housekeeping {
     /// Another process wrote something.
     pub(super) fn suspect(&mut self) {
         self.is_written = true;
+        self.is_unsettled = true;
     }
 
     /// What was written may have left something to do.
@@ -89,6 +93,7 @@ impl Housekeeping {
         self.is_paused = false;
         if std::mem::take(&mut self.is_written) {
             self.purge.get_or_insert_default();
+            self.is_unsettled = true;
         }
     }
 
@@ -97,7 +102,12 @@ impl Housekeeping {
         if self.looked.elapsed() >= LOOK {
             self.look();
         }
-        !self.is_paused && (self.purge.is_some() || self.merge.is_some() || self.reclaim || self.is_log_due(last_event))
+        !self.is_paused
+            && (self.is_unsettled
+                || self.purge.is_some()
+                || self.merge.is_some()
+                || self.reclaim
+                || self.is_log_due(last_event))
     }
 
     /// Whether there is something to do, and time for it though writes wait.
@@ -147,6 +157,10 @@ impl Housekeeping {
                 }
             }
             self.cut_at = Some((last_event, Instant::now()));
+        } else if self.is_unsettled {
+            // Where it fails, a purge may make room for it first.
+            self.is_unsettled = false;
+            self.is_unsettled = search::settle(conn).await?;
         } else if let Some(progress) = &mut self.purge {
             if !purge::some(conn, progress, until).await? {
                 self.merge = merge_after(conn, progress.messages).await?.or(self.merge);

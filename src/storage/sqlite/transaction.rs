@@ -9,7 +9,7 @@ use futures_util::{FutureExt, future::BoxFuture};
 use sqlx::{Executor, SqliteConnection};
 use tokio::sync::oneshot;
 
-use super::{append, error, events};
+use super::{append, error, events, search};
 use crate::{
     model::Appended,
     storage::{Error, Result},
@@ -105,6 +105,7 @@ pub(super) async fn fill(
     let batch = append::decide(conn, appends, begun.places).await?;
     append::write(conn, appends, &batch).await?;
     let mut called = Vec::with_capacity(calls.len());
+    let makes_forms = calls.iter().any(|call| !call.is_for_full_disk());
     for call in calls {
         run(conn, "savepoint job").await?;
         let outcome = call.run(conn).await;
@@ -116,6 +117,10 @@ pub(super) async fn fill(
         if began.elapsed() >= LONG {
             break;
         }
+    }
+    // What was written without its indexed form is found from the commit on. What others left, a step is enough for here.
+    if makes_forms {
+        search::settle(conn).await?;
     }
     let last_event = events::commit(conn).await?;
     Ok(Outcomes { appends: batch.outcomes(), calls: called, data_version, last_event })
