@@ -11,9 +11,8 @@ use serde::{
     de::{DeserializeOwned, DeserializeSeed, Error as _, IgnoredAny, MapAccess, SeqAccess, Unexpected, Visitor},
 };
 use serde_json::{Value, value::RawValue};
-use sha2::{Digest, Sha256};
 
-use super::JsonObject;
+use super::{JsonObject, json_digest};
 
 /// Arrays and objects within one another at most. A reader with a bound of 128, as serde_json's, can still read what
 /// wraps them.
@@ -56,7 +55,7 @@ impl RawJson {
     /// A hash that all JSON which says the same has: whatever the order of keys, white space and escapes. Of equal keys
     /// the last counts.
     pub fn digest(&self) -> [u8; 32] {
-        Reader { text: self.as_str(), place: 0 }.value()
+        json_digest::of(self.as_str())
     }
 
     /// Whether it is an object.
@@ -236,97 +235,6 @@ impl JsonSchema for RawObject {
     }
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
         JsonObject::json_schema(generator)
-    }
-}
-
-/// Reads JSON that was checked, once from its beginning to its end: each value's hash is that of its parts' hashes.
-struct Reader<'t> {
-    text: &'t str,
-    place: usize,
-}
-
-impl Reader<'_> {
-    fn value(&mut self) -> [u8; 32] {
-        let mut hash = Sha256::new();
-        match self.next() {
-            Some(b'{') => {
-                let mut fields = BTreeMap::new();
-                self.place += 1;
-                while self.next().is_some_and(|byte| byte != b'}') {
-                    let name = self.string();
-                    self.skip(b':');
-                    fields.insert(name, self.value());
-                    self.skip(b',');
-                }
-                self.place += 1;
-                hash.update("{");
-                for (name, value) in fields {
-                    hash.update(Sha256::digest(name));
-                    hash.update(value);
-                }
-            }
-            Some(b'[') => {
-                self.place += 1;
-                hash.update("[");
-                while self.next().is_some_and(|byte| byte != b']') {
-                    hash.update(self.value());
-                    self.skip(b',');
-                }
-                self.place += 1;
-            }
-            Some(b'"') => {
-                hash.update("\"");
-                hash.update(self.string());
-            }
-            _ => hash.update(self.word()),
-        }
-        hash.finalize().into()
-    }
-
-    /// The next byte that is no white space.
-    fn next(&mut self) -> Option<u8> {
-        let rest = &self.text.as_bytes()[self.place..];
-        let spaces = rest.iter().take_while(|byte| byte.is_ascii_whitespace()).count();
-        self.place += spaces;
-        rest.get(spaces).copied()
-    }
-
-    fn skip(&mut self, byte: u8) {
-        if self.next() == Some(byte) {
-            self.place += 1;
-        }
-    }
-
-    fn string(&mut self) -> String {
-        self.next();
-        let start = self.place;
-        let mut escaped = true;
-        for byte in self.text.as_bytes()[start..].iter().copied() {
-            self.place += 1;
-            match byte {
-                b'"' if !escaped => break,
-                // The first quote is no end of it.
-                b'"' => escaped = false,
-                _ => escaped = byte == b'\\' && !escaped,
-            }
-        }
-        let text = &self.text[start..self.place];
-        serde_json::from_str(text).unwrap_or_else(|_| text.to_owned())
-    }
-
-    /// A number or a name. An integer is its digits, however many; 1e2 is 100.0.
-    fn word(&mut self) -> String {
-        let rest = &self.text[self.place..];
-        let length = rest.find([',', '}', ']', ' ', '\t', '\n', '\r']).unwrap_or(rest.len());
-        self.place += length;
-        let word = &rest[..length];
-        match word.starts_with(['-', '0', '1', '2', '3', '4', '5', '6', '7', '8', '9'])
-            && word.contains(['.', 'e', 'E'])
-        {
-            true => serde_json::from_str::<f64>(word)
-                .map_or_else(|_| word.to_owned(), |number| RawJson::of(&number).as_str().to_owned()),
-            false => word.to_owned(),
-        }
     }
 }
 

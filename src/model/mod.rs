@@ -38,6 +38,7 @@ mod epoch;
 mod event;
 mod id;
 mod json;
+mod json_digest;
 mod list;
 mod message;
 mod message_json;

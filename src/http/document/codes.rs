@@ -31,6 +31,7 @@ pub(super) const CODES: &[Code] = &[
     code(404, "worktree_not_found", "The session's tree has no worktree."),
     code(405, "method_not_allowed", "The path does not take this method; `Allow` lists those that it takes."),
     code(408, "request_timeout", "The body took too long to arrive."),
+    code(409, "receipt_exists", "Another cleanup has this receipt id."),
     code(409, "session_busy", "A run is pending or running, and this change must wait for its end."),
     code(409, "session_exists", "Another session has this id."),
     code(409, "message_exists", "Another message of the session has this id."),

@@ -157,11 +157,17 @@ impl Housekeeping {
                 }
             }
             self.cut_at = Some((last_event, Instant::now()));
-        } else if self.is_unsettled {
+            return Ok(());
+        }
+        if self.is_unsettled {
             // Where it fails, a purge may make room for it first.
             self.is_unsettled = false;
             self.is_unsettled = search::settle(conn).await?;
-        } else if let Some(progress) = &mut self.purge {
+            if self.is_unsettled {
+                return Ok(());
+            }
+        }
+        if let Some(progress) = &mut self.purge {
             if !purge::some(conn, progress, until).await? {
                 self.merge = merge_after(conn, progress.messages).await?.or(self.merge);
                 self.purge = None;

@@ -349,7 +349,7 @@ async fn a_closed_database_takes_no_more_calls() {
     let database = sqlite().await;
     create(database.storage(), "a").await;
     database.storage().close().await;
-    assert_fails!(database.storage().create_session(new("b"), None).await, Error::Failed(_));
+    assert_fails!(database.storage().create_session(new("b"), None).await, Error::Closed(_));
     assert_fails!(database.storage().session(&id("a")).await, Error::Failed(_));
 }
 
