@@ -161,10 +161,10 @@ impl<'de> Deserialize<'de> for NewMessage {
                         }
                         name if OF_SERVER.contains(&name) => return Err(A::Error::unknown_field(name, FIELDS)),
                         // What SDKs write of what is not there.
-                        name => match fields.next_value::<Option<RawJson>>()? {
-                            Some(value) => extra.add(name, &value),
-                            None => {}
-                        },
+                        name => {
+                            let value: Option<RawJson> = fields.next_value()?;
+                            value.iter().for_each(|value| extra.add(name, value));
+                        }
                     }
                 }
                 new.role = role.ok_or_else(|| A::Error::missing_field("role"))?;

@@ -81,8 +81,9 @@ impl Manners {
         }
         // Some do not say which field they do not know; one that took it before means something else.
         let unknown = form.usage && self.usage.load(Ordering::Relaxed) == UNKNOWN;
-        let is_field =
-            broken.status == Some(422) || broken.said.trim().is_empty() || UNNAMED.iter().any(|word| names(word));
+        let is_field = broken.status == Some(422)
+            || matches!(broken.said.trim(), "" | "{}" | "null")
+            || UNNAMED.iter().any(|word| names(word));
         (unknown && is_field).then_some((Form { usage: false, ..form }, true))
     }
 }
@@ -96,7 +97,7 @@ mod tests {
     fn a_refusal_about_something_else_is_told_as_it_is() {
         let manners = Manners::new(true, false);
         assert_eq!(manners.other(manners.form(), &refusal(400, "the model is not there"), &[]), None);
-        assert!(manners.other(manners.form(), &refusal(400, ""), &[]).is_some());
+        assert!(["", "{}"].iter().all(|mute| manners.other(manners.form(), &refusal(400, mute), &[]).is_some()));
     }
 
     fn refusal(status: u16, said: &str) -> Broken {

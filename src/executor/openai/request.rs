@@ -66,7 +66,7 @@ impl Provider {
         limits: &Limits,
         events: &mpsc::Sender<Event>,
     ) -> (Result<Reply, Error>, Option<JsonObject>) {
-        let (spent, empty) = (Mutex::new(None), AtomicUsize::new(0));
+        let (spent, empty, begun) = (Mutex::new(None), AtomicUsize::new(0), Mutex::new(None));
         let spend = |broken: &Broken| {
             if let Some(more) = &broken.usage {
                 let mut spent = spent.lock().unwrap_or_else(PoisonError::into_inner);
@@ -78,7 +78,7 @@ impl Provider {
             .with_max_delay(LONGEST_DELAY)
             .with_max_times(RETRIES)
             .with_jitter();
-        let reply = (|| self.attempt(question, limits, events))
+        let reply = (|| self.attempt(question, &begun, limits, events))
             .retry(backoff)
             .when(|broken: &Broken| {
                 broken.transient && (!broken.empty || empty.fetch_add(1, Ordering::Relaxed) < EMPTY_RETRIES)
@@ -114,10 +114,11 @@ impl Provider {
     async fn attempt(
         &self,
         question: &Question<'_>,
+        begun: &Mutex<Option<Form>>,
         limits: &Limits,
         events: &mpsc::Sender<Event>,
     ) -> Result<Reply, Broken> {
-        let response = self.ask(question).await?;
+        let response = self.ask(question, begun).await?;
         let mut reply = Reply::default();
         let broken = match (stream::read(self, response, &mut reply, limits, events).await, reply.failure()) {
             (Ok(()), None) => return Ok(reply),
@@ -133,8 +134,10 @@ impl Provider {
     }
 
     /// Sends the request, and again in a form that the provider takes where it refuses one of the fields that not all know.
-    async fn ask(&self, question: &Question<'_>) -> Result<Response, Broken> {
-        let mut form = self.manners.form();
+    /// A form that could not be tried, because the connection broke off, is what the next attempt begins with.
+    async fn ask(&self, question: &Question<'_>, begun: &Mutex<Option<Form>>) -> Result<Response, Broken> {
+        let begun = || begun.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut form = begun().take().unwrap_or_else(|| self.manners.form());
         let mut guessed = None;
         loop {
             let broken = match self.send((question.body)(form)?).await {
@@ -149,7 +152,10 @@ impl Provider {
                     form = other;
                     guessed = is_guess.then_some(broken);
                 }
-                None if broken.transient => return Err(broken),
+                None if broken.transient => {
+                    *begun() = Some(form);
+                    return Err(broken);
+                }
                 // The guess was wrong: what was refused first is what is told.
                 None => return Err(guessed.unwrap_or(broken)),
             }
