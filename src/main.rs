@@ -212,7 +212,7 @@ async fn run(command: Command) -> Result<ExitCode, Failure> {
                 bar.set_length(total);
                 bar.set_position(done);
             };
-            let findings = sqlite::check(&place.database()?, &mut progress).await;
+            let findings = sqlite::check(&place.database()?, CancellationToken::new(), &mut progress).await;
             bar.finish_and_clear();
             let findings = findings?;
             findings.iter().for_each(|finding| println!("{finding}"));
@@ -256,15 +256,15 @@ async fn run_server(settings: Settings, create: bool) -> Result<ExitCode, Failur
     let token = settings.auth.then(|| token(&settings.db)).transpose()?;
     let tasks = Tasks::default();
     let repository = SessionRepository::new(Arc::new(storage), settings.cache_bytes, tasks.clone());
+    let access = Access::new(token.as_deref(), names(address).into_iter().chain(settings.allow_host.iter().cloned()));
+    // Who reads that it is ready may send a signal at once.
+    let stop = stop_signal().map_err(|error| Failure::new(1, error))?;
     if left_open {
         tracing::warn!(
             "the last server was killed: what it had committed was recovered, and the database is checked now"
         );
-        check_beside(&tasks, settings.db.clone());
+        check_beside(&tasks, settings.db.clone(), stop.clone());
     }
-    let access = Access::new(token.as_deref(), names(address).into_iter().chain(settings.allow_host.iter().cloned()));
-    // Who reads that it is ready may send a signal at once.
-    let stop = stop_signal().map_err(|error| Failure::new(1, error))?;
     if let Some(token) = token {
         watch_token(&tasks, &settings.db, token, stop.clone());
     }
@@ -331,9 +331,10 @@ fn stop_with_writer(repository: &SessionRepository, stop: &CancellationToken) ->
 }
 
 /// The last server was killed: looks deeper, beside the serving.
-fn check_beside(tasks: &Tasks, db: PathBuf) {
+fn check_beside(tasks: &Tasks, db: PathBuf, stop: CancellationToken) {
     tasks.spawn(async move {
-        match sqlite::check(&db, &mut |_, _| ()).await {
+        match sqlite::check(&db, stop.clone(), &mut |_, _| ()).await {
+            _ if stop.is_cancelled() => tracing::info!("the server stops before the database was checked"),
             Ok(findings) if findings.is_empty() => tracing::info!("the database is sound after an unclean stop"),
             Ok(findings) => findings.iter().for_each(|finding| tracing::error!(%finding, "the database is damaged")),
             Err(error) => tracing::error!(%error, "the database could not be checked"),

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
 use super::{Question, content};
-use crate::model::{Message, NewMessage, RawObject, Role, ToolCall, ToolFunction};
+use crate::model::{Message, NewMessage, RawObject, Role, ToolCall};
 
 /// The name of the call that asks for a permission.
 pub(super) const TOOL: &str = "request_permission";
@@ -44,9 +44,8 @@ pub(super) fn ask(asking: Asking, answer: oneshot::Sender<Message>) -> (NewMessa
     let Asking { tool, question, options, allow_custom, input } = asking;
     let id = format!("permission-{}", uuid::Uuid::now_v7());
     let arguments = json!({ "question": question, "options": options, "input": input });
-    let function = ToolFunction { name: tool.into(), arguments: arguments.to_string() };
     let message = NewMessage {
-        tool_calls: Some(vec![ToolCall { id: id.clone(), kind: "function".into(), function }]),
+        tool_calls: Some(vec![ToolCall::new(&id, tool, arguments.to_string())]),
         phase: Some("commentary".into()),
         ..NewMessage::text(Role::Assistant, String::new())
     };

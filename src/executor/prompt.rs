@@ -79,7 +79,7 @@ fn said(message: &Message) -> String {
     let calls = content::calls(message).into_iter().map(|call| call.function);
     let calls = calls.map(|call| format!("\n(called {} {})", quoted(call.name), quoted(call.arguments)));
     let who = match message.role {
-        Role::System => "instructions",
+        Role::System | Role::Developer => "instructions",
         Role::User => "user",
         Role::Assistant => "you",
         Role::Tool => "result of a call",

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::Event;
-use crate::model::{JsonObject, Limits, NewMessage, Role, ToolCall, ToolFunction};
+use crate::model::{JsonObject, Limits, NewMessage, Role, ToolCall};
 
 /// Words that are not a message yet.
 #[derive(Default)]
@@ -43,9 +43,9 @@ impl Words {
 
 /// A call of a tool as a message.
 pub(super) fn called(id: &str, name: String, arguments: Option<&Value>, metadata: Value) -> NewMessage {
-    let function = ToolFunction { name, arguments: arguments.map_or_else(|| "{}".into(), Value::to_string) };
+    let arguments = arguments.map_or_else(|| "{}".into(), Value::to_string);
     NewMessage {
-        tool_calls: Some(vec![ToolCall { id: id.into(), kind: "function".into(), function }]),
+        tool_calls: Some(vec![ToolCall::new(id, name, arguments)]),
         phase: Some("commentary".into()),
         metadata: Some(metadata.into()),
         ..NewMessage::text(Role::Assistant, String::new())

@@ -4,7 +4,7 @@
 //! agent's own browser. So the Host must be one of the server's names, an Origin its own, and the token is asked for
 //! on loopback too.
 
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, Uri, header};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
@@ -38,8 +38,12 @@ impl Access {
     }
 
     /// Who calls, if it may.
-    pub(super) fn check(&self, path: &str, headers: &HeaderMap) -> Result<Caller, Problem> {
+    pub(super) fn check(&self, uri: &Uri, headers: &HeaderMap) -> Result<Caller, Problem> {
         let forbidden = |detail: String| Err(Problem::new(StatusCode::FORBIDDEN, "forbidden", "Forbidden", detail));
+        // A target may name a server, too, and then that is the one which is asked for.
+        if uri.authority().is_some_and(|authority| !self.allows_host(authority.as_str())) {
+            return forbidden("the request's target is on another server".into());
+        }
         let mut hosts = headers.get_all(header::HOST).iter();
         let host = hosts.next().and_then(|host| host.to_str().ok()).unwrap_or_default();
         if hosts.next().is_some() || !self.allows_host(host) {
@@ -49,14 +53,18 @@ impl Access {
             };
             return forbidden(detail);
         }
-        if let Some(origin) = headers.get(header::ORIGIN) {
+        let mut origins = headers.get_all(header::ORIGIN).iter();
+        if let Some(origin) = origins.next() {
             let origin = origin.to_str().unwrap_or_default().to_ascii_lowercase();
             let own = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"));
-            if own.is_none_or(|own| !self.allows_host(own)) {
+            if origins.next().is_some() || own.is_none_or(|own| !self.allows_host(own)) {
                 return forbidden("the Origin is not this server's own".into());
             }
         }
-        let is_open = OPEN.contains(&path);
+        let is_open = OPEN.contains(&uri.path());
+        if is_of_another_site(headers) && !(is_open && is_navigation(headers)) {
+            return forbidden("a page of another site made the browser send this".into());
+        }
         match self.has_token(headers) {
             // Where no token is asked for, nobody shows one: who asks for data is a user.
             true if !is_open || self.token.is_some() => Ok(Caller::User),
@@ -89,6 +97,17 @@ fn name_of(host: &str) -> &str {
         Some((name, port)) if !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit()) => name,
         _ => host,
     }
+}
+
+/// What a browser says of a request that a page of another site made it send, also where it sends no Origin.
+fn is_of_another_site(headers: &HeaderMap) -> bool {
+    headers.get_all("sec-fetch-site").iter().any(|site| site.as_bytes().eq_ignore_ascii_case(b"cross-site"))
+}
+
+/// Somebody follows a link: that page sees nothing of the answer.
+fn is_navigation(headers: &HeaderMap) -> bool {
+    let is = |name, value: &[u8]| headers.get(name).is_some_and(|given| given.as_bytes() == value);
+    is("sec-fetch-mode", b"navigate") && is("sec-fetch-dest", b"document")
 }
 
 /// SHA-256, in pieces that are compared at once.

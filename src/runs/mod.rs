@@ -161,6 +161,8 @@ impl Runs {
         }
         match self.0.repository.claim_runs(i64::try_from(room).unwrap_or(i64::MAX)).await {
             Ok(runs) => runs,
+            // Nothing is written any more until the server is started again; the log has said so.
+            Err(storage::Error::Stopped(_) | storage::Error::Closed(_)) => Vec::new(),
             Err(error) => {
                 // A full disk is warned of by itself.
                 match error {
@@ -218,7 +220,8 @@ impl Runs {
                 Err(E::MessageExists(_)) => {
                     return Box::pin(self.write_end(run, RunEnd { partial: None, ..end })).await;
                 }
-                Err(E::Failed(reason)) if reason == "the database is closed" => return,
+                // Nothing is written any more, whoever waits: the next start settles the run.
+                Err(E::Stopped(_) | E::Closed(_)) => return,
                 // Nor can it on a full disk; the run ends all the same.
                 Err(E::Full) if end.partial.is_some() => {
                     tracing::warn!("the disk is full: what a run had written of its last message is not kept");

@@ -321,8 +321,8 @@ async fn deleting_in_a_shell_removes_also_what_was_marked() {
         // Queued, and kept from being purged by the lock that the shell holds meanwhile.
         let delete = format!(
             "begin immediate; update messages set parts = '{parts}' where session_key = 3;
-             insert into purges (root_key, spawn_depth, session_key)
-             select root_key, spawn_depth, session_key from sessions where deleted_at is not null;
+             insert into purges (root_key, spawn_depth, session_key, last_event)
+             select root_key, spawn_depth, session_key, 0 from sessions where deleted_at is not null;
              delete from sessions where id = '{deleted}'"
         );
         run(&mut shell, &delete).await;

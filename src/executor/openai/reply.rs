@@ -5,7 +5,7 @@ use serde_json::json;
 use super::wire::{CallDelta, Choice};
 use crate::{
     executor::{Error, Event},
-    model::{JsonObject, Limits, NewMessage, Role, ToolCall, ToolFunction},
+    model::{JsonObject, Limits, NewMessage, Role, ToolCall},
 };
 
 /// More calls than any model makes at once, and few enough to look through.
@@ -143,7 +143,7 @@ fn finished(calls: Vec<Call>) -> Result<Vec<ToolCall>, Error> {
         let is_id = is_id && finished.iter().all(|other| other.id != id);
         let id = if is_id { id } else { format!("call_{}", uuid::Uuid::now_v7().simple()) };
         let arguments = if arguments.trim().is_empty() { "{}".into() } else { arguments };
-        finished.push(ToolCall { id, kind: "function".into(), function: ToolFunction { name, arguments } });
+        finished.push(ToolCall::new(id, name, arguments));
     }
     Ok(finished)
 }

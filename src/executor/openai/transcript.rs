@@ -70,7 +70,8 @@ fn calls<'a>(said: &Said<'a>) -> Vec<Cow<'a, str>> {
 fn said<'a>(message: &'a Message, images: &'a Images, reasoning: bool) -> Option<Said<'a>> {
     let content = message.content.as_str();
     match message.role {
-        Role::System => Some(Said::System { content }).filter(|_| !content.is_empty()),
+        // Not all servers know a developer.
+        Role::System | Role::Developer => Some(Said::System { content }).filter(|_| !content.is_empty()),
         Role::User => Some(Said::User { content: user(message, images) }),
         Role::Assistant => {
             let tool_calls = tool_calls(message);

@@ -206,7 +206,11 @@ fn take_in(
         let key = (append.session.clone(), message.id.clone());
         let before = known.get(&key).or_else(|| new.iter().find(|m: &&Arc<Message>| m.id == message.id));
         match before {
-            Some(before) if before.same_content(&message) => answer.push(before.clone()),
+            Some(before)
+                if before.same_content(&message) && (message.extra.is_empty() || message.extra == before.extra) =>
+            {
+                answer.push(before.clone());
+            }
             Some(_) => return Err(Error::MessageExists(message.id.clone())),
             None => {
                 seq += 1;

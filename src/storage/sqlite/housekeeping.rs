@@ -1,5 +1,5 @@
-//! Housekeeping: what the writer does beside the writes. It purges what was deleted, cuts the log of events, merges the
-//! search index after a large purge, and gives space back to the system.
+//! Housekeeping: what the writer does beside the writes. It purges what was deleted, cuts the log of events, forgets old
+//! receipts, merges the search index after a large purge, and gives space back to the system.
 //!
 //! **Writes go first, and housekeeping does not starve.** While writes come, it gets a tenth of the writer's time; when
 //! none came for a moment, all of it, a step at a time. Each step is a transaction of its own, of a few milliseconds.
@@ -11,7 +11,7 @@ use sqlx::SqliteConnection;
 use tokio::sync::watch;
 
 use super::{
-    LogBounds, error, events, purge, reindex, search,
+    LogBounds, cleanup, error, events, purge, reindex, search,
     transaction::{or_panic, run},
 };
 use crate::storage::Result;
@@ -92,7 +92,7 @@ impl Housekeeping {
         self.looked = Instant::now();
         self.is_paused = false;
         if std::mem::take(&mut self.is_written) {
-            self.purge = Some(self.purge.take().unwrap_or_default().anew());
+            self.purge.get_or_insert_default();
             self.is_unsettled = true;
         }
     }
@@ -126,6 +126,11 @@ impl Housekeeping {
         self.looked = Instant::now();
     }
 
+    /// Whether a step failed, and it is not yet tried again.
+    pub(super) fn is_paused(&self) -> bool {
+        self.is_paused
+    }
+
     /// Housekeeping took this long while writes came.
     pub(super) fn took_beside_writes(&mut self, took: Duration) {
         self.share.take(took);
@@ -146,7 +151,7 @@ impl Housekeeping {
     async fn some(&mut self, conn: &mut SqliteConnection, last_event: i64, until: Instant) -> Result<()> {
         // The log first: that is short, and a purge may be long.
         if self.is_log_due(last_event) {
-            while events::cut(conn, &self.log, &mut self.cut_from).await? {
+            while events::cut(conn, &self.log, &mut self.cut_from).await? || cleanup::forget_old(conn).await? {
                 if Instant::now() >= until {
                     return Ok(());
                 }
@@ -232,7 +237,16 @@ impl Share {
 
 #[cfg(test)]
 mod tests {
+    use sqlx::ConnectOptions;
+
     use super::*;
+    use crate::{
+        model::{NewMessage, NewSession, Role},
+        storage::{
+            AppendOptions, Storage,
+            sqlite::{Options, SqliteStorage, deletion, open},
+        },
+    };
 
     #[test]
     fn housekeeping_takes_a_tenth_of_the_time_while_writes_come_and_no_less() {
@@ -256,5 +270,37 @@ mod tests {
         share.written(Duration::from_secs(3600));
         share.take(Duration::from_millis(21));
         assert!(!share.is_there());
+    }
+
+    #[tokio::test]
+    async fn a_purge_goes_on_where_it_was_however_much_is_written_meanwhile() {
+        let dir = tempfile::tempdir().unwrap();
+        let storage = SqliteStorage::open(&Options::new(dir.path().join("culm.db"))).await.unwrap();
+        let root = storage.create_session(NewSession::default(), None).await.unwrap();
+        let child = NewSession { parent: Some(root.id.clone()), ..NewSession::default() };
+        let child = storage.create_session(child, None).await.unwrap();
+        for _ in 0..4 {
+            let messages = vec![NewMessage::text(Role::User, "hello"); 1000];
+            storage.append_messages(&root.id, messages, AppendOptions::default()).await.unwrap();
+        }
+        storage.close().await;
+        let mut conn = open::to_write(&dir.path().join("culm.db")).connect().await.unwrap();
+        let key = "select json_group_array(session_key) from sessions where id = ?1";
+        let keys: String = sqlx::query_scalar(key).bind(child.id.as_str()).fetch_one(&mut conn).await.unwrap();
+        deletion::mark(&mut conn, &keys, false).await.unwrap();
+        let mut house = Housekeeping::new(LogBounds::default(), watch::channel(0).0);
+        let mut steps = 0;
+        loop {
+            let left: i64 = sqlx::query_scalar("select count(*) from purges").fetch_one(&mut conn).await.unwrap();
+            if left == 0 {
+                break;
+            }
+            // As if something was written before each step, and each step had time for one statement.
+            house.written(Duration::ZERO);
+            house.look();
+            house.some(&mut conn, 0, Instant::now()).await.unwrap();
+            steps += 1;
+            assert!(steps < 100, "4000 events are 16 steps");
+        }
     }
 }

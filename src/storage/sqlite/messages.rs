@@ -347,7 +347,7 @@ pub(super) async fn clear(conn: &mut SqliteConnection, input: &Clear) -> Result<
     let attachments_removed = removed(attachments.execute(&mut *conn).await.map_err(error::of)?);
     let messages = sqlx::query!(
         "delete from messages where session_key = ?1 and seq is not
-           (select seq from messages where session_key = ?1 and role = 'system' order by seq limit 1)",
+           (select seq from messages where session_key = ?1 and role in ('system', 'developer') order by seq limit 1)",
         key
     );
     let messages_removed = removed(messages.execute(&mut *conn).await.map_err(error::of)?);

@@ -8,7 +8,9 @@ use sqlx::{SqliteConnection, SqlitePool};
 
 use super::{
     append::{self, Opens, Tells},
-    backends, error, events,
+    backends,
+    bounded::{self, Read},
+    error, events,
     events::NewEvent,
     idempotency, sessions,
     types::{self, Raw, Word},
@@ -42,6 +44,12 @@ struct Row {
 }
 
 impl Row {
+    /// About how many bytes it has in memory, and as JSON.
+    fn bytes(&self) -> usize {
+        let of = |text: Option<&str>| text.map_or(0, str::len);
+        of(self.error.as_deref()) + of(self.usage.as_ref().map(|usage| usage.0.as_str())) + 512
+    }
+
     fn into_run(self) -> Run {
         Run {
             id: self.id,
@@ -219,9 +227,9 @@ pub(super) async fn page(
     };
     // One query for each index that drives: a condition that may be absent drives none.
     macro_rules! fetch {
-        ($rest:literal, $($value:expr),*) => { select_runs!($rest, $($value),*).fetch_all(pool).await };
+        ($rest:literal, $($value:expr),*) => { bounded::read(select_runs!($rest, $($value),*).fetch(pool), Row::bytes).await };
     }
-    let rows = match (session, status, executor) {
+    let read = match (session, status, executor) {
         (Some(key), Some(status), executor) => fetch!(
             "where r.session_key = ?1 and r.status = ?2 and r.run_key < ?3 and (?4 is null or r.executor = ?4)
                  order by r.run_key desc limit ?5",
@@ -254,9 +262,9 @@ pub(super) async fn page(
         }
         (None, None, None) => fetch!("where r.run_key < ?1 order by r.run_key desc limit ?2", before, more),
     };
-    let rows = rows.map_err(error::of)?.into_iter();
-    let rows = rows.map(|row| (Position { at: row.created_at.0, key: row.key }, row.into_run()));
-    Ok(Page::cut(rows.collect(), limit))
+    let Read { rows, unread } = read?;
+    let rows = rows.into_iter().map(|row| (Position { at: row.created_at.0, key: row.key }, row.into_run()));
+    Ok(Page::cut_where(rows.collect(), limit, unread))
 }
 
 pub(super) async fn active(pool: &SqlitePool, id: &SessionId, below: bool) -> Result<Vec<Run>> {

@@ -1,6 +1,6 @@
 //! What a model is sent: the session's history in the words of the API. The demo model shows what it got.
 
-use culm::model::{ImageUrl, MessagePart, ReasoningEffort, ToolCall, ToolFunction};
+use culm::model::{ImageUrl, MessagePart, ReasoningEffort, ToolCall};
 use serde_json::json;
 
 use super::*;
@@ -23,11 +23,7 @@ fn show() -> NewMessage {
 }
 
 fn assistant(text: &str, calls: &[&str]) -> NewMessage {
-    let call = |id: &&str| ToolCall {
-        id: (*id).into(),
-        kind: "function".into(),
-        function: ToolFunction { name: "read".into(), arguments: "{}".into() },
-    };
+    let call = |id: &&str| ToolCall::new(*id, "read", "{}");
     let calls = calls.iter().map(call).collect::<Vec<_>>();
     NewMessage { tool_calls: (!calls.is_empty()).then_some(calls), ..NewMessage::text(Role::Assistant, text) }
 }
@@ -41,6 +37,7 @@ async fn roles_calls_and_results_are_written_as_the_api_wants_them() {
     let demo = Demo::start().await;
     let history = vec![
         NewMessage::text(Role::System, "be kind"),
+        NewMessage::text(Role::Developer, "be brief"),
         NewMessage::text(Role::User, "hello"),
         assistant("", &["a", "b", "c"]),
         result("of b", "b"),
@@ -57,6 +54,7 @@ async fn roles_calls_and_results_are_written_as_the_api_wants_them() {
     let interrupted = "The call was interrupted: it has no result.";
     let wanted = json!([
         { "role": "system", "content": "be kind" },
+        { "role": "system", "content": "be brief" },
         { "role": "user", "content": "hello" },
         { "role": "assistant", "content": null, "tool_calls": [call("a"), call("b"), call("c")] },
         { "role": "tool", "tool_call_id": "a", "content": "of a" },

@@ -206,6 +206,7 @@ on_each_backend! {
         an_answer_is_stored_once_and_goes_to_who_asked,
         a_question_goes_with_who_asked_or_when_another_run_is_asked_for,
         active_runs_are_those_below_where_asked,
+        a_page_of_runs_ends_where_it_has_eight_mebibytes,
     }
     worktrees {
         a_worktree_is_its_whole_trees_and_comes_back_as_it_was,

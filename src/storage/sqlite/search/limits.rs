@@ -75,7 +75,7 @@ pub(super) async fn of(
     let Some(few) = few_sessions(conn, query).await? else { return Ok(None) };
     let expanded = words::expanded(conn, &phrases).await?;
     let role = query.role.as_ref().map(|role| format!("xrole{}", types::word(role)));
-    let plain = matches!(&expanded[..], [only] if only.is_plain()) && role.is_none();
+    let plain = matches!(&expanded[..], [only] if only.is_plain()) && role.is_none() && !is_purging(conn).await?;
     let narrow = few.is_some() || !plain && words::is_narrow(conn, &expanded, role.as_deref()).await?;
     let few: Vec<_> = few.into_iter().map(|keys| keys.iter().map(|key| format!("xsession{key}")).collect()).collect();
     let limits = Limits {
@@ -97,6 +97,12 @@ pub(super) async fn of(
         few,
     };
     Ok(Some((limits, Phrases { of_messages: expanded, of_sessions: phrases })))
+}
+
+/// Whether there may be rows of deleted sessions, which match and are not shown.
+async fn is_purging(conn: &mut SqliteConnection) -> Result<bool> {
+    let some = sqlx::query_scalar!(r#"select exists (select 1 from purges) as "some!: bool""#);
+    some.fetch_one(conn).await.map_err(error::of)
 }
 
 /// Whether the index is asked for any word at all.
@@ -124,7 +130,9 @@ impl Limits {
             Some(role) => scope.push(vec![role.clone()]),
             // Something must be looked up; each message has one of these.
             None if !has_words(phrases) => {
-                scope.push(["system", "user", "assistant", "tool"].map(|role| format!("xrole{role}")).into());
+                scope.push(
+                    ["system", "developer", "user", "assistant", "tool"].map(|role| format!("xrole{role}")).into(),
+                );
             }
             None => {}
         }
