@@ -12,7 +12,7 @@ use culm::{
     attachments::AttachmentReader,
     model::{
         Appended, Attachment, Cleanup, CleanupMode, KindFilter, Message, MessageFilter, MessageId, NewAttachment,
-        NewMessage, NewSession, PAGE_BYTES, Role, Session, SessionFilter, SessionId, SessionUpdate, Timestamp,
+        NewMessage, NewSession, PAGE_BYTES, Reply, Role, Session, SessionFilter, SessionId, SessionUpdate, Timestamp,
         ToolCall, ToolFunction, Window,
     },
     repository::SessionRepository,
@@ -227,6 +227,11 @@ pub(crate) fn calls(text: &str, ids: &[&str]) -> NewMessage {
         function: ToolFunction { name: "read".into(), arguments: "{}".into() },
     };
     NewMessage { tool_calls: Some(ids.iter().map(call).collect()), ..said(Role::Assistant, text) }
+}
+
+/// An answer to whichever question is pending.
+pub(crate) fn reply(text: &str) -> Reply {
+    Reply { response: text.into(), tool_call_id: None }
 }
 
 pub(crate) fn result(text: &str, call: &str) -> NewMessage {
