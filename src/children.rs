@@ -153,26 +153,27 @@ pub async fn send(
                 true => Some(next_run(&runs, &parent, &id).await?),
                 false => None,
             };
-            if send.interrupt {
-                stop(&runs, &parent, &id).await?;
-            }
-            let step = ChildStep::Take(Box::new(send.message));
-            let continued = runs.repository().continue_child(&parent, &id, step, next, claim).await?;
+            let take = || {
+                let step = ChildStep::Take(Box::new(send.message.clone()));
+                runs.repository().continue_child(&parent, &id, step, next.clone(), claim.clone())
+            };
+            let is_there = send.interrupt && is_child(&runs, &parent, &id).await?;
+            let continued = match is_there {
+                true => runs.interrupting(&id, take).await?,
+                false => take().await?,
+            };
             runs.wake();
             Ok(continued)
         })
         .await
 }
 
-/// Stops what runs in a child of this parent. One that is not there has nothing to stop: the write says what became of it.
-async fn stop(runs: &Runs, parent: &SessionId, id: &SessionId) -> storage::Result<()> {
-    let stopped = match child(runs, parent, id).await {
-        Ok(_) => runs.cancel_session(id, false).await.map(drop),
+/// Whether there is such a child. One that is not there has nothing to stop: the write says what became of it.
+async fn is_child(runs: &Runs, parent: &SessionId, id: &SessionId) -> storage::Result<bool> {
+    match child(runs, parent, id).await {
+        Ok(_) => Ok(true),
+        Err(storage::Error::SessionNotFound(_)) => Ok(false),
         Err(error) => Err(error),
-    };
-    match stopped {
-        Err(storage::Error::SessionNotFound(_)) => Ok(()),
-        stopped => stopped,
     }
 }
 

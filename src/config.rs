@@ -37,8 +37,9 @@ pub struct Server {
     /// Offer POST /api/v1/dev/reset, which deletes everything [default: not offered]
     #[arg(long, env = "CULM_DEV", num_args = 0..=1, default_missing_value = "true")]
     dev: Option<bool>,
-    /// One more name, with its port, that the Host header may have; can be given several times [default: none]
-    #[arg(long, value_name = "HOST:PORT", env = "CULM_ALLOW_HOST", value_delimiter = ',')]
+    /// One more name that the Host header may have, such as culm.example.com; without a port, at every port. Can be given
+    /// several times [default: none]
+    #[arg(long, value_name = "HOST[:PORT]", env = "CULM_ALLOW_HOST", value_delimiter = ',')]
     allow_host: Vec<String>,
     /// Bytes of memory for sessions that are read often [default: 67108864]
     #[arg(long, value_name = "BYTES", env = "CULM_CACHE_BYTES")]

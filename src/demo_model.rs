@@ -1,12 +1,14 @@
 //! A model without a network: it speaks the streaming protocol of chat completions, and does what the last message of
 //! the user tells it to, word for word (`script.rs`). For tests and for a first tour; it knows nothing of Culm.
 
+mod frames;
+mod refusal;
 mod script;
 
 use std::{
     collections::HashMap,
     hash::{DefaultHasher, Hash, Hasher},
-    io,
+    io::{self, Write},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -15,16 +17,21 @@ use axum::{
     Json, Router,
     body::{Body, Bytes},
     extract::{DefaultBodyLimit, Query, State},
-    http::{StatusCode, header},
-    response::{IntoResponse, Response},
+    http::{HeaderValue, StatusCode, header},
+    response::{Html, IntoResponse, Response},
     routing::{get, post},
 };
-use futures_util::{StreamExt, stream};
+use flate2::{Compression, write::GzEncoder};
+use futures_util::{Stream, StreamExt, stream};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, sync::watch};
 
-use self::script::{Frame, Script, What};
+use self::{
+    frames::{Frame, What},
+    refusal::Body as Words,
+    script::Script,
+};
 
 pub use self::script::DIRECTIVES;
 
@@ -115,16 +122,49 @@ async fn complete(State(model): State<Arc<DemoModel>>, body: Bytes) -> Response 
     }
     let script = Script::new(&request);
     let attempt = model.attempt(&body, script.failures());
-    if let Some(refusal) = script.refusal(attempt) {
+    if let Some(refusal) = script.refusal(&request, attempt) {
         let status = StatusCode::from_u16(refusal.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let wait = [(header::RETRY_AFTER, refusal.wait.to_string())];
-        return (wait, refuse(status, refusal.code, refusal.message)).into_response();
+        let wait = [(header::RETRY_AFTER, refusal.wait)];
+        return match refusal.body {
+            Words::Json(body) => (status, wait, Json(body)).into_response(),
+            Words::Page(page) => (status, wait, Html(page)).into_response(),
+        };
     }
+    let (label, is_compressed) = (script.label().map(|label| label.map(String::from)), script.is_compressed());
     let frames = stream::iter(script.frames(&request, attempt)).then(move |frame| {
         let _ = &open;
         send(frame)
     });
-    ([(header::CONTENT_TYPE, "text/event-stream")], Body::from_stream(frames)).into_response()
+    let body = if is_compressed { Body::from_stream(compressed(frames)) } else { Body::from_stream(frames) };
+    let mut response = Response::new(body);
+    let headers = response.headers_mut();
+    if let Some(label) = label.unwrap_or_else(|| Some("text/event-stream".into())) {
+        headers.extend(label.parse().ok().map(|label| (header::CONTENT_TYPE, label)));
+    }
+    if is_compressed {
+        headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    }
+    response
+}
+
+/// The bytes in gzip, each piece so that it can be read as soon as it comes.
+fn compressed(
+    pieces: impl Stream<Item = io::Result<Bytes>> + Send + 'static,
+) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
+    let pieces = pieces.map(Some).chain(stream::iter([None]));
+    let encoder = Some(GzEncoder::new(Vec::new(), Compression::fast()));
+    pieces.scan(encoder, |encoder, piece| std::future::ready(Some(compress(encoder, piece))))
+}
+
+fn compress(encoder: &mut Option<GzEncoder<Vec<u8>>>, piece: Option<io::Result<Bytes>>) -> io::Result<Bytes> {
+    match (encoder, piece) {
+        (Some(encoder), Some(piece)) => {
+            encoder.write_all(&piece?)?;
+            encoder.flush()?;
+            Ok(std::mem::take(encoder.get_mut()).into())
+        }
+        (encoder, _) => encoder.take().map_or(Ok(Bytes::new()), |encoder| Ok(encoder.finish()?.into())),
+    }
 }
 
 impl DemoModel {
@@ -152,6 +192,7 @@ async fn send(frame: Frame) -> io::Result<Bytes> {
     tokio::time::sleep(frame.after).await;
     match frame.what {
         What::Event(data) => Ok(format!("data: {data}\n\n").into()),
+        What::Raw(bytes) => Ok(bytes.into()),
         What::Cut => Err(io::Error::other("the demo model was told to break off")),
         What::Silence => std::future::pending().await,
     }

@@ -8,7 +8,7 @@ use clap::{Parser, Subcommand};
 use cli::{
     EXIT_CODES, Failure, OTHER_FILE, exit_after_failed_sync,
     place::{make_folder, token, token_of, watch_token},
-    process::{greet, ignore_signals, log, names, raise_file_limit, stop_signal},
+    process::{cannot_listen, greet, ignore_signals, log, names, raise_file_limit, stop_signal},
 };
 use culm::{
     config::{Place, Server, Settings},
@@ -226,7 +226,7 @@ async fn run(command: Command) -> Result<ExitCode, Failure> {
                 bar.set_length(total);
                 bar.set_position(done);
             };
-            let findings = sqlite::check(&place.database()?, &mut progress).await;
+            let findings = sqlite::check(&place.database()?, CancellationToken::new(), &mut progress).await;
             bar.finish_and_clear();
             let findings = findings?;
             findings.iter().for_each(|finding| println!("{finding}"));
@@ -254,9 +254,11 @@ async fn run_server(settings: Settings, create: bool) -> Result<ExitCode, Failur
     raise_file_limit();
     let executors = Executors::check(&settings.executors).map_err(|error| Failure::new(2, error))?;
     make_folder(&settings.db)?;
-    let in_use = |error: std::io::Error| Failure::new(8, format!("cannot listen on {}: {error}", settings.listen));
-    let listener = TcpListener::bind(settings.listen).await.map_err(in_use)?;
-    let address = listener.local_addr().map_err(in_use)?;
+    let listener = match TcpListener::bind(settings.listen).await {
+        Ok(listener) => listener,
+        Err(error) => return Err(cannot_listen(settings.listen, &error).await),
+    };
+    let address = listener.local_addr().map_err(|error| Failure::new(8, error))?;
     let left_open = sqlite::was_left_open(&settings.db);
     let options = sqlite::Options {
         readers: settings.readers,
@@ -268,15 +270,15 @@ async fn run_server(settings: Settings, create: bool) -> Result<ExitCode, Failur
     let token = settings.auth.then(|| token(&settings.db)).transpose()?;
     let tasks = Tasks::default();
     let repository = SessionRepository::new(Arc::new(storage), settings.cache_bytes, tasks.clone());
+    let access = Access::new(token.as_deref(), names(address).into_iter().chain(settings.allow_host.iter().cloned()));
+    // Who reads that it is ready may send a signal at once.
+    let stop = stop_signal().map_err(|error| Failure::new(1, error))?;
     if left_open {
         tracing::warn!(
             "the last server was killed: what it had committed was recovered, and the database is checked now"
         );
-        check_beside(&tasks, settings.db.clone());
+        check_beside(&tasks, settings.db.clone(), stop.clone());
     }
-    let access = Access::new(token.as_deref(), names(address).into_iter().chain(settings.allow_host.iter().cloned()));
-    // Who reads that it is ready may send a signal at once.
-    let stop = stop_signal().map_err(|error| Failure::new(1, error))?;
     if let Some(token) = token {
         watch_token(&tasks, &settings.db, token, stop.clone());
     }
@@ -366,9 +368,10 @@ fn stop_with_writer(repository: &SessionRepository, stop: &CancellationToken) ->
 }
 
 /// The last server was killed: looks deeper, beside the serving.
-fn check_beside(tasks: &Tasks, db: PathBuf) {
+fn check_beside(tasks: &Tasks, db: PathBuf, stop: CancellationToken) {
     tasks.spawn(async move {
-        match sqlite::check(&db, &mut |_, _| ()).await {
+        match sqlite::check(&db, stop.clone(), &mut |_, _| ()).await {
+            _ if stop.is_cancelled() => tracing::info!("the server stops before the database was checked"),
             Ok(findings) if findings.is_empty() => tracing::info!("the database is sound after an unclean stop"),
             Ok(findings) => findings.iter().for_each(|finding| tracing::error!(%finding, "the database is damaged")),
             Err(error) => tracing::error!(%error, "the database could not be checked"),

@@ -91,6 +91,7 @@ create index sessions_by_parent on sessions (parent_key, deleted_at, created_at 
 create index sessions_by_root on sessions (root_key, deleted_at, created_at desc, session_key desc);
 -- What few sessions are: their keys, without an order. In the order of activity each append would write these too.
 create index sessions_pinned on sessions (session_key, deleted_at) where pinned = 1 and deleted_at is null;
+create index sessions_by_workspace on sessions (workspace, deleted_at) where workspace is not null and deleted_at is null;
 create index sessions_by_model on sessions (model, deleted_at) where model is not null and deleted_at is null;
 
 -- The record that an id was deleted. It outlives the session, and fences late writers.

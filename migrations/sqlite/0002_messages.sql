@@ -7,19 +7,18 @@ create table messages (
   seq integer not null check (seq > 0),
   -- Unique within its session only: clients bring their own.
   id text not null check (length(cast(id as blob)) between 1 and 128),
-  role text not null check (role in ('system', 'user', 'assistant', 'tool')),
+  role text not null check (role in ('system', 'developer', 'user', 'assistant', 'tool')),
   content text not null default '',
-  -- The indexed form of a text where it differs from it: Chinese, Japanese and Korean characters set apart (0007).
+  -- The indexed form of a text, of the reasoning and of tool_calls; '' if it is the text itself (0007). Culm writes them with
+  -- the message; null tells that somebody else wrote it.
   content_terms text,
   reasoning text,
   reasoning_terms text,
+  tools_terms text,
   parts text check (parts is null or json_valid(parts)),
   tool_calls text check (tool_calls is null or json_valid(tool_calls)),
   tool_call_id text,
   tool_success integer check (tool_success in (0, 1)),
-  -- For the shell: the first tool called, or the tool whose result this is.
-  tool_name text generated always as
-    (coalesce(json_extract(tool_calls, '$[0].function.name'), json_extract(metadata, '$.tool_name'))) virtual,
   -- The text of all parts, in bytes: what a session's content_bytes sums up.
   bytes integer generated always as (length(cast(content as blob)) + coalesce(length(cast(reasoning as blob)), 0)
     + coalesce(length(cast(parts as blob)), 0) + coalesce(length(cast(tool_calls as blob)), 0)) virtual,
@@ -59,7 +58,10 @@ begin
   select raise(abort, 'the identity of a message does not change');
 end;
 
+-- An indexed form alone is nothing that a session shows.
 create trigger messages_raise_version after update on messages
+when new.content is not old.content
+  or (new.content_terms is old.content_terms and new.reasoning_terms is old.reasoning_terms and new.tools_terms is old.tools_terms)
 begin
   update sessions set content_bytes = content_bytes + new.bytes - old.bytes, version = version + 1
   where session_key = new.session_key and deleted_at is null;

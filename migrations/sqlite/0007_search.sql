@@ -21,56 +21,86 @@
 -- message: only bm25() reads it, and bm25() counts every match of each word before it ranks the first, so that Culm
 -- ranks by itself. detail stays full: phrases need it.
 --
--- Chinese, Japanese and Korean are written without spaces, and the tokenizer takes a run of such characters for one
--- word. In the indexed form a zero-width space is on both sides of each: every character is a term of its own, and a
--- phrase of them finds any substring. Culm writes that form into content_terms and reasoning_terms. Where it is
--- missing, or is that of another text after an edit in a shell, the view makes it, at about a microsecond a character
--- (in pieces of 64, because the n-th character of a text is found by counting).
+-- The tokenizer alone does not find what people type. It takes a run of Chinese, Japanese, Korean, Thai, Lao or Khmer for
+-- one word, splits a decomposed character from its marks, and knows no sign. So a text that needs it has an indexed form:
+-- the text in normal form C, with a zero-width space on both sides of each character of such a script (every character is a
+-- term of its own, and a phrase of them finds any substring); and after it, as terms of private characters, the signs in
+-- the text and the pieces of names like getUserName. A form that begins with char(63741) is only what comes after the text.
+--
+-- Culm makes forms (search/forms.rs), and writes them with the row. Where a text is written in a shell, its row is marked
+-- as stale, by the trigger that indexes it: it is indexed as SQL can, with the characters set apart, at about a microsecond
+-- each (in pieces of 64, because the n-th character of a text is found by counting). The server makes the form of what is
+-- marked, in the transaction that marked it or within a second, and takes the mark away. FTS5 must be told of a deletion
+-- with the very text that was indexed: so each change of what a view shows, be it a text, a form or a mark, is between two
+-- triggers that read the view before and after it.
 
 -- Characters that are set apart. The same ranges are in search/text.rs; a test compares them.
 create view set_apart as
-select '[' || char(4352) || '-' || char(4607) || char(11904) || '-' || char(12255) || char(12293) || '-' || char(12295)
+select '[' || char(3584) || '-' || char(3839) || char(4096) || '-' || char(4255) || char(4352) || '-' || char(4607)
+  || char(6016) || '-' || char(6143) || char(6480) || '-' || char(6655) || char(6688) || '-' || char(6831)
+  || char(11904) || '-' || char(12255) || char(12293) || '-' || char(12295)
   || char(12352) || '-' || char(12543) || char(12544) || '-' || char(12687) || char(12704) || '-' || char(12799)
   || char(13312) || '-' || char(19903) || char(19968) || '-' || char(40959) || char(43360) || '-' || char(43391)
+  || char(43488) || '-' || char(43519) || char(43616) || '-' || char(43743)
   || char(44032) || '-' || char(55295) || char(63744) || '-' || char(64255) || char(65382) || '-' || char(65500)
   || char(110592) || '-' || char(110959) || char(131072) || '-' || char(262141) || ']' as class;
+
+-- Messages whose indexed forms are not those of their texts.
+create table stale_message_terms (message_key integer primary key) strict;
 
 create view message_terms as
 select message_key,
   case
-    when replace(content_terms, char(8203), '') = replace(content, char(8203), '') then content_terms
-    when length(content) = length(cast(content as blob)) or content not glob (select '*' || class || '*' from set_apart) then content
-    else (with recursive piece (text, rest) as (
+    when is_stale and content glob (select '*' || class || '*' from set_apart) then (with recursive piece (text, rest) as (
             select '', content union all select substr(rest, 1, 64), substr(rest, 65) from piece where rest <> ''),
           place (n) as (select 1 union all select n + 1 from place where n < 64)
           select group_concat(iif(c glob (select class from set_apart), char(8203) || c || char(8203), c), '')
           from (select substr(text, n, 1) as c from piece cross join place where n <= length(text)))
+    when is_stale or coalesce(content_terms, '') = '' then content
+    when substr(content_terms, 1, 1) = char(63741) then content || ' ' || substr(content_terms, 2)
+    else content_terms
   end as content,
-  iif(replace(reasoning_terms, char(8203), '') = replace(reasoning, char(8203), ''), reasoning_terms, reasoning) as reasoning,
   case
-    when tools is null or length(tools) = length(cast(tools as blob)) or tools not glob (select '*' || class || '*' from set_apart) then tools
-    else (with recursive piece (text, rest) as (
+    when is_stale and reasoning glob (select '*' || class || '*' from set_apart) then (with recursive piece (text, rest) as (
+            select '', reasoning union all select substr(rest, 1, 64), substr(rest, 65) from piece where rest <> ''),
+          place (n) as (select 1 union all select n + 1 from place where n < 64)
+          select group_concat(iif(c glob (select class from set_apart), char(8203) || c || char(8203), c), '')
+          from (select substr(text, n, 1) as c from piece cross join place where n <= length(text)))
+    when is_stale or coalesce(reasoning_terms, '') = '' then reasoning
+    when substr(reasoning_terms, 1, 1) = char(63741) then reasoning || ' ' || substr(reasoning_terms, 2)
+    else reasoning_terms
+  end as reasoning,
+  case
+    when is_stale and tools glob (select '*' || class || '*' from set_apart) then (with recursive piece (text, rest) as (
             select '', tools union all select substr(rest, 1, 64), substr(rest, 65) from piece where rest <> ''),
           place (n) as (select 1 union all select n + 1 from place where n < 64)
           select group_concat(iif(c glob (select class from set_apart), char(8203) || c || char(8203), c), '')
           from (select substr(text, n, 1) as c from piece cross join place where n <= length(text)))
+    when is_stale or coalesce(tools_terms, '') = '' then tools
+    when substr(tools_terms, 1, 1) = char(63741) then tools || ' ' || substr(tools_terms, 2)
+    else tools_terms
   end as tools,
   'xsession' || session_key || ' xrole' || role || ' xblock' || (message_key >> 12) || ' xspan' || (message_key >> 16) as scope
 from (
-  select message_key, session_key, role, content, content_terms, reasoning, reasoning_terms,
+  select message_key, session_key, role, content, content_terms, reasoning, reasoning_terms, tools_terms,
     -- JSON in JSON: a backslash is four of them there, a line feed two and an n, and must not begin the next word.
-    replace(replace(replace(replace(tool_calls, '\\\\', ' '), '\n', ' '), '\t', ' '), '\r', ' ') as tools
+    replace(replace(replace(replace(tool_calls, '\\\\', ' '), '\n', ' '), '\t', ' '), '\r', ' ') as tools,
+    exists (select 1 from stale_message_terms k where k.message_key = messages.message_key) as is_stale
   from messages
 );
 
 create virtual table message_index using fts5 (
   content, reasoning, tools, scope,
-  content = 'message_terms', content_rowid = 'message_key', tokenize = "unicode61 remove_diacritics 2",
+  content = 'message_terms', content_rowid = 'message_key', tokenize = "unicode61 remove_diacritics 2 categories 'L* N* Co Mn Mc'",
   prefix = '4', columnsize = 0
 );
 
+-- One that comes without a form is marked, unless it is plain small words, whose form is the text.
 create trigger messages_index_insert after insert on messages
 begin
+  insert or ignore into stale_message_terms (message_key)
+  select new.message_key where new.content_terms is null
+    and new.content || coalesce(new.reasoning, '') || coalesce(new.tool_calls, '') glob '*[^a-z0-9 .,]*';
   insert into message_index (rowid, content, reasoning, tools, scope)
   select message_key, content, reasoning, tools, scope from message_terms where message_key = new.message_key;
 end;
@@ -81,16 +111,41 @@ begin
   select 'delete', message_key, content, reasoning, tools, scope from message_terms where message_key = old.message_key;
 end;
 
-create trigger messages_unindex_update before update of content, content_terms, reasoning, reasoning_terms, tool_calls, role on messages
+create trigger messages_forget_stale after delete on messages
+begin
+  delete from stale_message_terms where message_key = old.message_key;
+end;
+
+create trigger messages_unindex_update before update of content, content_terms, reasoning, reasoning_terms, tool_calls, tools_terms, role on messages
+begin
+  insert into message_index (message_index, rowid, content, reasoning, tools, scope)
+  select 'delete', message_key, content, reasoning, tools, scope from message_terms where message_key = old.message_key;
+  insert or ignore into stale_message_terms (message_key)
+  select new.message_key
+  where (new.content is not old.content and new.content_terms is old.content_terms)
+    or (new.reasoning is not old.reasoning and new.reasoning_terms is old.reasoning_terms)
+    or (new.tool_calls is not old.tool_calls and new.tools_terms is old.tools_terms);
+end;
+
+create trigger messages_index_update after update of content, content_terms, reasoning, reasoning_terms, tool_calls, tools_terms, role on messages
+begin
+  insert into message_index (rowid, content, reasoning, tools, scope)
+  select message_key, content, reasoning, tools, scope from message_terms where message_key = new.message_key;
+end;
+
+-- Taking a mark away, when the form is written.
+create trigger stale_messages_unindex before delete on stale_message_terms
+when exists (select 1 from messages where message_key = old.message_key)
 begin
   insert into message_index (message_index, rowid, content, reasoning, tools, scope)
   select 'delete', message_key, content, reasoning, tools, scope from message_terms where message_key = old.message_key;
 end;
 
-create trigger messages_index_update after update of content, content_terms, reasoning, reasoning_terms, tool_calls, role on messages
+create trigger stale_messages_index after delete on stale_message_terms
+when exists (select 1 from messages where message_key = old.message_key)
 begin
   insert into message_index (rowid, content, reasoning, tools, scope)
-  select message_key, content, reasoning, tools, scope from message_terms where message_key = new.message_key;
+  select message_key, content, reasoning, tools, scope from message_terms where message_key = old.message_key;
 end;
 
 -- In which hours the messages of a block of keys were written, a block being 4096 of them: where a search within dates
@@ -112,38 +167,57 @@ begin
   insert or ignore into message_hours (hour, block) values (new.created_at / 3600000000, new.message_key >> 12);
 end;
 
--- Titles and summaries are short and seldom written: their form is always made here.
+-- The indexed forms of titles and summaries, where they differ. They are seldom written, and by many statements: a row with
+-- more than plain words is marked by its trigger, and the transaction that wrote it makes the form before it commits.
+create table session_title_terms (
+  session_key integer primary key,
+  title text not null,
+  summary text not null
+) strict;
+create table stale_session_terms (session_key integer primary key) strict;
+
 create view session_terms as
 select session_key,
   case
-    when length(title) = length(cast(title as blob)) or title not glob (select '*' || class || '*' from set_apart) then title
-    else (with recursive piece (text, rest) as (
+    when is_stale and title glob (select '*' || class || '*' from set_apart) then (with recursive piece (text, rest) as (
             select '', title union all select substr(rest, 1, 64), substr(rest, 65) from piece where rest <> ''),
           place (n) as (select 1 union all select n + 1 from place where n < 64)
           select group_concat(iif(c glob (select class from set_apart), char(8203) || c || char(8203), c), '')
           from (select substr(text, n, 1) as c from piece cross join place where n <= length(text)))
+    when is_stale or coalesce(title_terms, '') = '' then title
+    when substr(title_terms, 1, 1) = char(63741) then title || ' ' || substr(title_terms, 2)
+    else title_terms
   end as title,
   case
-    when summary is null or length(summary) = length(cast(summary as blob)) or summary not glob (select '*' || class || '*' from set_apart) then summary
-    else (with recursive piece (text, rest) as (
+    when is_stale and summary glob (select '*' || class || '*' from set_apart) then (with recursive piece (text, rest) as (
             select '', summary union all select substr(rest, 1, 64), substr(rest, 65) from piece where rest <> ''),
           place (n) as (select 1 union all select n + 1 from place where n < 64)
           select group_concat(iif(c glob (select class from set_apart), char(8203) || c || char(8203), c), '')
           from (select substr(text, n, 1) as c from piece cross join place where n <= length(text)))
+    when is_stale or coalesce(summary_terms, '') = '' then summary
+    when substr(summary_terms, 1, 1) = char(63741) then summary || ' ' || substr(summary_terms, 2)
+    else summary_terms
   end as summary,
   'xsession' || session_key || ' xtree' || root_key || ' xkind' || kind
     || ' xblock' || (session_key >> 12) || ' xspan' || (session_key >> 16) as scope
-from (select session_key, root_key, kind, title, json_extract(conversation_summary, '$.content') as summary from sessions);
+from (
+  select s.session_key, s.root_key, s.kind, s.title, json_extract(s.conversation_summary, '$.content') as summary,
+    t.title as title_terms, t.summary as summary_terms,
+    exists (select 1 from stale_session_terms k where k.session_key = s.session_key) as is_stale
+  from sessions s left join session_title_terms t on t.session_key = s.session_key
+);
 
 create virtual table session_index using fts5 (
   title, summary, scope,
-  content = 'session_terms', content_rowid = 'session_key', tokenize = "unicode61 remove_diacritics 2",
+  content = 'session_terms', content_rowid = 'session_key', tokenize = "unicode61 remove_diacritics 2 categories 'L* N* Co Mn Mc'",
   -- Titles are few and short: no beginning of one is merged from many words.
   prefix = '1 2 3 4 5 6'
 );
 
 create trigger sessions_index_insert after insert on sessions
 begin
+  insert or ignore into stale_session_terms (session_key)
+  select new.session_key where new.title || coalesce(new.conversation_summary, '') glob '*[^a-zA-Z0-9 .,;_-]*' or new.title glob '*[a-z0-9][A-Z]*';
   insert into session_index (rowid, title, summary, scope)
   select session_key, title, summary, scope from session_terms where session_key = new.session_key;
 end;
@@ -154,11 +228,21 @@ begin
   select 'delete', session_key, title, summary, scope from session_terms where session_key = old.session_key;
 end;
 
+create trigger sessions_forget_terms after delete on sessions
+begin
+  delete from stale_session_terms where session_key = old.session_key;
+  delete from session_title_terms where session_key = old.session_key;
+end;
+
 create trigger sessions_unindex_update before update of title, conversation_summary on sessions
 when new.title <> old.title or new.conversation_summary is not old.conversation_summary
 begin
   insert into session_index (session_index, rowid, title, summary, scope)
   select 'delete', session_key, title, summary, scope from session_terms where session_key = old.session_key;
+  insert or ignore into stale_session_terms (session_key)
+  select new.session_key
+  where new.title || coalesce(new.conversation_summary, '') glob '*[^a-zA-Z0-9 .,;_-]*' or new.title glob '*[a-z0-9][A-Z]*'
+    or exists (select 1 from session_title_terms where session_key = new.session_key);
 end;
 
 create trigger sessions_index_update after update of title, conversation_summary on sessions
@@ -166,4 +250,18 @@ when new.title <> old.title or new.conversation_summary is not old.conversation_
 begin
   insert into session_index (rowid, title, summary, scope)
   select session_key, title, summary, scope from session_terms where session_key = new.session_key;
+end;
+
+create trigger stale_sessions_unindex before delete on stale_session_terms
+when exists (select 1 from sessions where session_key = old.session_key)
+begin
+  insert into session_index (session_index, rowid, title, summary, scope)
+  select 'delete', session_key, title, summary, scope from session_terms where session_key = old.session_key;
+end;
+
+create trigger stale_sessions_index after delete on stale_session_terms
+when exists (select 1 from sessions where session_key = old.session_key)
+begin
+  insert into session_index (rowid, title, summary, scope)
+  select session_key, title, summary, scope from session_terms where session_key = old.session_key;
 end;

@@ -8,6 +8,8 @@ create table purges (
   root_key integer not null,
   spawn_depth integer not null,
   session_key integer not null,
+  -- The last event when it was marked: all of its own are up to there.
+  last_event integer not null,
   primary key (root_key, spawn_depth desc, session_key)
 ) strict, without rowid;
 

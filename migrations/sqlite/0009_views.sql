@@ -13,8 +13,11 @@ from live_sessions s
 left join live_sessions p on p.session_key = s.parent_key
 join live_sessions r on r.session_key = s.root_key;
 
+-- tool_name is the first tool called, or the tool whose result this is. (It is no column of messages: SQLite would work it
+-- out for each trigger of theirs, and read all of a message's JSON for it.)
 create view v_transcript as
-select s.id as session_id, m.seq, m.id, m.role, m.tool_name, m.content, m.reasoning, m.tool_call_id, m.tool_success,
+select s.id as session_id, m.seq, m.id, m.role,
+  coalesce(json_extract(m.tool_calls, '$[0].function.name'), json_extract(m.metadata, '$.tool_name')) as tool_name, m.content, m.reasoning, m.tool_call_id, m.tool_success,
   length(cast(m.content as blob)) as bytes, datetime(m.created_at / 1000000, 'unixepoch') as created
 from messages m join live_sessions s on s.session_key = m.session_key
 order by m.session_key, m.seq;

@@ -7,7 +7,7 @@
 -- told if it is, and whether it may come beside a run.
 create view appends as
 select null as session_id, null as seq, null as id, null as role, null as content, null as content_terms, null as reasoning,
-  null as reasoning_terms, null as parts, null as tool_calls, null as tool_call_id, null as tool_success, null as phase,
+  null as reasoning_terms, null as tools_terms, null as parts, null as tool_calls, null as tool_call_id, null as tool_success, null as phase,
   null as metadata, null as run_id, null as compressed, null as extra, null as created_at, null as updated_at,
   null as at, null as opens, null as told_at, null as beside_run
 where false;
@@ -23,7 +23,7 @@ begin
     updated_at = max(updated_at, new.at), last_activity_at = max(last_activity_at, new.at),
     closed_at = iif(new.opens or closed_at < new.at, null, closed_at)
   where id = new.session_id and deleted_at is null;
-  insert into messages (session_key, seq, id, role, content, content_terms, reasoning, reasoning_terms, parts, tool_calls,
+  insert into messages (session_key, seq, id, role, content, content_terms, reasoning, reasoning_terms, tools_terms, parts, tool_calls,
     tool_call_id, tool_success, phase, metadata, run_id, compressed, extra, created_at, updated_at)
   values (
     (select s.session_key from sessions s
@@ -31,7 +31,7 @@ begin
        and (new.beside_run or not exists (
          select 1 from runs r where r.session_key = s.session_key and r.status in ('pending', 'running')))),
     (select last_seq from sessions where id = new.session_id),
-    new.id, new.role, new.content, new.content_terms, new.reasoning, new.reasoning_terms, new.parts, new.tool_calls,
+    new.id, new.role, new.content, new.content_terms, new.reasoning, new.reasoning_terms, new.tools_terms, new.parts, new.tool_calls,
     new.tool_call_id, new.tool_success, new.phase, new.metadata, new.run_id, new.compressed, new.extra, new.created_at,
     new.updated_at);
   insert into events (session_key, root_key, kind, message_key, data, created_at)

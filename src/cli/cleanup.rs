@@ -5,7 +5,7 @@ use std::{path::Path, process::ExitCode, time::Duration};
 use clap::Args;
 use culm::{
     config::Settings,
-    model::CleanupReceipt,
+    model::{CleanupReceipt, ReceiptId},
     storage::{
         Storage,
         sqlite::{self, OpenError, SqliteStorage},
@@ -171,18 +171,24 @@ async fn by_itself(
 async fn by_a_server(what: &What, settings: &Settings, stop: &CancellationToken) -> Result<ExitCode, Failure> {
     let failed = |error: &dyn std::fmt::Display| Failure::new(1, format!("the server was not asked: {error}"));
     let url = what.url.clone().unwrap_or_else(|| format!("http://{}", settings.listen));
-    let server = Server { client: client().map_err(|error| failed(&error))?, url, token: token(&settings.db)? };
-    let asked = server.ask("POST", "/sessions/cleanup", Some(what.body()));
+    // A server without a token has made none.
+    let token = sqlite::beside(&settings.db, ".token").exists().then(|| token(&settings.db)).transpose()?;
+    let server = Server { client: client().map_err(|error| failed(&error))?, url, token };
+    let (id, mut body) = (ReceiptId::mint(), what.body());
+    body["receipt_id"] = json!(id);
+    let asked = server.ask("POST", "/sessions/cleanup", Some(body));
     let mut asked = std::pin::pin!(asked);
     let (bar, mut cancelled) = (bar(), false);
     let answer = loop {
         tokio::select! {
             answer = &mut asked => break answer?,
-            () = stop.cancelled(), if !cancelled => {
-                cancelled = true;
-                server.cancel_all().await?;
+            () = tokio::time::sleep(LOOK) => {
+                // Until the server knows of it: it may not have begun yet.
+                if stop.is_cancelled() && !cancelled {
+                    cancelled = server.ask("POST", &format!("/receipts/{id}/cancel"), None).await.is_ok();
+                }
+                bar.set_position(server.progress(&id).await.unwrap_or(0));
             }
-            () = tokio::time::sleep(LOOK) => bar.set_position(server.progress().await.unwrap_or(0)),
         }
     };
     bar.finish_and_clear();
@@ -199,7 +205,7 @@ async fn by_a_server(what: &What, settings: &Settings, stop: &CancellationToken)
 struct Server {
     client: reqwest::Client,
     url: String,
-    token: String,
+    token: Option<String>,
 }
 
 impl Server {
@@ -207,7 +213,10 @@ impl Server {
         let failed =
             |error: &dyn std::fmt::Display| Failure::new(1, format!("asking the server at {}: {error}", self.url));
         let method = reqwest::Method::from_bytes(method.as_bytes()).map_err(|error| failed(&error))?;
-        let mut request = self.client.request(method, format!("{}/api/v1{path}", self.url)).bearer_auth(&self.token);
+        let mut request = self.client.request(method, format!("{}/api/v1{path}", self.url));
+        if let Some(token) = &self.token {
+            request = request.bearer_auth(token);
+        }
         if let Some(body) = body {
             request = request.header("content-type", "application/json").body(body.to_string());
         }
@@ -221,18 +230,10 @@ impl Server {
         }
     }
 
-    /// Sessions that its newest cleanup has deleted so far.
-    async fn progress(&self) -> Option<u64> {
-        let running = self.ask("GET", "/receipts", None).await.ok()?;
-        running["receipts"].as_array()?.last()?["deleted_count"].as_u64()
-    }
-
-    async fn cancel_all(&self) -> Result<(), Failure> {
-        let running = self.ask("GET", "/receipts", None).await?;
-        if let Some(id) = running["receipts"].as_array().and_then(|all| all.last()?["receipt_id"].as_str()) {
-            self.ask("POST", &format!("/receipts/{id}/cancel"), None).await?;
-        }
-        Ok(())
+    /// Sessions that a cleanup has deleted so far.
+    async fn progress(&self, id: &ReceiptId) -> Option<u64> {
+        let receipt = self.ask("GET", &format!("/receipts/{id}?limit=1"), None).await.ok()?;
+        receipt["deleted_count"].as_u64()
     }
 }
 
@@ -259,7 +260,11 @@ fn would(count: i64, listed: usize) -> ExitCode {
 }
 
 fn said(count: i64, bytes: i64, status: &Value) -> ExitCode {
-    let stopped = if status == "completed" { "" } else { "; it was stopped" };
+    let stopped = match status.as_str() {
+        Some("completed") => "",
+        Some("running") => "; the server stopped meanwhile, and goes on with it at its next start",
+        _ => "; it was stopped",
+    };
     println!("{count} sessions were deleted, with {bytes} bytes of messages and attachments{stopped}");
     if status == "completed" { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

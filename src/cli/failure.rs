@@ -15,7 +15,7 @@ pub(crate) const EXIT_CODES: &str = "Exit codes:
   4  the database belongs to another application
   5  the database is damaged
   6  the database cannot be written
-  7  another culm has the database open
+  7  another culm has the database open, or another process has locked it
   8  the address is in use or cannot be listened on
   9  the disk did not confirm a write (a failed fsync): start again, nothing acknowledged is lost
   10  there is no room for a temporary copy of the search index
@@ -62,7 +62,7 @@ impl From<OpenError> for Failure {
             OpenError::OtherApplication(_) => 4,
             OpenError::Damaged { .. } | OpenError::OldSqlite(_) => 5,
             OpenError::ReadOnly { .. } => 6,
-            OpenError::Locked(_) => 7,
+            OpenError::Locked(_) | OpenError::Busy(_) => 7,
             OpenError::FailedSync { .. } => FAILED_SYNC,
             OpenError::NoRoom { .. } => 10,
             OpenError::Gone(_)

@@ -3,13 +3,19 @@
 use std::{
     io::{IsTerminal, Write},
     net::SocketAddr,
+    path::Path,
+    time::Duration,
 };
 
 use culm::{
     config::{LogFormat, Settings},
     storage::sqlite,
 };
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    signal::unix::{SignalKind, signal},
+};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::{
     EnvFilter, Layer,
@@ -19,6 +25,9 @@ use tracing_subscriber::{
 };
 
 use super::Failure;
+
+/// How long it is waited for who has an address already.
+const LOOK: Duration = Duration::from_secs(2);
 
 /// Starts the log on standard error.
 ///
@@ -104,9 +113,43 @@ pub(crate) fn names(address: SocketAddr) -> Vec<String> {
     names
 }
 
+/// Why a server cannot have an address: another Culm that has it is named.
+pub(crate) async fn cannot_listen(address: SocketAddr, error: &std::io::Error) -> Failure {
+    let is_taken = error.kind() == std::io::ErrorKind::AddrInUse;
+    let reason = match is_taken && is_culm(address).await {
+        true => "another culm serves there; use it, stop it, or choose another address with --listen".to_owned(),
+        false if is_taken => format!("{error}; choose another address with --listen"),
+        false => error.to_string(),
+    };
+    Failure::new(8, format!("cannot listen on {address}: {reason}"))
+}
+
+/// Whether a Culm answers there: its documentation begins with its name.
+async fn is_culm(address: SocketAddr) -> bool {
+    let look = async {
+        let mut stream = TcpStream::connect(address).await?;
+        let host = match address.ip().is_loopback() || address.ip().is_unspecified() {
+            true => format!("localhost:{}", address.port()),
+            false => address.to_string(),
+        };
+        let request = format!("GET /docs HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await?;
+        let mut answer = Vec::new();
+        stream.take(4096).read_to_end(&mut answer).await?;
+        std::io::Result::Ok(String::from_utf8_lossy(&answer).contains("<title>Culm</title>"))
+    };
+    matches!(tokio::time::timeout(LOOK, look).await, Ok(Ok(true)))
+}
+
+/// A path as a shell reads it, wherever it is pasted.
+fn quoted(path: &Path) -> String {
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
+    format!("'{}'", path.display().to_string().replace('\'', r"'\''"))
+}
+
 pub(crate) fn greet(settings: &Settings, address: SocketAddr, executors: &[String]) {
     let token = if settings.auth {
-        format!("-H \"Authorization: Bearer $(culm token --db '{}')\" ", settings.db.display())
+        format!("-H \"Authorization: Bearer $(cat {})\" ", quoted(&sqlite::beside(&settings.db, ".token")))
     } else {
         String::new()
     };

@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
-use crate::model::{Message, RawJson};
+use crate::model::{JsonObject, Message, RawJson};
 
 /// A piece of a message: a text, an image, or something unknown.
 #[derive(Debug, Default, Deserialize)]
@@ -57,6 +57,38 @@ pub(super) struct Function<'a> {
 /// A message's parts.
 pub(super) fn parts(message: &Message) -> Vec<Part<'_>> {
     items(message.parts.as_ref())
+}
+
+/// A message's text: that of its parts, and its content where the parts do not have it.
+pub(super) fn words(message: &Message) -> Cow<'_, str> {
+    let mut texts = parts(message).into_iter().filter_map(|part| part.text);
+    let (Some(first), second) = (texts.next(), texts.next()) else { return Cow::Borrowed(&message.content) };
+    let joined = match second {
+        None => first,
+        Some(second) => [first, second].into_iter().chain(texts).collect::<Vec<_>>().join("\n").into(),
+    };
+    match has(&joined, &message.content) {
+        true => joined,
+        false => format!("{}\n{joined}", message.content).into(),
+    }
+}
+
+/// Whether a text has all that another says, however it is spaced.
+pub(super) fn has(text: &str, other: &str) -> bool {
+    let bare = |text: &str| text.split_whitespace().collect::<String>();
+    let other = bare(other);
+    other.is_empty() || bare(text).contains(&other)
+}
+
+/// The fields of each call that are not everybody's: a vendor's own. In the order of [`calls`].
+pub(super) fn own_fields(message: &Message) -> Vec<JsonObject> {
+    let calls: Vec<&RawValue> = message.tool_calls.as_ref().and_then(RawJson::parse).unwrap_or_default();
+    let own = |call: &RawValue| {
+        let mut fields: JsonObject = serde_json::from_str(call.get()).unwrap_or_default();
+        fields.retain(|name, _| !["id", "type", "function", "index"].contains(&name.as_str()));
+        fields
+    };
+    calls.into_iter().map(own).collect()
 }
 
 /// The calls that a message makes.

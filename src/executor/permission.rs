@@ -3,13 +3,15 @@
 //! **A permission is for what was shown.** An agent forgets what it asked when it ends, and asks again after a restart.
 //! The stored answer is given to it only when session, tool, input and options are the same. Anything else asks again.
 
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tokio::sync::oneshot;
 
 use super::{Question, Turn, content, told};
-use crate::model::{Limits, Message, NewMessage, RawJson, RawObject, Role, SessionId, ToolCall, ToolFunction, hex};
+use crate::model::{Limits, Message, NewMessage, RawObject, Role, SessionId, ToolCall, hex};
 
 /// The name of the call that asks for a permission.
 pub(super) const TOOL: &str = "request_permission";
@@ -51,11 +53,22 @@ pub(super) fn line(words: &str, said: &str) -> String {
 /// JSON for people: escaped, so that no text in it can pass for the question's own words, and with its keys in order, so
 /// that the same input looks the same.
 fn shown(input: &Value) -> String {
-    let sorted: Value = serde_json::from_str(&RawJson::of(input).canonical()).unwrap_or_else(|_| input.clone());
-    let text = visible(&serde_json::to_string_pretty(&sorted).unwrap_or_default(), true);
+    let text = visible(&serde_json::to_string_pretty(&sorted(input)).unwrap_or_default(), true);
     match text.len() > SHOWN {
         true => format!("{}\n[{} more bytes are in the call that asks]", cut(&text, SHOWN), text.len() - SHOWN),
         false => text,
+    }
+}
+
+/// The same JSON with the keys of all objects in order: their order says nothing.
+fn sorted(json: &Value) -> Value {
+    match json {
+        Value::Object(fields) => {
+            let fields: BTreeMap<&String, Value> = fields.iter().map(|(name, value)| (name, sorted(value))).collect();
+            fields.into_iter().map(|(name, value)| (name.clone(), value)).collect()
+        }
+        Value::Array(items) => items.iter().map(sorted).collect(),
+        other => other.clone(),
     }
 }
 
@@ -93,7 +106,7 @@ impl Asking {
     fn binding(&self, session: &SessionId) -> String {
         let Self { tool, question, options, allow_custom, input, about } = self;
         let all = json!([session, tool, question, options, allow_custom, input, about]);
-        hex(&Sha256::digest(RawJson::of(&all).canonical()))
+        hex(&Sha256::digest(sorted(&all).to_string()))
     }
 }
 
@@ -123,9 +136,8 @@ impl Desk {
         let id = format!("permission-{}", uuid::Uuid::now_v7());
         let (input, about) = (told::bounded(&input, &self.limits), told::bounded(&about, &self.limits));
         let arguments = json!({ "question": question, "options": options, "input": input, "about": about });
-        let function = ToolFunction { name: tool.into(), arguments: arguments.to_string() };
         let message = NewMessage {
-            tool_calls: Some(vec![ToolCall { id: id.clone(), kind: "function".into(), function }]),
+            tool_calls: Some(vec![ToolCall::new(&id, tool, arguments.to_string())]),
             phase: Some("commentary".into()),
             metadata: Some(json!({ ASKED: binding }).into()),
             ..NewMessage::text(Role::Assistant, String::new())

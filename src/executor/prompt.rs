@@ -50,7 +50,12 @@ pub(super) async fn prompt(
     }
     for message in asked {
         match message.role {
-            Role::Tool => pieces.push(text(said(message))),
+            Role::Tool => {
+                pieces.push(text(said(message)));
+                for part in content::parts(message).iter().filter_map(content::Part::url) {
+                    pieces.push(image(part, images, attachments).await?);
+                }
+            }
             _ => pieces.extend(parts(message, images, attachments).await?),
         }
     }
@@ -79,19 +84,22 @@ fn said(message: &Message) -> String {
     let calls = content::calls(message).into_iter().map(|call| call.function);
     let calls = calls.map(|call| format!("\n(called {} {})", quoted(call.name), quoted(call.arguments)));
     let who = match message.role {
-        Role::System => "instructions",
+        Role::System | Role::Developer => "instructions",
         Role::User => "user",
         Role::Assistant => "you",
         Role::Tool => "result of a call",
     };
-    format!("[{who}] {}{}", message.content, calls.collect::<String>())
+    let shown = content::parts(message).iter().filter(|part| part.url().is_some()).count();
+    let shown = "\n(an image)".repeat(shown);
+    format!("[{who}] {}{shown}{}", content::words(message), calls.collect::<String>())
 }
 
 /// A user's message: its parts where it has some.
 async fn parts(message: &Message, images: bool, attachments: &dyn AttachmentReader) -> Result<Vec<Piece>, Error> {
     let mut pieces = Vec::new();
     let parts = content::parts(message);
-    if !parts.iter().any(|part| part.text.is_some()) && !message.content.is_empty() {
+    let said: Vec<&str> = parts.iter().filter_map(|part| part.text.as_deref()).collect();
+    if !content::has(&said.join("\n"), &message.content) {
         pieces.push(text(message.content.clone()));
     }
     for part in parts {

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::Event;
-use crate::model::{JsonObject, Limits, NewMessage, Role, ToolCall, ToolFunction, hex};
+use crate::model::{JsonObject, Limits, NewMessage, Role, ToolCall, hex};
 
 /// Bytes of a call's id, of a tool's name and of a title that are kept.
 const NAME: usize = 512;
@@ -102,9 +102,8 @@ pub(super) fn bounded(json: &Value, limits: &Limits) -> Value {
 /// A call of a tool as a message.
 pub(super) fn called(id: &str, tool: &str, arguments: Option<&Value>, metadata: &Value, limits: &Limits) -> NewMessage {
     let arguments = arguments.map_or_else(|| "{}".into(), |arguments| bounded(arguments, limits).to_string());
-    let function = ToolFunction { name: name(tool), arguments };
     NewMessage {
-        tool_calls: Some(vec![ToolCall { id: call_id(id), kind: "function".into(), function }]),
+        tool_calls: Some(vec![ToolCall::new(&call_id(id), name(tool), arguments)]),
         phase: Some("commentary".into()),
         metadata: Some(bounded(metadata, limits).into()),
         ..NewMessage::text(Role::Assistant, String::new())

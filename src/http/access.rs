@@ -4,21 +4,21 @@
 //! agent's own browser. So the Host must be one of the server's names, an Origin its own, and the token is asked for
 //! on loopback too.
 
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, Uri, header};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
 use super::error::Problem;
 
 /// Paths that hold no data.
-const OPEN: [&str; 4] = ["/health", "/ready", "/docs", "/api/v1/openapi.json"];
+const OPEN: [&str; 6] = ["/", "/favicon.ico", "/health", "/ready", "/docs", "/api/v1/openapi.json"];
 
 /// What a request must bring.
 #[derive(Debug, Clone)]
 pub struct Access {
     /// What the token is compared by; none when no token is asked for.
     token: Option<[u64; 4]>,
-    /// `host:port` of the server's own names.
+    /// The server's own names: `host:port`, or `host` at any port.
     hosts: Vec<String>,
 }
 
@@ -32,27 +32,39 @@ pub(super) enum Caller {
 }
 
 impl Access {
-    /// Asks for this token, if any, and for one of these names (each with its port, where it is not 80).
+    /// Asks for this token, if any, and for one of these names: `host:port`, or `host` at every port.
     pub fn new(token: Option<&str>, hosts: impl IntoIterator<Item = String>) -> Self {
         Self { token: token.map(digest), hosts: hosts.into_iter().collect() }
     }
 
     /// Who calls, if it may.
-    pub(super) fn check(&self, path: &str, headers: &HeaderMap) -> Result<Caller, Problem> {
-        let forbidden = |detail| Err(Problem::new(StatusCode::FORBIDDEN, "forbidden", "Forbidden", detail));
+    pub(super) fn check(&self, uri: &Uri, headers: &HeaderMap) -> Result<Caller, Problem> {
+        let forbidden = |detail: String| Err(Problem::new(StatusCode::FORBIDDEN, "forbidden", "Forbidden", detail));
+        // A target may name a server, too, and then that is the one which is asked for.
+        if uri.authority().is_some_and(|authority| !self.allows_host(authority.as_str())) {
+            return forbidden("the request's target is on another server".into());
+        }
         let mut hosts = headers.get_all(header::HOST).iter();
         let host = hosts.next().and_then(|host| host.to_str().ok()).unwrap_or_default();
-        if hosts.next().is_some() || !self.is_own(host) {
-            return forbidden("the Host is not one of this server's names; --allow-host adds one");
+        if hosts.next().is_some() || !self.allows_host(host) {
+            let detail = match host.is_empty() || host.len() > 256 {
+                true => "send one Host header".to_owned(),
+                false => format!("Host '{host}' is not allowed. Restart with --allow-host {}", name_of(host)),
+            };
+            return forbidden(detail);
         }
-        if let Some(origin) = headers.get(header::ORIGIN) {
+        let mut origins = headers.get_all(header::ORIGIN).iter();
+        if let Some(origin) = origins.next() {
             let origin = origin.to_str().unwrap_or_default().to_ascii_lowercase();
             let own = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"));
-            if own.is_none_or(|own| !self.is_own(own)) {
-                return forbidden("the Origin is not this server's own");
+            if origins.next().is_some() || own.is_none_or(|own| !self.allows_host(own)) {
+                return forbidden("the Origin is not this server's own".into());
             }
         }
-        let is_open = OPEN.contains(&path);
+        let is_open = OPEN.contains(&uri.path());
+        if is_of_another_site(headers) && !(is_open && is_navigation(headers)) {
+            return forbidden("a page of another site made the browser send this".into());
+        }
         match self.has_token(headers) {
             // Where no token is asked for, nobody shows one: who asks for data is a user.
             true if !is_open || self.token.is_some() => Ok(Caller::User),
@@ -64,8 +76,9 @@ impl Access {
         }
     }
 
-    fn is_own(&self, host: &str) -> bool {
-        self.hosts.iter().any(|own| own.eq_ignore_ascii_case(host))
+    /// Whether a request for this Host is taken.
+    pub fn allows_host(&self, host: &str) -> bool {
+        self.hosts.iter().any(|own| own.eq_ignore_ascii_case(host) || own.eq_ignore_ascii_case(name_of(host)))
     }
 
     fn has_token(&self, headers: &HeaderMap) -> bool {
@@ -75,6 +88,25 @@ impl Access {
         };
         let token = given.split_once(' ').filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
         token.is_some_and(|(_, token)| bool::from(digest(token.trim()).ct_eq(expected)))
+    }
+}
+
+/// What a browser says of a request that a page of another site made it send, also where it sends no Origin.
+fn is_of_another_site(headers: &HeaderMap) -> bool {
+    headers.get_all("sec-fetch-site").iter().any(|site| site.as_bytes().eq_ignore_ascii_case(b"cross-site"))
+}
+
+/// Somebody follows a link: that page sees nothing of the answer.
+fn is_navigation(headers: &HeaderMap) -> bool {
+    let is = |name, value: &[u8]| headers.get(name).is_some_and(|given| given.as_bytes() == value);
+    is("sec-fetch-mode", b"navigate") && is("sec-fetch-dest", b"document")
+}
+
+/// A host without its port.
+fn name_of(host: &str) -> &str {
+    match host.rsplit_once(':') {
+        Some((name, port)) if !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
     }
 }
 

@@ -3,7 +3,7 @@
 //! **Each request reserves once, up front**, as much as its body has or its answer may have, so that none waits for more
 //! while it holds some. What does not fit waits a moment, and is refused then. What was reserved is held by the request's
 //! work wherever that runs, also when its client is gone; once an answer is made, as much is held as it has, until it is
-//! sent.
+//! sent. Attachments, which last as long as their clients are slow, and large calls have a part of the whole each.
 
 use std::{
     pin::Pin,
@@ -19,7 +19,7 @@ use axum::{
 };
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
 
 use super::error::Problem;
 use crate::{
@@ -34,6 +34,10 @@ const UNIT: usize = 1 << 10;
 const PATIENCE: Duration = Duration::from_secs(2);
 /// What a call takes that brings and shows little.
 const LITTLE: usize = 64 << 10;
+/// The part of all that only such calls take: large ones keep nobody from a delete or a cancel.
+const FOR_LITTLE: usize = 16;
+/// The part of all that attachments on their way take at most: these last as long as their clients are slow.
+const FOR_TRANSFERS: usize = 2;
 /// What an answer takes that is a page. (A page ends where it has this much.)
 const PAGE: usize = PAGE_BYTES as usize;
 /// An attachment passes through in pieces, some of which are read, hashed, written and sent at one time.
@@ -44,27 +48,45 @@ const PASSING: usize = 4 * PIECE as usize;
 #[derive(Debug, Clone)]
 pub(super) struct Budget {
     free: Arc<Semaphore>,
-    all: usize,
+    /// What is free of the parts that large calls may take, and attachments.
+    for_large: Arc<Semaphore>,
+    for_transfers: Arc<Semaphore>,
+    large: usize,
+    transfers: usize,
     patience: Duration,
 }
 
 /// A part of the budget, until it is dropped.
 #[derive(Debug)]
-pub(super) struct Reserved(Mutex<OwnedSemaphorePermit>);
+pub(super) struct Reserved(Mutex<Vec<OwnedSemaphorePermit>>);
 
 impl Budget {
     pub(super) fn new(bytes: usize) -> Self {
         let units = bytes.div_ceil(UNIT).clamp(1, u32::MAX as usize).min(Semaphore::MAX_PERMITS);
-        Self { free: Arc::new(Semaphore::new(units)), all: units, patience: PATIENCE }
+        let (large, transfers) = (units - units / FOR_LITTLE, units.div_ceil(FOR_TRANSFERS));
+        let [free, for_large, for_transfers] = [units, large, transfers].map(|units| Arc::new(Semaphore::new(units)));
+        Self { free, for_large, for_transfers, large, transfers, patience: PATIENCE }
     }
 
-    /// So many bytes, or all that there are: a single request is never too large for the budget.
-    pub(super) async fn reserve(&self, bytes: usize) -> Result<Arc<Reserved>, Problem> {
-        let units = bytes.div_ceil(UNIT).min(self.all);
-        let units = u32::try_from(units).unwrap_or(u32::MAX);
-        let reserved = tokio::time::timeout(self.patience, self.free.clone().acquire_many_owned(units)).await;
-        match reserved {
-            Ok(Ok(permit)) => Ok(Arc::new(Reserved(Mutex::new(permit)))),
+    /// So many bytes, or all of its part: a single request is never too large for the budget.
+    pub(super) async fn reserve(&self, needs: Needs) -> Result<Arc<Reserved>, Problem> {
+        let (bytes, parts) = match needs {
+            Needs::Nothing => (0, &[][..]),
+            Needs::Call(bytes @ 0..=LITTLE) => (bytes, &[&self.free][..]),
+            Needs::Call(bytes) => (bytes, &[&self.for_large, &self.free][..]),
+            Needs::Transfer(bytes) => (bytes, &[&self.for_transfers, &self.for_large, &self.free][..]),
+        };
+        let most = if parts.len() > 2 { self.transfers } else { self.large };
+        let units = u32::try_from(bytes.div_ceil(UNIT).min(most)).unwrap_or(u32::MAX);
+        let reserve = async {
+            let mut permits = Vec::with_capacity(parts.len());
+            for part in parts {
+                permits.push(Arc::clone(part).acquire_many_owned(units).await?);
+            }
+            Ok::<_, AcquireError>(permits)
+        };
+        match tokio::time::timeout(self.patience, reserve).await {
+            Ok(Ok(permits)) => Ok(Arc::new(Reserved(Mutex::new(permits)))),
             _ => Err(Problem::overloaded("requests under way hold all bytes that may be in flight")),
         }
     }
@@ -73,30 +95,44 @@ impl Budget {
 impl Reserved {
     /// Gives back all but so many bytes.
     pub(super) fn shrink(&self, bytes: usize) {
-        let mut permit = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let spare = permit.num_permits().saturating_sub(bytes.div_ceil(UNIT));
-        drop(permit.split(spare));
+        for permit in self.0.lock().unwrap_or_else(PoisonError::into_inner).iter_mut() {
+            let spare = permit.num_permits().saturating_sub(bytes.div_ceil(UNIT));
+            drop(permit.split(spare));
+        }
     }
 }
 
-/// Bytes that a request may hold, and its answer.
-pub(super) fn needs<B: HttpBody>(request: &Request<B>, limits: &Limits) -> usize {
+/// What a request may hold, and its answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Needs {
+    Nothing,
+    /// So many bytes, for as long as a call takes.
+    Call(usize),
+    /// So many bytes at one time of an attachment, as long as its client sends or takes them.
+    Transfer(usize),
+}
+
+/// What this request needs.
+pub(super) fn needs<B: HttpBody>(request: &Request<B>, limits: &Limits) -> Needs {
     let path = request.uri().path();
     if !path.starts_with("/api/v1/") || path == "/api/v1/openapi.json" || path == "/api/v1/health" {
-        return 0;
+        return Needs::Nothing;
     }
     let last = path.rsplit('/').next().unwrap_or_default();
     let of_one = |collection: &str| path.rsplit('/').nth(1) == Some(collection);
-    let answer = match *request.method() {
+    let body = body(request, limits);
+    // HEAD reads what GET shows.
+    let method = if request.method() == Method::HEAD { &Method::GET } else { request.method() };
+    match *method {
         // A stream of events lasts: it reserves for each piece of itself (`events.rs`).
-        _ if last == "events" || of_one("events") => return 0,
+        _ if last == "events" || of_one("events") => Needs::Nothing,
         // So may a wait for the end of a run.
-        Method::GET if of_one("runs") => LITTLE / 16,
-        Method::GET if of_one("attachments") => PASSING,
-        Method::GET => PAGE,
-        _ => LITTLE,
-    };
-    answer.max(body(request, limits))
+        Method::GET if of_one("runs") => Needs::Call(body.max(LITTLE / 16)),
+        Method::GET if of_one("attachments") => Needs::Transfer(body.max(PASSING)),
+        Method::GET => Needs::Call(body.max(PAGE)),
+        _ if passes_through(request) => Needs::Transfer(body.max(LITTLE)),
+        _ => Needs::Call(body.max(LITTLE)),
+    }
 }
 
 fn body<B: HttpBody>(request: &Request<B>, limits: &Limits) -> usize {
@@ -156,15 +192,30 @@ mod tests {
     #[tokio::test]
     async fn what_does_not_fit_waits_a_moment_and_is_refused() {
         let budget = Budget { patience: Duration::ZERO, ..Budget::new(10 * UNIT) };
-        let first = budget.reserve(8 * UNIT).await.unwrap();
-        assert_eq!(budget.reserve(3 * UNIT).await.unwrap_err().status, 503);
+        let first = budget.reserve(Needs::Call(8 * UNIT)).await.unwrap();
+        assert_eq!(budget.reserve(Needs::Call(3 * UNIT)).await.unwrap_err().status, 503);
         first.shrink(7 * UNIT);
-        let second = budget.reserve(3 * UNIT).await.unwrap();
+        let second = budget.reserve(Needs::Call(3 * UNIT)).await.unwrap();
         drop((first, second));
         let budget = Budget { patience: Duration::from_secs(60), ..budget };
-        let all = budget.reserve(usize::MAX).await.unwrap();
-        let (waited, ()) = tokio::join!(budget.reserve(1), async { drop(all) });
+        let all = budget.reserve(Needs::Call(usize::MAX)).await.unwrap();
+        let (waited, ()) = tokio::join!(budget.reserve(Needs::Call(1)), async { drop(all) });
         assert!(waited.is_ok(), "there is room again");
+    }
+
+    #[tokio::test]
+    async fn slow_clients_leave_room_for_calls_and_large_calls_for_small_ones() {
+        let budget = Budget { patience: Duration::ZERO, ..Budget::new(16 << 20) };
+        let all = async |needs: Needs| {
+            let reserved = futures_util::future::join_all((0..16).map(|_| budget.reserve(needs))).await;
+            reserved.into_iter().filter_map(Result::ok).collect::<Vec<_>>()
+        };
+        let transfers = all(Needs::Transfer(1 << 20)).await;
+        let large = all(Needs::Call(1 << 20)).await;
+        let small = all(Needs::Call(LITTLE)).await;
+        assert_eq!([transfers.len(), large.len(), small.len()], [8, 7, 16]);
+        assert!(budget.reserve(Needs::Call(1)).await.is_err(), "no more than there is");
+        assert!(budget.reserve(Needs::Nothing).await.is_ok());
     }
 
     #[test]
@@ -174,25 +225,29 @@ mod tests {
             let request = Request::builder().method(method).uri(path).header("content-type", kind);
             super::needs(&request.body(Body::from(vec![b'x'; bytes])).unwrap(), &limits)
         };
-        for (path, bytes) in [
-            ("/health", 0),
-            ("/api/v1/sessions", PAGE),
-            ("/api/v1/sessions/s/messages?limit=1", PAGE),
-            ("/api/v1/sessions/s/events", 0),
-            ("/api/v1/events", 0),
-            ("/api/v1/runs/r", LITTLE / 16),
-            ("/api/v1/sessions/s/attachments/a", PASSING),
+        for (path, needed) in [
+            ("/health", Needs::Nothing),
+            ("/api/v1/sessions", Needs::Call(PAGE)),
+            ("/api/v1/sessions/s/messages?limit=1", Needs::Call(PAGE)),
+            ("/api/v1/sessions/s/events", Needs::Nothing),
+            ("/api/v1/events", Needs::Nothing),
+            ("/api/v1/runs/r", Needs::Call(LITTLE / 16)),
+            ("/api/v1/sessions/s/attachments/a", Needs::Transfer(PASSING)),
         ] {
-            assert_eq!(needs(Method::GET, path, 0, ""), bytes, "{path}");
+            assert_eq!(needs(Method::GET, path, 0, ""), needed, "{path}");
         }
+        assert_eq!(needs(Method::HEAD, "/api/v1/sessions", 0, ""), Needs::Call(PAGE));
         let json = "application/json";
-        assert_eq!(needs(Method::POST, "/api/v1/sessions/s/messages", 5 << 20, json), 5 << 20);
-        assert_eq!(needs(Method::POST, "/api/v1/sessions/s/messages", 50 << 20, json), limits.body);
-        assert_eq!(needs(Method::POST, "/api/v1/sessions/s/attachments", 9 << 20, "image/png"), PASSING);
-        assert_eq!(needs(Method::POST, "/api/v1/sessions/s/attachments", 9 << 20, json), 9 << 20);
-        assert_eq!(needs(Method::POST, "/api/v1/sessions/s/close", 0, ""), LITTLE);
+        assert_eq!(needs(Method::POST, "/api/v1/sessions/s/messages", 5 << 20, json), Needs::Call(5 << 20));
+        assert_eq!(needs(Method::POST, "/api/v1/sessions/s/messages", 50 << 20, json), Needs::Call(limits.body));
+        assert_eq!(
+            needs(Method::POST, "/api/v1/sessions/s/attachments", 9 << 20, "image/png"),
+            Needs::Transfer(PASSING)
+        );
+        assert_eq!(needs(Method::POST, "/api/v1/sessions/s/attachments", 9 << 20, json), Needs::Call(9 << 20));
+        assert_eq!(needs(Method::POST, "/api/v1/sessions/s/close", 0, ""), Needs::Call(LITTLE));
         let chunked = Request::post("/api/v1/sessions")
             .body(Body::from_stream(futures_util::stream::empty::<Result<Bytes, axum::Error>>()));
-        assert_eq!(super::needs(&chunked.unwrap(), &limits), limits.body);
+        assert_eq!(super::needs(&chunked.unwrap(), &limits), Needs::Call(limits.body));
     }
 }

@@ -305,7 +305,7 @@ pub(super) async fn send(
         if message.content.is_empty() {
             return Err(Problem::invalid("message", "not blank"));
         }
-        message.check(&first.limits).map_err(|_| Problem::invalid("message", "a message's text, without NUL"))?;
+        message.check(&first.limits).map_err(|invalid| Problem::of_text("message", &invalid))?;
         let text = message.content.clone();
         let send = Send { message, auto_run, interrupt: interrupt_running };
         let sent = children::send(&first.runs, &at.id, &at.child, send, claim).await?;

@@ -79,6 +79,9 @@ pub(super) struct CleanupBody {
     /// Only say what would be removed.
     #[serde(default)]
     dry_run: bool,
+    /// The id of its receipt, by which it can be looked at and cancelled while it goes on; one is made where none is brought.
+    #[serde(default)]
+    receipt_id: Option<ReceiptId>,
 }
 
 impl CleanupBody {
@@ -115,6 +118,7 @@ impl CleanupBody {
             keep_archived: self.keep_archived.unwrap_or(!names_archived),
             inactive_before: self.inactive_before,
             dry_run: self.dry_run,
+            receipt_id: self.receipt_id,
         };
         cleanup.check()?;
         Ok(cleanup)

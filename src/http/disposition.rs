@@ -10,28 +10,39 @@ const AS_IT_IS: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b
 #[derive(Debug)]
 pub(super) struct Malformed;
 
-/// The name in `attachment; filename="…"`, or in its `filename*`, which goes before it.
+/// The name in `attachment; filename="…"`, or in its `filename*`, which goes before it where it can be read.
 pub(super) fn filename(value: &HeaderValue) -> Result<Option<String>, Malformed> {
-    let value = std::str::from_utf8(value.as_bytes()).map_err(|_| Malformed)?;
+    // What is not UTF-8 is Latin-1, as header fields once were.
+    let value = std::str::from_utf8(value.as_bytes()).map_or_else(|_| latin_1(value.as_bytes()), str::to_owned);
     let (mut plain, mut extended) = (None, None);
-    for (name, value) in parameters(value).ok_or(Malformed)? {
+    for (name, value) in parameters(&value).ok_or(Malformed)? {
         match name.as_str() {
             "filename" => plain = Some(value),
-            "filename*" => extended = Some(in_utf8(&value).ok_or(Malformed)?),
+            "filename*" => extended = Some(decoded(&value)),
             _ => {}
         }
     }
-    Ok(extended.or(plain))
+    match extended {
+        Some(Some(name)) => Ok(Some(name)),
+        Some(None) if plain.is_none() => Err(Malformed),
+        _ => Ok(plain),
+    }
 }
 
-/// `UTF-8'language'percent-encoded`.
-fn in_utf8(value: &str) -> Option<String> {
+/// `charset'language'percent-encoded`, in UTF-8 or Latin-1.
+fn decoded(value: &str) -> Option<String> {
     let mut parts = value.splitn(3, '\'');
     let (charset, _language, text) = (parts.next()?, parts.next()?, parts.next()?);
-    match charset.eq_ignore_ascii_case("utf-8") {
-        true => percent_decode_str(text).decode_utf8().ok().map(Into::into),
-        false => None,
+    let bytes = percent_decode_str(text);
+    match charset.to_ascii_lowercase().as_str() {
+        "utf-8" => bytes.decode_utf8().ok().map(Into::into),
+        "iso-8859-1" => Some(latin_1(&bytes.collect::<Vec<u8>>())),
+        _ => None,
     }
+}
+
+fn latin_1(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| char::from(*byte)).collect()
 }
 
 /// A header's parameters, names in lower case, values without their quotes.
@@ -94,6 +105,13 @@ mod tests {
         assert_eq!(read("attachment; filename=a.png"), Ok(Some("a.png".into())));
         assert_eq!(read(r#"attachment; FileName="a \"b\"; c.png" ; x=y"#), Ok(Some("a \"b\"; c.png".into())));
         assert_eq!(read("attachment; filename=x; filename*=utf-8'en'na%C3%AFve"), Ok(Some("naïve".into())));
+        assert_eq!(read("attachment; filename=a.txt; filename*=ISO-8859-1''na%EFve.txt"), Ok(Some("naïve.txt".into())));
+        for broken in ["UTF-8''%FF", "x", "latin-9''a", ""] {
+            let value = format!("attachment; filename=\"good.txt\"; filename*={broken}");
+            assert_eq!(read(&value), Ok(Some("good.txt".into())), "{broken}");
+        }
+        let latin = HeaderValue::from_bytes(b"attachment; filename=\"na\xefve.txt\"").unwrap();
+        assert_eq!(filename(&latin).unwrap(), Some("naïve.txt".into()));
         for bad in ["attachment; filename", "attachment; filename=\"a", "attachment; filename*=latin-1''a"] {
             assert_eq!(read(bad), Err(()), "{bad}");
         }

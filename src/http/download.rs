@@ -19,7 +19,7 @@ use axum::{
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, TryStreamExt, stream};
 
-use super::{App, disposition, error::Problem};
+use super::{App, disposition, error::Problem, extract::describe_header};
 use crate::{
     model::{Attachment, AttachmentId, SessionId},
     repository::SessionRepository,
@@ -45,7 +45,17 @@ impl FromRequestParts<App> for Wanted {
     }
 }
 
-impl OperationInput for Wanted {}
+impl OperationInput for Wanted {
+    fn operation_input(ctx: &mut GenContext, operation: &mut openapi::Operation) {
+        for (name, meaning) in [
+            ("Range", "One part, such as `bytes=0-99` or `bytes=-100`. Several parts, or other units, are as none."),
+            ("If-Range", "The `ETag` that the part belongs to; if the attachment has another one, all of it is sent."),
+            ("If-None-Match", "ETags that you have: 304 if the attachment has one of them."),
+        ] {
+            describe_header(ctx, operation, name, meaning);
+        }
+    }
+}
 
 impl Wanted {
     /// What of an attachment is sent. Fails with 416 when it has no such range.
@@ -180,15 +190,19 @@ impl OperationOutput for Download {
 
     fn inferred_responses(_: &mut GenContext, _: &mut openapi::Operation) -> Vec<(Option<u16>, openapi::Response)> {
         let said = |description: &str| openapi::Response { description: description.into(), ..Default::default() };
-        let sent = |description| {
-            let mut response = said(description);
-            response.content.insert("*/*".into(), MediaType::default());
-            response
-        };
+        let sent = |description| openapi::Response { content: any_bytes(), ..said(description) };
         vec![
             (Some(200), sent("The bytes.")),
             (Some(206), sent("The part that `Range` asks for.")),
-            (Some(304), said("The bytes that the client has.")),
+            (Some(304), said("The client has the bytes.")),
         ]
     }
+}
+
+/// Bytes of any type. Generators know the first name; the second one says what the type can be.
+pub(super) fn any_bytes() -> openapi::Content {
+    let schema = schemars::json_schema!({ "type": "string", "format": "binary" });
+    let schema = openapi::SchemaObject { json_schema: schema, external_docs: None, example: None };
+    let bytes = MediaType { schema: Some(schema), ..MediaType::default() };
+    [("application/octet-stream".to_owned(), bytes.clone()), ("*/*".to_owned(), bytes)].into_iter().collect()
 }

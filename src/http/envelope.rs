@@ -25,7 +25,7 @@ use tracing::Instrument;
 
 use super::{
     access::{Access, Caller},
-    budget::{self, Budget},
+    budget::{self, Budget, Needs},
     error::Problem,
     extract,
 };
@@ -63,14 +63,14 @@ impl Api {
 
     /// What panics fails alone.
     async fn let_through(self, request: Request, trust: impl FnOnce()) -> Response {
-        match self.access.check(request.uri().path(), request.headers()) {
+        match self.access.check(request.uri(), request.headers()) {
             Ok(Caller::User) => trust(),
             Ok(Caller::Stranger) => {}
             Err(problem) => return problem.into_response(),
         }
         match budget::needs(&request, &self.limits) {
-            0 => routed(self.routes, request).await,
-            bytes => match self.bytes.reserve(bytes).await {
+            Needs::Nothing => routed(self.routes, request).await,
+            needs => match self.bytes.reserve(needs).await {
                 Ok(reserved) => budget::holding(reserved, routed(self.routes, request)).await,
                 Err(problem) => {
                     extract::pass_over(&mut request.into_body()).await;

@@ -10,9 +10,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::document;
 use crate::{
     lifecycle::WorktreeError,
-    model::{ClockOutOfRange, Invalid},
+    model::{AtRisk, ClockOutOfRange, Invalid},
     runs, storage, worktree,
 };
 
@@ -41,10 +42,52 @@ pub(super) struct Problem {
     /// The request's id, also in the server's log.
     #[serde(default)]
     request_id: String,
-    /// What else there is to say: the session's id, the current version, the limit.
+    /// What else there is to say.
     #[serde(flatten)]
-    #[schemars(skip)]
+    #[schemars(with = "More")]
     more: Map<String, Value>,
+}
+
+/// What errors say besides, by their codes.
+#[derive(JsonSchema)]
+#[expect(dead_code, reason = "described, and written field by field")]
+struct More {
+    /// The session that it is about.
+    session_id: Option<String>,
+    /// The parent that the child has.
+    parent_session_id: Option<String>,
+    /// The message that it is about.
+    message_id: Option<String>,
+    /// The attachment that it is about.
+    attachment_id: Option<String>,
+    /// The run that it is about.
+    run_id: Option<String>,
+    /// The receipt that it is about.
+    receipt_id: Option<String>,
+    /// The current version, of `version_conflict`.
+    version: Option<i64>,
+    /// The current last `seq`, of `version_conflict`.
+    last_seq: Option<i64>,
+    /// Bytes that are taken at most, of `payload_too_large`.
+    limit: Option<u64>,
+    /// Bytes that there are, of `range_not_satisfiable`.
+    size: Option<u64>,
+    /// The answers that the question takes.
+    options: Option<Vec<String>>,
+    /// The mode of cleanup that there is not.
+    mode: Option<String>,
+    /// The worktree's directory.
+    path: Option<String>,
+    /// The branch that is in use.
+    branch: Option<String>,
+    /// What kinds of work are at risk, of `work_at_risk`.
+    checks: Option<Vec<String>>,
+    /// The work at risk, of `work_at_risk`.
+    at_risk: Option<AtRisk>,
+    /// False, of calls of the original.
+    success: Option<bool>,
+    /// The error in words, of calls of the original.
+    message: Option<String>,
 }
 
 impl Problem {
@@ -81,8 +124,16 @@ impl Problem {
     }
 
     pub(super) fn too_large(limit: usize) -> Self {
-        let detail = format!("the body has more than {limit} bytes");
+        let detail = format!("more than {limit} bytes");
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "payload_too_large", "Payload too large", detail).with("limit", limit)
+    }
+
+    /// A text that becomes a message, and cannot be one: what is wrong is said of the field that it came in.
+    pub(super) fn of_text(param: &str, invalid: &Invalid) -> Self {
+        match invalid.limit {
+            Some(limit) => Self::too_large(limit).about(param),
+            None => Self::invalid(param, "a message's text, without NUL"),
+        }
     }
 
     /// Others hold what it needs.
@@ -160,6 +211,7 @@ impl Problem {
 
     /// The answer, with its body.
     pub(super) fn render(mut self, request_id: &str) -> Response {
+        document::check(self.status, &self.code);
         self.request_id = request_id.into();
         let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let mut headers = HeaderMap::new();
@@ -208,24 +260,22 @@ impl IntoResponse for Problem {
     }
 }
 
+/// Which errors a call has, and under which statuses, is said by `document/`.
 impl OperationOutput for Problem {
     type Inner = Self;
 
-    fn operation_response(ctx: &mut GenContext, _: &mut openapi::Operation) -> Option<openapi::Response> {
-        Some(super::extract::response_of::<Self>(ctx, "What went wrong.", "application/problem+json"))
-    }
-
-    fn inferred_responses(
-        ctx: &mut GenContext,
-        operation: &mut openapi::Operation,
-    ) -> Vec<(Option<u16>, openapi::Response)> {
-        Self::operation_response(ctx, operation).into_iter().map(|response| (None, response)).collect()
+    fn inferred_responses(ctx: &mut GenContext, _: &mut openapi::Operation) -> Vec<(Option<u16>, openapi::Response)> {
+        let _ = ctx.schema.subschema_for::<Self>();
+        Vec::new()
     }
 }
 
 impl From<Invalid> for Problem {
     fn from(invalid: Invalid) -> Self {
         let detail = format!("{}: {}", invalid.param, invalid.reason);
+        if let Some(limit) = invalid.limit {
+            return Self { detail: shortened(detail), ..Self::too_large(limit).about(&shortened(invalid.param)) };
+        }
         let mut problem = Self::invalid(invalid.param, detail);
         if invalid.content {
             problem.status = 422;
@@ -245,6 +295,10 @@ impl From<runs::Error> for Problem {
                 Self::new(status, "executor_unavailable", "Executor unavailable", detail)
             }
             runs::Error::UnknownExecutor(_) => Self::invalid("executor", detail),
+            runs::Error::Displaced { session, run } => {
+                let problem = Self::new(StatusCode::CONFLICT, "session_busy", "Session is currently running", detail);
+                problem.with("session_id", session.as_str()).with("run_id", run.as_str())
+            }
             runs::Error::Storage(error) => error.into(),
         }
     }
@@ -325,6 +379,7 @@ impl From<storage::Error> for Problem {
             E::ReceiptNotFound(id) => {
                 not_found("receipt_not_found", "Receipt not found").with("receipt_id", id.as_str())
             }
+            E::ReceiptExists(id) => conflict("receipt_exists", "Receipt exists").with("receipt_id", id.as_str()),
             E::BackendNotFound(_) => not_found("not_found", "Backend not found"),
             E::RunNotFound(id) => not_found("run_not_found", "Run not found").with("run_id", id.as_str()),
             E::RunExists(id) => conflict("run_exists", "Run exists").with("run_id", id.as_str()),
@@ -364,6 +419,10 @@ impl From<storage::Error> for Problem {
             }
             // Logged once, when it happened.
             E::Stopped(_) => of(StatusCode::SERVICE_UNAVAILABLE, "storage_busy", "Storage unavailable"),
+            E::Closed(reason) => {
+                tracing::error!(reason, "storage failed");
+                Self::of_status(StatusCode::INTERNAL_SERVER_ERROR)
+            }
             E::Failed(reason) => {
                 tracing::error!(%reason, "storage failed");
                 Self::of_status(StatusCode::INTERNAL_SERVER_ERROR)

@@ -6,11 +6,7 @@ use std::{
     time::Duration,
 };
 
-use aide::{
-    OperationInput, OperationOutput,
-    generate::GenContext,
-    openapi::{self, MediaType},
-};
+use aide::{OperationInput, OperationOutput, generate::GenContext, openapi};
 use axum::{
     body::Body,
     extract::{FromRequestParts, State},
@@ -20,15 +16,16 @@ use axum::{
 use bytes::Bytes;
 use futures_util::{Stream, stream};
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer, de::Error as _};
 use serde_json::json;
 use tokio::sync::broadcast::{Receiver, error::RecvError};
 
 use super::{
     App,
-    budget::Reserved,
+    budget::{Needs, Reserved},
+    document::may_fail,
     error::Problem,
-    extract::{Path, Query, describe_header},
+    extract::{Path, Query, describe_header, response_of},
     sessions::InSession,
 };
 use crate::{
@@ -51,8 +48,12 @@ const TREE: i64 = 1000;
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct FeedQuery {
-    /// The `id` of the last event that was seen: a number, or `<number>-<epoch>`.
+    /// The `id` of the last event that was received: a number, or `<number>-<epoch>`. Empty is as absent.
+    #[serde(default, deserialize_with = "or_empty")]
     after: Option<InEpoch>,
+    /// The same, as clients name it that cannot set headers.
+    #[serde(default, rename = "lastEventId", deserialize_with = "or_empty")]
+    last_event_id: Option<InEpoch>,
 }
 
 /// What of a session's tree, and where to go on.
@@ -62,8 +63,21 @@ pub(super) struct EventsQuery {
     /// Also what happens below the session.
     #[serde(default)]
     tree: bool,
-    /// The `id` of the last event that was seen: a number, or `<number>-<epoch>`.
+    /// The `id` of the last event that was received: a number, or `<number>-<epoch>`. Empty is as absent.
+    #[serde(default, deserialize_with = "or_empty")]
     after: Option<InEpoch>,
+    /// The same, as clients name it that cannot set headers.
+    #[serde(default, rename = "lastEventId", deserialize_with = "or_empty")]
+    last_event_id: Option<InEpoch>,
+}
+
+/// An id, or an empty text for none.
+fn or_empty<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Option<InEpoch>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    match text.trim() {
+        "" => Ok(None),
+        id => id.parse().map(Some).map_err(|_| D::Error::custom("not the id of an event, such as 17 or 17-2")),
+    }
 }
 
 /// `Last-Event-ID`, if it is there.
@@ -73,15 +87,19 @@ impl FromRequestParts<App> for LastEventId {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _: &App) -> std::result::Result<Self, Problem> {
-        let Some(value) = parts.headers.get("last-event-id") else { return Ok(Self(None)) };
-        let id = value.to_str().ok().and_then(|id| id.trim().parse().ok());
+        let value = parts.headers.get("last-event-id").map(|value| value.to_str().unwrap_or("?").trim());
+        // Clients that have seen no event send an empty one.
+        let Some(id) = value.filter(|id| !id.is_empty()) else { return Ok(Self(None)) };
+        let id = id.parse().ok();
         id.map(|id| Self(Some(id))).ok_or_else(|| Problem::invalid("Last-Event-ID", "the number of an event"))
     }
 }
 
 impl OperationInput for LastEventId {
     fn operation_input(ctx: &mut GenContext, operation: &mut openapi::Operation) {
-        describe_header(ctx, operation, "Last-Event-ID", "The `id` of the last event that was seen.");
+        let meaning = "The `id` of the last event that was received. Empty is as absent. Wins over `after`.";
+        describe_header(ctx, operation, "Last-Event-ID", meaning);
+        may_fail(operation, &["invalid_request"]);
     }
 }
 
@@ -90,7 +108,7 @@ pub(super) async fn all(
     Query(query): Query<FeedQuery>,
     LastEventId(last): LastEventId,
 ) -> std::result::Result<Events, Problem> {
-    Ok(Events::new(&app, EventScope::All, last.or(query.after)))
+    Ok(Events::new(&app, EventScope::All, last.or(query.after).or(query.last_event_id)))
 }
 
 pub(super) async fn of_session(
@@ -103,7 +121,7 @@ pub(super) async fn of_session(
         true => EventScope::Tree(at.id.clone()),
         false => EventScope::Session(at.id.clone()),
     };
-    let after = last.or(query.after);
+    let after = last.or(query.after).or(query.last_event_id);
     match (app.repository.session(&at.id).await?, after) {
         (Some(_), _) => {}
         // Who was following it hears that it was deleted; for others there is no such session.
@@ -205,7 +223,7 @@ impl Events {
     /// Reads what is to be sent next, of about so many bytes. Where these cannot be had, the stream ends: its client
     /// comes back with the last number that it saw.
     async fn reading(&mut self, bytes: usize, read: impl AsyncFnOnce(&mut Self) -> Result<()>) -> Result<()> {
-        let Ok(reserved) = self.app.under_way.bytes.reserve(bytes).await else {
+        let Ok(reserved) = self.app.under_way.bytes.reserve(Needs::Call(bytes)).await else {
             self.mode = Mode::Ended;
             return Ok(());
         };
@@ -354,7 +372,7 @@ impl IntoResponse for Events {
 pub(super) fn streamed(events: Body) -> Response {
     let headers = [
         (header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream")),
-        (header::CACHE_CONTROL, HeaderValue::from_static("no-cache")),
+        (header::CACHE_CONTROL, HeaderValue::from_static("no-cache, no-transform")),
         // A proxy that gathers answers would hold events back.
         (header::HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no")),
     ];
@@ -364,10 +382,9 @@ pub(super) fn streamed(events: Body) -> Response {
 impl OperationOutput for Events {
     type Inner = Self;
 
-    fn inferred_responses(_: &mut GenContext, _: &mut openapi::Operation) -> Vec<(Option<u16>, openapi::Response)> {
-        let description = "Server-sent events. `id` is an event's number; each `data` is one line of JSON.";
-        let mut response = openapi::Response { description: description.into(), ..Default::default() };
-        response.content.insert("text/event-stream".into(), MediaType::default());
-        vec![(Some(200), response)]
+    fn inferred_responses(ctx: &mut GenContext, _: &mut openapi::Operation) -> Vec<(Option<u16>, openapi::Response)> {
+        let description = "Server-sent events. `id` is an event's number; each `data` is one line of JSON with `event`, \
+            `session_id`, `root_session_id`, `at` and fields of its own.";
+        vec![(Some(200), response_of::<String>(ctx, description, "text/event-stream"))]
     }
 }

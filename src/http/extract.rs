@@ -9,11 +9,7 @@ use std::{
     time::Duration,
 };
 
-use aide::{
-    OperationInput, OperationOutput,
-    generate::GenContext,
-    openapi::{self, MediaType, Parameter, ParameterData, ParameterSchemaOrContent, SchemaObject},
-};
+use aide::{OperationInput, OperationOutput, generate::GenContext, openapi};
 use axum::{
     body::{Body, HttpBody as _},
     extract::{FromRequest, FromRequestParts, OptionalFromRequest, RawPathParams, Request},
@@ -33,7 +29,8 @@ use serde::{
 
 use serde_json::value::RawValue;
 
-use super::{App, error::Problem};
+pub(super) use super::document::{describe_header, response_of};
+use super::{App, document::may_fail, error::Problem};
 use crate::{model::Limits, tasks};
 
 /// How long a body may take to arrive.
@@ -91,14 +88,28 @@ impl<T: DeserializeOwned + Send + 'static> OptionalFromRequest<App> for Json<T> 
     }
 }
 
+/// Refuses a body that was compressed.
+pub(super) fn check_encoding(headers: &HeaderMap) -> Result<(), Problem> {
+    let is_plain = |value: &HeaderValue| value.is_empty() || value.as_bytes().eq_ignore_ascii_case(b"identity");
+    match headers.get_all(header::CONTENT_ENCODING).iter().all(is_plain) {
+        true => Ok(()),
+        false => Err(unsupported("the body is sent as it is, without Content-Encoding")),
+    }
+}
+
+pub(super) fn unsupported(detail: &str) -> Problem {
+    let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+    Problem::new(status, "unsupported_media_type", "Unsupported media type", detail)
+}
+
 fn check_type(headers: &HeaderMap) -> Result<(), Problem> {
+    check_encoding(headers)?;
     let declared = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let essence = declared.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     if essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json")) {
         return Ok(());
     }
-    let detail = "the body is sent as application/json";
-    Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", "Unsupported media type", detail))
+    Err(unsupported("the body is sent as application/json"))
 }
 
 async fn read(request: Request, limit: usize) -> Result<Bytes, Problem> {
@@ -135,7 +146,7 @@ fn refused(error: serde_path_to_error::Error<serde_json::Error>) -> Problem {
     let named = reason.split('`').nth(1).filter(|_| reason.contains(" field `"));
     let param = match (path, named) {
         ("." | "", Some(field)) => field.to_owned(),
-        (path, Some(field)) if !path.ends_with(field) => format!("{path}.{field}"),
+        (path, Some(field)) if path.rsplit('.').next() != Some(field) => format!("{path}.{field}"),
         ("." | "", None) => String::new(),
         (path, _) => path.to_owned(),
     };
@@ -288,6 +299,8 @@ impl<'de> Visitor<'de> for NoDoubles<'_> {
 impl<T: JsonSchema> OperationInput for Json<T> {
     fn operation_input(ctx: &mut GenContext, operation: &mut openapi::Operation) {
         axum::Json::<T>::operation_input(ctx, operation);
+        let codes = ["invalid_request", "request_timeout", "payload_too_large", "unsupported_media_type"];
+        may_fail(operation, &codes);
     }
 }
 
@@ -310,6 +323,7 @@ impl<T: DeserializeOwned + Send> FromRequestParts<App> for Path<T> {
 impl<T: JsonSchema> OperationInput for Path<T> {
     fn operation_input(ctx: &mut GenContext, operation: &mut openapi::Operation) {
         axum::extract::Path::<T>::operation_input(ctx, operation);
+        may_fail(operation, &["invalid_request"]);
     }
 }
 
@@ -327,6 +341,7 @@ impl<T: DeserializeOwned> FromRequestParts<App> for Query<T> {
 impl<T: JsonSchema> OperationInput for Query<T> {
     fn operation_input(ctx: &mut GenContext, operation: &mut openapi::Operation) {
         axum::extract::Query::<T>::operation_input(ctx, operation);
+        may_fail(operation, &["invalid_request"]);
     }
 }
 
@@ -344,7 +359,11 @@ impl FromRequestParts<App> for NoQuery {
     }
 }
 
-impl OperationInput for NoQuery {}
+impl OperationInput for NoQuery {
+    fn operation_input(_: &mut GenContext, operation: &mut openapi::Operation) {
+        may_fail(operation, &["invalid_request"]);
+    }
+}
 
 pub(super) type Pairs = Vec<(String, String)>;
 
@@ -380,24 +399,6 @@ pub(super) fn parse<T: DeserializeOwned>(pairs: Pairs) -> Result<T, Problem> {
 
 fn form_urlencoded(bytes: &[u8]) -> form_urlencoded::Parse<'_> {
     form_urlencoded::parse(bytes)
-}
-
-/// Describes a header that a call takes.
-pub(super) fn describe_header(ctx: &mut GenContext, operation: &mut openapi::Operation, name: &str, description: &str) {
-    let schema = SchemaObject { json_schema: ctx.schema.subschema_for::<String>(), external_docs: None, example: None };
-    let parameter_data = ParameterData {
-        name: name.into(),
-        description: Some(description.into()),
-        required: false,
-        deprecated: None,
-        format: ParameterSchemaOrContent::Schema(schema),
-        example: None,
-        examples: Default::default(),
-        explode: None,
-        extensions: Default::default(),
-    };
-    let header = Parameter::Header { parameter_data, style: Default::default() };
-    operation.parameters.push(openapi::ReferenceOr::Item(header));
 }
 
 /// A JSON answer with its status, made from a value or from bytes that are JSON of that type.
@@ -451,7 +452,10 @@ impl<const STATUS: u16, T: JsonSchema> OperationOutput for Answer<STATUS, T> {
     type Inner = T;
 
     fn operation_response(ctx: &mut GenContext, _: &mut openapi::Operation) -> Option<openapi::Response> {
-        Some(response_of::<T>(ctx, "Done.", "application/json"))
+        let response = response_of::<T>(ctx, "", "application/json");
+        let description =
+            ctx.schema.definitions().get(&*T::schema_name()).and_then(|schema| schema["description"].as_str());
+        Some(openapi::Response { description: description.unwrap_or("The answer.").into(), ..response })
     }
 
     fn inferred_responses(
@@ -459,21 +463,5 @@ impl<const STATUS: u16, T: JsonSchema> OperationOutput for Answer<STATUS, T> {
         operation: &mut openapi::Operation,
     ) -> Vec<(Option<u16>, openapi::Response)> {
         Self::operation_response(ctx, operation).into_iter().map(|response| (Some(STATUS), response)).collect()
-    }
-}
-
-/// How a body of this type is described.
-pub(super) fn response_of<T: JsonSchema>(
-    ctx: &mut GenContext,
-    description: &str,
-    media_type: &str,
-) -> openapi::Response {
-    let schema = SchemaObject { json_schema: ctx.schema.subschema_for::<T>(), external_docs: None, example: None };
-    openapi::Response {
-        description: description.into(),
-        content: [(media_type.to_owned(), MediaType { schema: Some(schema), ..MediaType::default() })]
-            .into_iter()
-            .collect(),
-        ..openapi::Response::default()
     }
 }

@@ -21,6 +21,7 @@ use sha2::{Digest, Sha256};
 
 use super::{
     App,
+    document::may_fail,
     error::Problem,
     extract::{Answer, describe_header},
 };
@@ -79,6 +80,7 @@ impl OperationInput for Key {
         let meaning = "The same key and body, sent again within 24 hours, do nothing twice and get the same answer. A refusal \
             is kept only if waiting cannot change it: 409 `session_busy`, for example, is decided again.";
         describe_header(ctx, operation, "Idempotency-Key", meaning);
+        may_fail(operation, &["invalid_request", "idempotency_in_progress", "idempotency_key_reused"]);
     }
 }
 

@@ -12,6 +12,7 @@ use sha2::{Digest, Sha256};
 
 use super::{
     App,
+    document::may_fail,
     error::Problem,
     extract::{Pairs, Query, pairs, parse},
 };
@@ -88,6 +89,7 @@ impl<F: JsonSchema, P> OperationInput for Listing<F, P> {
     fn operation_input(ctx: &mut GenContext, operation: &mut openapi::Operation) {
         Query::<F>::operation_input(ctx, operation);
         Query::<PageOf>::operation_input(ctx, operation);
+        may_fail(operation, &["invalid_cursor"]);
     }
 }
 

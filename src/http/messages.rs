@@ -140,7 +140,8 @@ fn check(messages: &[NewMessage], app: &App) -> Result<(), Problem> {
         return Err(Problem::invalid("messages", format!("1 to {MANY} messages")));
     }
     for (place, message) in messages.iter().enumerate() {
-        message.check(&app.limits).map_err(|invalid| invalid.within(&format!("messages[{place}]")))?;
+        let checked = message.check_says_something().and_then(|()| message.check(&app.limits));
+        checked.map_err(|invalid| invalid.within(&format!("messages[{place}]")))?;
     }
     Ok(())
 }

@@ -159,7 +159,8 @@ pub(super) async fn respond(
     body: Json<RespondBody>,
 ) -> Result<Answer<200, RespondedBody>, Problem> {
     let RespondBody { response, model, model_ref, reasoning_effort } = body.value;
-    NewMessage::text(Role::Tool, &response).check(&app.limits).map_err(|_| Problem::invalid("response", "a text"))?;
+    let checked = NewMessage::text(Role::Tool, &response).check(&app.limits);
+    checked.map_err(|invalid| Problem::of_text("response", &invalid))?;
     found(&app, &at.id).await?;
     set_effort(&app, &at.id, reasoning_effort).await?;
     let model = model_ref.map(|named| named.model).or(model);

@@ -82,7 +82,7 @@ pub(super) async fn create(
     let work = move |claim| async move {
         let message = new.message.map(|text| NewMessage::text(Role::User, text));
         if let Some(message) = &message {
-            message.check(&first.limits).map_err(|_| Problem::invalid("message", "a message's text, without NUL"))?;
+            message.check(&first.limits).map_err(|invalid| Problem::of_text("message", &invalid))?;
         }
         let interrupt = new.on_busy == OnBusy::Interrupt;
         let start = Start { id: new.id, executor: new.executor, model: new.model, message, interrupt };
@@ -232,7 +232,8 @@ pub(super) async fn answer(
     body: Json<AnswerBody>,
 ) -> Result<Answer<200, AnsweredBody>, Problem> {
     let AnswerBody { response, tool_call_id } = body.value;
-    NewMessage::text(Role::Tool, &response).check(&app.limits).map_err(|_| Problem::invalid("response", "a text"))?;
+    let checked = NewMessage::text(Role::Tool, &response).check(&app.limits);
+    checked.map_err(|invalid| Problem::of_text("response", &invalid))?;
     if response.trim().is_empty() {
         return Err(Problem::invalid("response", "not blank"));
     }

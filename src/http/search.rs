@@ -16,6 +16,8 @@ pub(super) struct SearchBody {
     hits: Vec<SearchHit>,
     /// Whether the newest of all that matches was looked at alone. The next pages go on to the oldest.
     bounded: bool,
+    /// True if nothing has all the words of the query, and these hits have most of them.
+    relaxed: bool,
     next_cursor: Option<String>,
 }
 
@@ -24,7 +26,7 @@ pub(super) async fn search(
     list: Listing<SearchQuery, SearchPosition>,
 ) -> Result<Answer<200, SearchBody>, Problem> {
     list.filter.check()?;
-    let page = app.repository.search(&list.filter, list.after, list.limit).await?;
+    let page = app.repository.search(&list.filter, list.after.clone(), list.limit).await?;
     let next_cursor = list.cursor(page.next);
-    Ok(Answer::new(&SearchBody { hits: page.hits, bounded: page.bounded, next_cursor }))
+    Ok(Answer::new(&SearchBody { hits: page.hits, bounded: page.bounded, relaxed: page.relaxed, next_cursor }))
 }

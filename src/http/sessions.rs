@@ -1,8 +1,11 @@
 //! Sessions over HTTP.
 
+use std::convert::Infallible;
+
+use aide::{OperationInput, OperationOutput, generate::GenContext, openapi};
 use axum::{
-    extract::State,
-    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
+    extract::{FromRequestParts, State},
+    http::{HeaderName, HeaderValue, StatusCode, header, request::Parts},
     response::{IntoResponse, Response},
 };
 use schemars::JsonSchema;
@@ -12,7 +15,7 @@ use serde_json::Value;
 use super::{
     App,
     error::Problem,
-    extract::{Answer, Json, NoQuery, Path, Query},
+    extract::{Answer, Json, NoQuery, Path, Query, describe_header},
     idempotency::{Key, once},
     listing::{Listing, NoFilter},
     version::{IfMatch, IfNoneMatch, etag},
@@ -125,17 +128,16 @@ impl IntoResponse for NotModified {
     }
 }
 
-impl aide::OperationOutput for NotModified {
+impl OperationOutput for NotModified {
     type Inner = Problem;
 
     fn inferred_responses(
-        ctx: &mut aide::generate::GenContext,
-        operation: &mut aide::openapi::Operation,
-    ) -> Vec<(Option<u16>, aide::openapi::Response)> {
-        let still =
-            aide::openapi::Response { description: "The version that the client has.".into(), ..Default::default() };
+        ctx: &mut GenContext,
+        operation: &mut openapi::Operation,
+    ) -> Vec<(Option<u16>, openapi::Response)> {
+        let description = "The session still has a version that the client has.".into();
         let mut responses = Problem::inferred_responses(ctx, operation);
-        responses.push((Some(304), still));
+        responses.push((Some(304), openapi::Response { description, ..Default::default() }));
         responses
     }
 }
@@ -175,44 +177,75 @@ pub(super) async fn delete(
     Path(at): Path<InSession>,
     Query(query): Query<DeleteQuery>,
     IfMatch(if_match): IfMatch,
-    headers: HeaderMap,
+    preferred: Prefer,
 ) -> Result<Deleted, Problem> {
     let options = DeleteOptions { keep_pinned: !query.force, if_match, discard_worktree: query.discard_worktree };
     let receipt = lifecycle::delete(&app.runs, &app.worktrees, &at.id, options).await?;
-    let preferred = headers.get_all("prefer").iter().filter_map(|value| value.to_str().ok());
-    let wanted = preferred
-        .flat_map(|value| value.split(','))
-        .filter_map(|wish| wish.split(';').next())
-        .any(|wish| wish.trim().eq_ignore_ascii_case("return=representation"));
-    Ok(Deleted(wanted.then_some(receipt)))
+    Ok(Deleted { receipt, preferred })
 }
 
-/// A deletion: with the receipt where the client prefers to have it.
-pub(super) struct Deleted(Option<DeleteReceipt>);
+/// Whether the client prefers an answer with a body or without one (RFC 7240).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Prefer {
+    Nothing,
+    Representation,
+    Minimal,
+}
+
+impl FromRequestParts<App> for Prefer {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &App) -> Result<Self, Infallible> {
+        let lines = parts.headers.get_all("prefer").iter().filter_map(|value| value.to_str().ok());
+        let mut wishes =
+            lines.flat_map(|line| line.split(',')).filter_map(|wish| wish.split(';').next()).map(str::trim);
+        let known = |wish: &str| match wish.to_ascii_lowercase().as_str() {
+            "return=representation" => Some(Self::Representation),
+            "return=minimal" => Some(Self::Minimal),
+            _ => None,
+        };
+        // The first one counts.
+        Ok(wishes.find_map(known).unwrap_or(Self::Nothing))
+    }
+}
+
+impl OperationInput for Prefer {
+    fn operation_input(ctx: &mut GenContext, operation: &mut openapi::Operation) {
+        let meaning =
+            "`return=minimal` asks for 204 without a body; `return=representation`, the default, for the receipt.";
+        describe_header(ctx, operation, "Prefer", meaning);
+    }
+}
+
+/// A deletion: with its receipt, unless the client prefers to have none.
+pub(super) struct Deleted {
+    receipt: DeleteReceipt,
+    preferred: Prefer,
+}
 
 impl IntoResponse for Deleted {
     fn into_response(self) -> Response {
-        let applied =
-            (HeaderName::from_static("preference-applied"), HeaderValue::from_static("return=representation"));
-        match self.0 {
-            Some(receipt) => Answer::<200, _>::new(&receipt).with(applied).into_response(),
-            None => StatusCode::OK.into_response(),
+        let applied = |wish| (HeaderName::from_static("preference-applied"), HeaderValue::from_static(wish));
+        match self.preferred {
+            Prefer::Nothing => Answer::<200, _>::new(&self.receipt).into_response(),
+            Prefer::Representation => {
+                Answer::<200, _>::new(&self.receipt).with(applied("return=representation")).into_response()
+            }
+            Prefer::Minimal => (StatusCode::NO_CONTENT, [applied("return=minimal")]).into_response(),
         }
     }
 }
 
-impl aide::OperationOutput for Deleted {
+impl OperationOutput for Deleted {
     type Inner = DeleteReceipt;
 
     fn inferred_responses(
-        ctx: &mut aide::generate::GenContext,
-        operation: &mut aide::openapi::Operation,
-    ) -> Vec<(Option<u16>, aide::openapi::Response)> {
+        ctx: &mut GenContext,
+        operation: &mut openapi::Operation,
+    ) -> Vec<(Option<u16>, openapi::Response)> {
         let mut responses = Answer::<200, DeleteReceipt>::inferred_responses(ctx, operation);
-        for (_, response) in &mut responses {
-            response.description =
-                "Deleted. The receipt comes with `Prefer: return=representation`, else nothing.".into();
-        }
+        let description = "Deleted, and the client prefers to have no body.".into();
+        responses.push((Some(204), openapi::Response { description, ..Default::default() }));
         responses
     }
 }

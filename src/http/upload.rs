@@ -5,7 +5,7 @@ use std::time::Duration;
 use aide::{
     OperationInput,
     generate::GenContext,
-    openapi::{MediaType, Operation, ReferenceOr},
+    openapi::{Operation, ReferenceOr},
 };
 use axum::{
     body::{Body, HttpBody as _},
@@ -23,8 +23,9 @@ use tokio::time::Instant;
 
 use super::{
     App, disposition,
+    download::any_bytes,
     error::Problem,
-    extract::{Json, Query, pass_over},
+    extract::{Json, Query, check_encoding, describe_header, pass_over, unsupported},
 };
 use crate::{
     storage::{Source, SourceError},
@@ -94,21 +95,13 @@ fn declared(headers: &HeaderMap) -> Result<Option<Mime>, Problem> {
     value.to_str().ok().and_then(|value| value.parse().ok()).map(Some).ok_or_else(|| unsupported("not a media type"))
 }
 
-fn unsupported(detail: &str) -> Problem {
-    let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
-    Problem::new(status, "unsupported_media_type", "Unsupported media type", detail)
-}
-
 /// What clients send that did not mean to send a file is refused, rather than stored.
 fn check_raw(headers: &HeaderMap, declared: Option<&Mime>) -> Result<(), Problem> {
     match declared.map(Mime::essence_str) {
         Some("multipart/form-data" | "application/x-www-form-urlencoded") => {
             Err(unsupported("a form is no attachment: send the file as the body, with its own Content-Type"))
         }
-        _ if headers.contains_key(header::CONTENT_ENCODING) => {
-            Err(unsupported("the bytes are stored as they come: send them without Content-Encoding"))
-        }
-        _ => Ok(()),
+        _ => check_encoding(headers),
     }
 }
 
@@ -197,6 +190,9 @@ impl OperationInput for Upload {
         Json::<InlineBody>::operation_input(ctx, operation);
         let Some(ReferenceOr::Item(body)) = &mut operation.request_body else { return };
         body.description = Some("The bytes with their own Content-Type, or JSON that holds them.".into());
-        body.content.insert("*/*".into(), MediaType::default());
+        body.content.extend(any_bytes());
+        let meaning = "The file's name, when the body is its bytes: `attachment; filename=\"a.png\"`, or `filename*` for \
+            names that are not ASCII.";
+        describe_header(ctx, operation, "Content-Disposition", meaning);
     }
 }

@@ -13,6 +13,7 @@ use axum::{
 
 use super::{
     App,
+    document::may_fail,
     error::Problem,
     extract::{Path, describe_header},
     sessions::InSession,
@@ -28,7 +29,8 @@ impl FromRequestParts<App> for IfMatch {
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
         let lines = parts.headers.get_all(header::IF_MATCH).iter().map(|value| value.to_str().unwrap_or_default());
         let tags: Vec<String> = lines.flat_map(|line| line.split(',')).map(|tag| tag.trim().to_owned()).collect();
-        let tags: Vec<&str> = tags.iter().map(String::as_str).collect();
+        // Proxies that compress answers weaken their tags: such a tag names the same version.
+        let tags: Vec<&str> = tags.iter().map(|tag| tag.strip_prefix("W/").unwrap_or(tag)).collect();
         let epoch = app.repository.epoch();
         let version = |tag: &str| version(tag, epoch);
         let is_tag =
@@ -58,8 +60,10 @@ impl OperationInput for IfMatch {
             ctx,
             operation,
             "If-Match",
-            "The version that the change is based on, as `ETag` gave it; of several, any.",
+            "ETag of the version that you read: if the session has another one by now, the change is refused with 412. If \
+             several are given, any may match. A weak tag counts as its strong twin. `*` matches every version.",
         );
+        may_fail(operation, &["invalid_request", "version_conflict"]);
     }
 }
 
@@ -82,7 +86,12 @@ impl FromRequestParts<App> for IfNoneMatch {
     }
 }
 
-impl OperationInput for IfNoneMatch {}
+impl OperationInput for IfNoneMatch {
+    fn operation_input(ctx: &mut GenContext, operation: &mut openapi::Operation) {
+        let meaning = "ETags of the versions that you have: 304 if the session still has one of them.";
+        describe_header(ctx, operation, "If-None-Match", meaning);
+    }
+}
 
 impl IfNoneMatch {
     /// Whether it names this version.

@@ -1,13 +1,18 @@
 //! Cleanups: each step marks whole trees in one transaction; what ran in them is stopped, and what was outside of the
 //! database is torn down, before the next.
 
+use std::time::Duration;
+
 use super::teardown;
 use crate::{
     model::{Cleanup, CleanupReceipt, RECEIPT_IDS, ReceiptId},
     runs::Runs,
-    storage::{Result, Storage},
+    storage::{Error, Result, Storage},
     worktree::Worktrees,
 };
+
+/// After which time a step is tried again that found the database locked.
+const RETRY: Duration = Duration::from_millis(500);
 
 /// Deletes what a cleanup names, stops what ran there and tears down what was outside. Answers when all of it is done, the
 /// cleanup was cancelled, or the server stops; a client that leaves stops nothing. One that fails is stopped: what it had
@@ -46,6 +51,11 @@ async fn carry_on(runs: &Runs, worktrees: &Worktrees, id: &ReceiptId) -> Result<
         let step = match runs.repository().continue_cleanup(id).await {
             Ok(Some(step)) => step,
             Ok(None) => break,
+            // Another process has the lock.
+            Err(Error::Busy(_)) => {
+                tokio::time::sleep(RETRY).await;
+                continue;
+            }
             Err(error) => {
                 if let Err(error) = runs.repository().stop_cleanup(id).await {
                     tracing::warn!(%error, receipt = %id, "a cleanup that failed is resumed at the next start");

@@ -85,9 +85,7 @@ fn checked(param: &str, text: &str, limits: &Limits) -> Result<String, Invalid> 
 }
 
 fn check_assignment(assignment: &str, limits: &Limits) -> Result<(), Invalid> {
-    NewMessage::text(Role::User, assignment)
-        .check(limits)
-        .map_err(|_| Invalid::new("prompt", format!("at most {} bytes, with all other fields", limits.message)))
+    NewMessage::text(Role::User, assignment).check(limits).map_err(|_| Invalid::too_large("prompt", limits.message))
 }
 
 /// The user message that hands a task to a child.

@@ -42,6 +42,9 @@ pub struct Cleanup {
     pub inactive_before: Option<Timestamp>,
     /// Only say what would be removed.
     pub dry_run: bool,
+    /// The id of its receipt; one is made where none is brought.
+    #[serde(default)]
+    pub receipt_id: Option<ReceiptId>,
 }
 
 impl Cleanup {
@@ -55,6 +58,7 @@ impl Cleanup {
             keep_archived: true,
             inactive_before: None,
             dry_run: false,
+            receipt_id: None,
         }
     }
 

@@ -11,6 +11,7 @@ use serde::{
     de::{DeserializeOwned, DeserializeSeed, Error as _, IgnoredAny, MapAccess, SeqAccess, Unexpected, Visitor},
 };
 use serde_json::{Value, value::RawValue};
+use sha2::{Digest, Sha256};
 
 use super::JsonObject;
 
@@ -52,11 +53,10 @@ impl RawJson {
         serde_json::from_str(self.as_str()).ok()
     }
 
-    /// The text that all JSON which says the same has: sorted keys, the last of equal ones, no white space.
-    pub fn canonical(&self) -> String {
-        let mut text = String::with_capacity(self.as_str().len());
-        canonical(&self.0, &mut text);
-        text
+    /// A hash that all JSON which says the same has: whatever the order of keys, white space and escapes. Of equal keys
+    /// the last counts.
+    pub fn digest(&self) -> [u8; 32] {
+        Reader { text: self.as_str(), place: 0 }.value()
     }
 
     /// Whether it is an object.
@@ -81,9 +81,9 @@ impl RawObject {
         self.0.as_str()
     }
 
-    /// The text that all objects which say the same have.
-    pub fn canonical(&self) -> String {
-        self.0.canonical()
+    /// A hash that all objects have which say the same.
+    pub fn digest(&self) -> [u8; 32] {
+        self.0.digest()
     }
 
     /// One field, if it is there and of this type.
@@ -95,6 +95,12 @@ impl RawObject {
     /// The fields, each as its text.
     pub fn fields(&self) -> BTreeMap<String, &RawValue> {
         serde_json::from_str(self.as_str()).unwrap_or_default()
+    }
+
+    /// The fields in their order, each as its text.
+    pub fn entries(&self) -> Vec<(String, RawJson)> {
+        let mut json = serde_json::Deserializer::from_str(self.as_str());
+        json.deserialize_map(Entries).unwrap_or_default()
     }
 
     /// Sets one field.
@@ -153,7 +159,7 @@ impl TryFrom<RawJson> for RawObject {
 
 impl PartialEq for RawJson {
     fn eq(&self, other: &Self) -> bool {
-        self.as_str() == other.as_str() || self.canonical() == other.canonical()
+        self.as_str() == other.as_str() || self.digest() == other.digest()
     }
 }
 
@@ -233,43 +239,94 @@ impl JsonSchema for RawObject {
     }
 }
 
-/// Writes what says the same in the same way: one level at a time, so that no tree is made.
-fn canonical(json: &RawValue, text: &mut String) {
-    let put = |text: &mut String, value: &str| text.push_str(RawJson::of(value).as_str());
-    let json = json.get();
-    match json.as_bytes().first() {
-        Some(b'{') => {
-            let fields: BTreeMap<String, &RawValue> = serde_json::from_str(json).unwrap_or_default();
-            let mut separator = '{';
-            for (name, value) in &fields {
-                text.push(separator);
-                put(text, name);
-                text.push(':');
-                canonical(value, text);
-                separator = ',';
+/// Reads JSON that was checked, once from its beginning to its end: each value's hash is that of its parts' hashes.
+struct Reader<'t> {
+    text: &'t str,
+    place: usize,
+}
+
+impl Reader<'_> {
+    fn value(&mut self) -> [u8; 32] {
+        let mut hash = Sha256::new();
+        match self.next() {
+            Some(b'{') => {
+                let mut fields = BTreeMap::new();
+                self.place += 1;
+                while self.next().is_some_and(|byte| byte != b'}') {
+                    let name = self.string();
+                    self.skip(b':');
+                    fields.insert(name, self.value());
+                    self.skip(b',');
+                }
+                self.place += 1;
+                hash.update("{");
+                for (name, value) in fields {
+                    hash.update(Sha256::digest(name));
+                    hash.update(value);
+                }
             }
-            text.push_str(if fields.is_empty() { "{}" } else { "}" });
-        }
-        Some(b'[') => {
-            let items: Vec<&RawValue> = serde_json::from_str(json).unwrap_or_default();
-            let mut separator = '[';
-            for item in &items {
-                text.push(separator);
-                canonical(item, text);
-                separator = ',';
+            Some(b'[') => {
+                self.place += 1;
+                hash.update("[");
+                while self.next().is_some_and(|byte| byte != b']') {
+                    hash.update(self.value());
+                    self.skip(b',');
+                }
+                self.place += 1;
             }
-            text.push_str(if items.is_empty() { "[]" } else { "]" });
+            Some(b'"') => {
+                hash.update("\"");
+                hash.update(self.string());
+            }
+            _ => hash.update(self.word()),
         }
-        Some(b'"') => match serde_json::from_str::<String>(json) {
-            Ok(string) => put(text, &string),
-            Err(_) => text.push_str(json),
-        },
-        // An integer is its digits, however many; 1e2 is 100.0.
-        Some(b'-' | b'0'..=b'9') if json.contains(['.', 'e', 'E']) => match serde_json::from_str::<f64>(json) {
-            Ok(number) => text.push_str(RawJson::of(&number).as_str()),
-            Err(_) => text.push_str(json),
-        },
-        _ => text.push_str(json),
+        hash.finalize().into()
+    }
+
+    /// The next byte that is no white space.
+    fn next(&mut self) -> Option<u8> {
+        let rest = &self.text.as_bytes()[self.place..];
+        let spaces = rest.iter().take_while(|byte| byte.is_ascii_whitespace()).count();
+        self.place += spaces;
+        rest.get(spaces).copied()
+    }
+
+    fn skip(&mut self, byte: u8) {
+        if self.next() == Some(byte) {
+            self.place += 1;
+        }
+    }
+
+    fn string(&mut self) -> String {
+        self.next();
+        let start = self.place;
+        let mut escaped = true;
+        for byte in self.text.as_bytes()[start..].iter().copied() {
+            self.place += 1;
+            match byte {
+                b'"' if !escaped => break,
+                // The first quote is no end of it.
+                b'"' => escaped = false,
+                _ => escaped = byte == b'\\' && !escaped,
+            }
+        }
+        let text = &self.text[start..self.place];
+        serde_json::from_str(text).unwrap_or_else(|_| text.to_owned())
+    }
+
+    /// A number or a name. An integer is its digits, however many; 1e2 is 100.0.
+    fn word(&mut self) -> String {
+        let rest = &self.text[self.place..];
+        let length = rest.find([',', '}', ']', ' ', '\t', '\n', '\r']).unwrap_or(rest.len());
+        self.place += length;
+        let word = &rest[..length];
+        match word.starts_with(['-', '0', '1', '2', '3', '4', '5', '6', '7', '8', '9'])
+            && word.contains(['.', 'e', 'E'])
+        {
+            true => serde_json::from_str::<f64>(word)
+                .map_or_else(|_| word.to_owned(), |number| RawJson::of(&number).as_str().to_owned()),
+            false => word.to_owned(),
+        }
     }
 }
 
@@ -337,6 +394,24 @@ impl<'de> Visitor<'de> for Readable {
     }
 }
 
+/// The fields of an object that was checked.
+struct Entries;
+
+impl<'de> Visitor<'de> for Entries {
+    type Value = Vec<(String, RawJson)>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Self::Value, A::Error> {
+        let mut entries = Vec::new();
+        while let Some((name, value)) = fields.next_entry::<String, Box<RawValue>>()? {
+            entries.push((name, RawJson(value.into())));
+        }
+        Ok(entries)
+    }
+}
+
 /// One field of an object; the others are passed over.
 struct Field<'n, T>(&'n str, PhantomData<T>);
 
@@ -378,9 +453,25 @@ mod tests {
     fn json_is_the_same_whatever_the_order_of_its_keys_and_its_spaces() {
         assert_eq!(json(r#"{"a": 1, "b": [1.50, "\u0041"]}"#), json(r#"{"b":[15e-1,"A"],"a":1}"#));
         assert_eq!(json(r#"{"a":1,"a":2}"#), json(r#"{"a":2}"#));
-        for (one, other) in [("1", "1.0"), ("18446744073709551617", "18446744073709551618"), ("[]", "{}")] {
+        assert_eq!(json(r#" { "q\"\\" : [ true , null ] } "#), json(r#"{"\u0071\u0022\\":[true,null]}"#));
+        let different = [
+            ("1", "1.0"),
+            ("18446744073709551617", "18446744073709551618"),
+            ("[]", "{}"),
+            ("[[1],2]", "[1,[2]]"),
+            (r#""1""#, "1"),
+            (r#"{"a":"b"}"#, r#"["a","b"]"#),
+        ];
+        for (one, other) in different {
             assert_ne!(json(one), json(other));
         }
+    }
+
+    #[test]
+    fn what_is_deep_is_compared_too() {
+        let deep = |inner: &str| json(&(r#"[{"a":"#.repeat(55) + inner + &"}]".repeat(55)));
+        assert_eq!(deep("[1,2]"), deep("[1, 2]"));
+        assert_ne!(deep("[1,2]"), deep("[1,3]"));
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! Messages: the rows of a session's history, what appends them and what pages through them.
 
-use schemars::JsonSchema;
-use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
+use std::borrow::Cow;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Serialize, Serializer, ser::SerializeMap};
 
 use super::{Invalid, Limits, MessageId, RawJson, RawObject, RunId, Timestamp, check_json, check_line, check_text};
 
@@ -11,15 +13,15 @@ use super::{Invalid, Limits, MessageId, RawJson, RawObject, RunId, Timestamp, ch
 #[expect(missing_docs, reason = "the words are the field's own")]
 pub enum Role {
     System,
+    /// Instructions, as newer APIs call them; providers are sent them as a system message.
+    Developer,
     User,
     Assistant,
     Tool,
 }
 
-/// A piece of a message that is not plain text alone.
-#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
-#[serde(tag = "type", rename_all = "snake_case")]
-#[schemars(deny_unknown_fields)]
+/// A piece of a message: a text, an image, or what other APIs have besides.
+#[derive(Debug, Clone, PartialEq)]
 pub enum MessagePart {
     /// Text.
     Text {
@@ -31,11 +33,67 @@ pub enum MessagePart {
         /// Where it is.
         image_url: ImageUrl,
     },
+    /// A part of another type, or with other fields, as it came. It has a `type`.
+    Other(RawObject),
+}
+
+impl MessagePart {
+    /// Its text, if it is one.
+    pub fn text(&self) -> Option<Cow<'_, str>> {
+        match self {
+            Self::Text { text } => Some(text.into()),
+            Self::ImageUrl { .. } => None,
+            Self::Other(part) => {
+                let is_text = part.field::<String>("type").is_some_and(|kind| kind == "text");
+                part.field::<String>("text").filter(|_| is_text).map(Cow::Owned)
+            }
+        }
+    }
+}
+
+impl Serialize for MessagePart {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut fields = match self {
+            Self::Other(part) => return part.serialize(serializer),
+            _ => serializer.serialize_map(Some(2))?,
+        };
+        match self {
+            Self::Text { text } => {
+                fields.serialize_entry("type", "text")?;
+                fields.serialize_entry("text", text)?;
+            }
+            Self::ImageUrl { image_url } => {
+                fields.serialize_entry("type", "image_url")?;
+                fields.serialize_entry("image_url", image_url)?;
+            }
+            Self::Other(_) => {}
+        }
+        fields.end()
+    }
+}
+
+impl JsonSchema for MessagePart {
+    fn schema_name() -> Cow<'static, str> {
+        "MessagePart".into()
+    }
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let image_url = generator.subschema_for::<ImageUrl>();
+        json_schema!({
+            "type": "object",
+            "description": "A piece of a message. `type` is `text`, `image_url`, or any other type that an API has, such as \
+                `input_audio` or `file`; that and further fields are kept as they are.",
+            "properties": {
+                "type": { "type": "string", "description": "What it is." },
+                "text": { "type": "string", "description": "The text, of `text`." },
+                "image_url": image_url,
+            },
+            "required": ["type"],
+        })
+    }
 }
 
 /// Where an image is: `attachment://…`, `https://…` or `data:…`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, remote = "Self")]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct ImageUrl {
     /// The address.
     pub url: String,
@@ -45,16 +103,42 @@ pub struct ImageUrl {
 }
 
 /// A call of a tool, as chat-completion APIs write it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, remote = "Self")]
+#[derive(Debug, Clone, PartialEq, JsonSchema)]
 pub struct ToolCall {
     /// What its result refers to.
     pub id: String,
-    /// `function`.
+    /// `function`, or `custom` for a tool that takes text.
     #[serde(rename = "type", default = "function")]
     pub kind: String,
     /// What is called.
     pub function: ToolFunction,
+    /// Further fields, as they came; also `function` as it came, where that has further fields.
+    #[schemars(skip)]
+    pub extra: RawObject,
+}
+
+impl ToolCall {
+    /// A call of a function.
+    pub fn new(id: impl Into<String>, name: impl Into<String>, arguments: impl Into<String>) -> Self {
+        let function = ToolFunction { name: name.into(), arguments: arguments.into() };
+        Self { id: id.into(), kind: self::function(), function, extra: RawObject::default() }
+    }
+}
+
+impl Serialize for ToolCall {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let extra = self.extra.entries();
+        let mut fields = serializer.serialize_map(None)?;
+        fields.serialize_entry("id", &self.id)?;
+        fields.serialize_entry("type", &self.kind)?;
+        if !extra.iter().any(|(name, _)| name == "function") {
+            fields.serialize_entry("function", &self.function)?;
+        }
+        for (name, value) in &extra {
+            fields.serialize_entry(name, value)?;
+        }
+        fields.end()
+    }
 }
 
 fn function() -> String {
@@ -62,49 +146,12 @@ fn function() -> String {
 }
 
 /// A tool's name and its arguments.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, remote = "Self")]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct ToolFunction {
     /// The tool's name.
     pub name: String,
     /// Its arguments: JSON, as a string.
     pub arguments: String,
-}
-
-only_objects!(PartFields, ImageUrl, ToolCall, ToolFunction, NewMessage);
-
-/// The fields of a part of either kind. What serde derives for the kinds would keep a tree of the fields until it knows
-/// which it is.
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields, remote = "Self")]
-struct PartFields {
-    #[serde(rename = "type")]
-    kind: PartKind,
-    #[serde(default)]
-    text: Option<String>,
-    #[serde(default)]
-    image_url: Option<ImageUrl>,
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum PartKind {
-    Text,
-    ImageUrl,
-}
-
-impl<'de> Deserialize<'de> for MessagePart {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let PartFields { kind, text, image_url } = <PartFields as Deserialize>::deserialize(deserializer)?;
-        match (kind, text, image_url) {
-            (PartKind::Text, Some(text), None) => Ok(Self::Text { text }),
-            (PartKind::ImageUrl, None, Some(image_url)) => Ok(Self::ImageUrl { image_url }),
-            (PartKind::Text, None, _) => Err(D::Error::missing_field("text")),
-            (PartKind::ImageUrl, _, None) => Err(D::Error::missing_field("image_url")),
-            (PartKind::Text, ..) => Err(D::Error::unknown_field("image_url", &["type", "text"])),
-            (PartKind::ImageUrl, ..) => Err(D::Error::unknown_field("text", &["type", "image_url"])),
-        }
-    }
 }
 
 /// A message as it is read.
@@ -151,22 +198,23 @@ pub struct Message {
     pub created_at: Timestamp,
     /// When it last changed.
     pub updated_at: Timestamp,
-    /// What an import met and has no field for.
+    /// Fields that have no place of their own, such as `name`, `refusal`, `annotations` and `audio`.
     #[serde(skip_serializing_if = "RawObject::is_empty", default)]
     pub extra: RawObject,
 }
 
-/// What a client gives to append a message.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, remote = "Self")]
+/// A message to append, as chat-completion APIs and their SDKs write it. It holds something: a text, parts, calls, or a
+/// field of another kind. Fields that are not listed here are kept in `extra`; those that are null are as absent.
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct NewMessage {
     /// An id of the client's own; the server makes one otherwise.
     #[serde(default)]
     pub id: Option<MessageId>,
     /// Who speaks.
     pub role: Role,
-    /// The text.
+    /// The text; or an array of parts, whose text it then is.
     #[serde(default)]
+    #[schemars(with = "Option<Content>")]
     pub content: String,
     /// What the model thought.
     #[serde(default)]
@@ -189,20 +237,40 @@ pub struct NewMessage {
     /// What the client keeps with the message.
     #[serde(default)]
     pub metadata: Option<RawJson>,
+    /// When it was written: RFC 3339, or seconds since 1970. Now, if it is absent or later than now.
+    #[serde(default)]
+    pub created_at: Option<Timestamp>,
+    /// Further fields.
+    #[serde(default, skip_serializing_if = "RawObject::is_empty")]
+    pub extra: RawObject,
+}
+
+/// A message's text as it may be written.
+#[derive(JsonSchema)]
+#[schemars(untagged, inline)]
+#[expect(dead_code, reason = "described, and read by `message_json.rs`")]
+enum Content {
+    Text(String),
+    Parts(Vec<MessagePart>),
 }
 
 impl NewMessage {
     /// About how many bytes its JSON has.
     pub fn bytes(&self) -> usize {
         let calls = self.tool_calls.iter().flatten();
-        let calls = calls.map(|call| call.id.len() + call.function.name.len() + call.function.arguments.len() + 64);
+        let calls = calls.map(|call| {
+            let ToolFunction { name, arguments } = &call.function;
+            call.id.len() + name.len() + arguments.len() + call.extra.as_str().len() + 64
+        });
         let parts = self.parts.iter().flatten().map(|part| match part {
             MessagePart::Text { text } => text.len() + 32,
             MessagePart::ImageUrl { image_url } => image_url.url.len() + 64,
+            MessagePart::Other(part) => part.as_str().len(),
         });
         let text = self.content.len() + self.reasoning.as_ref().map_or(0, String::len);
         let metadata = self.metadata.as_ref().map_or(0, |json| json.as_str().len());
-        text + metadata + calls.sum::<usize>() + parts.sum::<usize>() + 128
+        let json = metadata + self.extra.as_str().len();
+        text + json + calls.sum::<usize>() + parts.sum::<usize>() + 128
     }
 
     /// A message of text alone.
@@ -218,6 +286,25 @@ impl NewMessage {
             tool_success: None,
             phase: None,
             metadata: None,
+            created_at: None,
+            extra: RawObject::default(),
+        }
+    }
+
+    /// Refuses what says nothing: a name alone is nobody's words.
+    pub fn check_says_something(&self) -> Result<(), Invalid> {
+        let is_empty = |json: &RawJson| matches!(json.as_str(), "[]" | "{}" | "\"\"");
+        let is_some = |text: &Option<String>| text.as_ref().is_some_and(|text| !text.is_empty());
+        let says = !self.content.is_empty()
+            || is_some(&self.reasoning)
+            || is_some(&self.tool_call_id)
+            || self.parts.as_ref().is_some_and(|parts| !parts.is_empty())
+            || self.tool_calls.as_ref().is_some_and(|calls| !calls.is_empty())
+            || self.metadata.is_some()
+            || self.extra.entries().iter().any(|(name, value)| name != "name" && !is_empty(value));
+        match says {
+            true => Ok(()),
+            false => Err(Invalid::new("content", "the message holds nothing: no text, no parts, no tool_calls")),
         }
     }
 
@@ -227,12 +314,16 @@ impl NewMessage {
         check_text("reasoning", self.reasoning.as_deref().unwrap_or_default())?;
         check_line("tool_call_id", self.tool_call_id.as_deref().unwrap_or_default(), limits.title)?;
         check_line("phase", self.phase.as_deref().unwrap_or_default(), limits.title)?;
-        let json = check_json("parts", &self.parts, limits.message)?
-            + check_json("tool_calls", &self.tool_calls, limits.message)?
-            + check_json("metadata", &self.metadata, limits.message)?;
-        let text = self.content.len() + self.reasoning.as_ref().map_or(0, String::len);
+        let any = usize::MAX;
+        let json = check_json("parts", &self.parts, any)?
+            + check_json("tool_calls", &self.tool_calls, any)?
+            + check_json("metadata", &self.metadata, any)?
+            + check_json("extra", &Some(&self.extra).filter(|extra| !extra.is_empty()), any)?;
+        // Of parts that came as the content, the text is there twice.
+        let content = if self.parts.is_some() { 0 } else { self.content.len() };
+        let text = content + self.reasoning.as_ref().map_or(0, String::len);
         match text + json > limits.message {
-            true => Err(Invalid::new("content", format!("at most {} bytes, with all other fields", limits.message))),
+            true => Err(Invalid::too_large("content", limits.message)),
             false => Ok(()),
         }
     }
@@ -253,9 +344,9 @@ impl NewMessage {
             metadata: self.metadata,
             run_id: None,
             compressed: false,
-            created_at: now,
+            created_at: self.created_at.map_or(now, |at| at.min(now)),
             updated_at: now,
-            extra: RawObject::default(),
+            extra: self.extra,
         }
     }
 }

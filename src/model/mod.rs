@@ -40,6 +40,7 @@ mod id;
 mod json;
 mod list;
 mod message;
+mod message_json;
 mod receipt;
 mod run;
 mod search;
@@ -72,8 +73,8 @@ pub use receipt::{
 };
 pub use run::{Answered, NewRun, PendingQuestion, Reply, Run, RunEnd, RunFilter};
 pub use search::{
-    HitMessage, HitSession, HitType, MAX_TERMS, Rank, Ranked, SearchHit, SearchIn, SearchOrder, SearchPage,
-    SearchPosition, SearchQuery, Snippet, Term,
+    HitMessage, HitSession, HitType, MAX_TERMS, Partial, Rank, Ranked, SearchGroup, SearchHit, SearchIn, SearchOrder,
+    SearchPage, SearchPosition, SearchQuery, Snippet, Term,
 };
 pub use session::{Kind, ModelRef, NewSession, ReasoningEffort, RunStatus, Session, SessionUpdate};
 pub use teardown::{BackendFilter, Closing, Openness, Teardown, TeardownJob, Unfinished};
@@ -96,17 +97,24 @@ pub struct Invalid {
     pub reason: String,
     /// Whether the value is well-formed and only its content cannot be kept.
     pub content: bool,
+    /// The bytes that are taken at most, where the value has more.
+    pub limit: Option<usize>,
 }
 
 impl Invalid {
     /// A field that is malformed.
     pub fn new(param: impl Into<String>, reason: impl Into<String>) -> Self {
-        Self { param: param.into(), reason: reason.into(), content: false }
+        Self { param: param.into(), reason: reason.into(), content: false, limit: None }
     }
 
     /// Content that is well-formed but cannot be kept.
     pub fn content(param: impl Into<String>, reason: impl Into<String>) -> Self {
         Self { content: true, ..Self::new(param, reason) }
+    }
+
+    /// A message of too many bytes.
+    pub fn too_large(param: impl Into<String>, limit: usize) -> Self {
+        Self { limit: Some(limit), ..Self::new(param, format!("at most {limit} bytes, with all other fields")) }
     }
 
     /// The same, seen from the object that holds the field.

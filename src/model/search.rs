@@ -64,12 +64,23 @@ impl JsonSchema for SearchIn {
     }
 }
 
+/// What the hits of a search are put together by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum SearchGroup {
+    /// Each session once, as its best hit, with the next best ones in `more`.
+    Session,
+}
+
 /// What to search for, and where. All conditions hold together.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct SearchQuery {
     /// Words, all of which must be there in any order; `"a phrase"`, `-without`, `begin*`. At most 32 of them. Case
-    /// and accents do not matter; Chinese, Japanese and Korean are found by any part. Nothing else is syntax.
+    /// and accents do not matter, nor whether characters are composed. Languages without spaces between words (Chinese,
+    /// Japanese, Korean, Thai, Lao, Khmer, Burmese) are found by any part, and a name like `getUserName` by its pieces
+    /// (`UserName`). Emoji and signs are found as they are: `->`, `C++`, `#12`. Nothing else is syntax. If nothing has all
+    /// the words, the best partial matches follow (`relaxed` in the answer).
     #[schemars(extend("example" = "\"connection refused\" src/main.rs -test"))]
     pub q: String,
     /// In this session.
@@ -90,6 +101,12 @@ pub struct SearchQuery {
     /// In sessions that are archived, or that are not; in all by default: a search sees the whole history.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub archived: Option<Archived>,
+    /// In sessions whose model is this one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    /// In sessions whose workspace is this one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub workspace: Option<String>,
     /// Messages written, and sessions created, at this time or later.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub after: Option<Timestamp>,
@@ -102,12 +119,16 @@ pub struct SearchQuery {
     /// Best first by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub order: Option<SearchOrder>,
+    /// `session` lists each session once, with its best hits. Not grouped by default. A session can come again on a later
+    /// page after a page that is `bounded`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub group: Option<SearchGroup>,
 }
 
 /// One of the things that a query asks for: a word or a phrase.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Term {
-    /// What was typed, without quotes, `-` and `*`. It holds a letter or a digit.
+    /// What was typed, without quotes, `-` and `*`.
     pub text: String,
     /// It must not be there.
     pub excluded: bool,
@@ -127,16 +148,24 @@ impl SearchQuery {
         }
     }
 
-    /// Takes the query apart. What holds no letter or digit is passed over.
+    /// Takes the query apart. Punctuation alone is passed over, and signs of ASCII are beside words.
     pub fn terms(&self) -> Vec<Term> {
-        let (mut terms, mut rest) = (Vec::new(), self.q.trim_start());
+        let (mut terms, mut signs, mut rest) = (Vec::new(), Vec::new(), self.q.trim_start());
         while !rest.is_empty() {
             let (term, after) = first_term(rest);
-            terms.extend(Some(term).filter(|term| term.text.contains(char::is_alphanumeric)));
+            match term.text.contains(|c: char| c.is_alphanumeric() || !(c.is_ascii() || c.is_whitespace())) {
+                true => terms.push(term),
+                false => signs.extend(Some(term).filter(|term| is_signs(&term.text))),
+            }
             rest = after.trim_start();
         }
-        terms
+        if terms.is_empty() { signs } else { terms }
     }
+}
+
+/// Whether signs of ASCII are more than a mark of punctuation.
+fn is_signs(text: &str) -> bool {
+    text.len() > 1 || text.starts_with(|c| "+#$%&*@<=>|~^`".contains(c))
 }
 
 fn is_quote(c: char) -> bool {
@@ -145,8 +174,12 @@ fn is_quote(c: char) -> bool {
 
 /// The term that a text begins with, and what comes after it.
 fn first_term(text: &str) -> (Term, &str) {
-    // Two dashes are those of a command's flag, and one before a space is punctuation.
-    let bare = text.strip_prefix('-').filter(|rest| !rest.starts_with(|c: char| c == '-' || c.is_whitespace()));
+    // Two dashes are those of a command's flag, one before a space is punctuation, and one in an arrow is a part of it.
+    let is_left_out = |rest: &&str| {
+        let word = &rest[..rest.find(char::is_whitespace).unwrap_or(rest.len())];
+        !rest.starts_with('-') && word.contains(|c: char| c.is_alphanumeric() || is_quote(c) || !c.is_ascii())
+    };
+    let bare = text.strip_prefix('-').filter(is_left_out);
     let (text, excluded) = (bare.unwrap_or(text), bare.is_some());
     let Some(quoted) = text.strip_prefix(is_quote) else {
         let (word, rest) = text.split_at(text.find(char::is_whitespace).unwrap_or(text.len()));
@@ -161,7 +194,7 @@ fn first_term(text: &str) -> (Term, &str) {
 }
 
 /// Where a page of a search ended. What was stored since the first page is not on later ones.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SearchPosition {
     /// Messages with a lower internal key are looked at.
     pub messages: i64,
@@ -169,6 +202,20 @@ pub struct SearchPosition {
     pub sessions: i64,
     /// In the order of relevance: the last hit, and what was ranked.
     pub last: Option<Ranked>,
+    /// Where nothing has all that was asked for: what is looked for instead.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub partial: Option<Partial>,
+}
+
+/// What partial matches have. Later pages look for what the first one did.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Partial {
+    /// The terms that count, by their places in the query, the rarest first.
+    pub terms: Vec<usize>,
+    /// Whether few rows had any of them.
+    pub are_rare: bool,
+    /// How many of them a match has at least.
+    pub least: usize,
 }
 
 /// Where a page in the order of relevance ended. Later pages rank what the first one did.
@@ -251,6 +298,9 @@ pub struct SearchHit {
     pub snippet: Snippet,
     /// How good it is; comparable within one search.
     pub score: f64,
+    /// With `group=session`: the next best hits of the session, at most two.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub more: Vec<SearchHit>,
 }
 
 /// A page of what was found.
@@ -260,6 +310,8 @@ pub struct SearchPage {
     pub hits: Vec<SearchHit>,
     /// Whether only the newest of all that matches was looked at.
     pub bounded: bool,
+    /// Whether nothing has all that was asked for, and these are the best partial matches.
+    pub relaxed: bool,
     /// Where the next page goes on; none at the end.
     pub next: Option<SearchPosition>,
 }

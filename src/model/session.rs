@@ -264,7 +264,8 @@ impl NewSession {
         check_model_ref(self.model_ref.as_ref(), limits)?;
         if let Some(prompt) = &self.system_prompt {
             check_text("system_prompt", prompt)?;
-            check_json("system_prompt", &Some(prompt), limits.message)?;
+            let size = check_json("system_prompt", &Some(prompt), limits.message);
+            size.map_err(|_| Invalid::too_large("system_prompt", limits.message))?;
         }
         check_json("token_budget", &self.token_budget, limits.metadata)?;
         check_json("task_list", &self.task_list, limits.message)?;

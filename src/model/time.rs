@@ -43,7 +43,7 @@ impl Timestamp {
     }
 
     /// Whether the year is one from 1970 to 9999.
-    fn is_in_range(self) -> bool {
+    pub(super) fn is_in_range(self) -> bool {
         (0..=Self::MAX.0).contains(&self.0)
     }
 }

@@ -5,12 +5,13 @@
 
 mod backends;
 mod foreign;
+mod interrupts;
 mod registry;
 mod turn;
 mod words;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     panic::AssertUnwindSafe,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -69,6 +70,14 @@ pub enum Error {
     /// No executor has this name.
     #[error("no executor has the name '{0}'")]
     UnknownExecutor(String),
+    /// Another run has the place of the one that was to interrupt.
+    #[error("the run '{run}' of session '{session}' could not be interrupted, or took the place of this one")]
+    Displaced {
+        /// The session.
+        session: SessionId,
+        /// The run that has its place.
+        run: RunId,
+    },
     /// The storage refused.
     #[error(transparent)]
     Storage(#[from] storage::Error),
@@ -100,6 +109,7 @@ struct Inner {
     options: Options,
     tasks: Tasks,
     registry: Mutex<Registry>,
+    interrupts: interrupts::Interrupts,
     /// There may be a run to take, and a place for it.
     wake: Notify,
     stopping: CancellationToken,
@@ -119,8 +129,10 @@ impl Runs {
         }
         backends::settle(&repository).await?;
         let (tasks, registry) = (repository.tasks().clone(), Mutex::default());
+        let interrupts = interrupts::Interrupts::default();
         let (wake, stopping) = (Notify::new(), CancellationToken::new());
-        let runs = Self(Arc::new(Inner { repository, feed, executors, options, tasks, registry, wake, stopping }));
+        let runs = Inner { repository, feed, executors, options, tasks, registry, interrupts, wake, stopping };
+        let runs = Self(Arc::new(runs));
         let (taking, following) = (runs.clone(), runs.clone());
         runs.0.tasks.spawn(async move { taking.take().await });
         runs.0.tasks.spawn(async move {
@@ -161,6 +173,8 @@ impl Runs {
         }
         match self.0.repository.claim_runs(i64::try_from(room).unwrap_or(i64::MAX)).await {
             Ok(runs) => runs,
+            // Nothing is written any more until the server is started again; the log has said so.
+            Err(storage::Error::Stopped(_) | storage::Error::Closed(_)) => Vec::new(),
             Err(error) => {
                 // A full disk is warned of by itself.
                 match error {
@@ -218,7 +232,8 @@ impl Runs {
                 Err(E::MessageExists(_)) => {
                     return Box::pin(self.write_end(run, RunEnd { partial: None, ..end })).await;
                 }
-                Err(E::Failed(reason)) if reason == "the database is closed" => return,
+                // Nothing is written any more, whoever waits: the next start settles the run.
+                Err(E::Stopped(_) | E::Closed(_)) => return,
                 // Nor can it on a full disk; the run ends all the same.
                 Err(E::Full) if end.partial.is_some() => {
                     tracing::warn!("the disk is full: what a run had written of its last message is not kept");
@@ -235,11 +250,12 @@ impl Runs {
     /// Asks for a run.
     pub async fn create(&self, session: &SessionId, start: Start, claim: Option<Claim>) -> Result<Run, Error> {
         let executor = self.executor_for(session, start.executor).await?;
-        if start.interrupt {
-            self.cancel_session(session, false).await?;
-        }
         let new = NewRun { id: start.id, executor, model: start.model, message: start.message };
-        let run = self.0.repository.create_run(session, new, claim).await?;
+        let create = || self.0.repository.create_run(session, new.clone(), claim.clone());
+        let run = match start.interrupt {
+            true => self.interrupting(session, create).await?,
+            false => create().await?,
+        };
         self.0.wake.notify_one();
         Ok(run)
     }
@@ -355,13 +371,14 @@ impl Runs {
         self.found(id).await
     }
 
-    /// Cancels what runs in a session, and below it where asked, and waits until it has stopped. What is started
-    /// meanwhile is cancelled as well.
+    /// Cancels what runs in a session, and below it where asked, and waits until it has stopped, for the grace period
+    /// and a little more at most. What is started meanwhile is cancelled as well. The runs that it ended: without those
+    /// that came to their own end meanwhile, and those that still run.
     pub async fn cancel_session(&self, session: &SessionId, below: bool) -> storage::Result<Vec<RunId>> {
-        let mut cancelled: Vec<RunId> = Vec::new();
+        let (mut asked, mut cancelled) = (HashSet::new(), Vec::new());
         loop {
             let mut active = self.0.repository.active_runs(session, below).await?;
-            active.retain(|run| !cancelled.contains(&run.id));
+            active.retain(|run| asked.insert(run.id.clone()));
             if active.is_empty() {
                 return Ok(cancelled);
             }
@@ -369,7 +386,8 @@ impl Runs {
             let stopping = active.iter().map(|run| self.cancel(&run.id));
             for outcome in futures_util::future::join_all(stopping).await {
                 match outcome {
-                    Ok(run) => cancelled.push(run.id),
+                    Ok(run) if run.status == RunStatus::Cancelled => cancelled.push(run.id),
+                    Ok(_) => {}
                     Err(storage::Error::RunNotFound(id)) => cancelled.push(id),
                     Err(error) => return Err(error),
                 }

@@ -100,6 +100,9 @@ pub enum Error {
     /// No receipt has this id, or it is older than receipts are kept.
     #[error("no receipt has the id '{0}'")]
     ReceiptNotFound(ReceiptId),
+    /// The id is in use by another receipt.
+    #[error("a receipt with the id '{0}' exists")]
+    ReceiptExists(ReceiptId),
     /// No backend has this id: its session was deleted.
     #[error("no backend has the id '{0}'")]
     BackendNotFound(BackendId),
@@ -161,6 +164,9 @@ pub enum Error {
     /// Writing has stopped for good; a new start of the server may help, and reads go on.
     #[error("nothing is written until the server is started again: {0}")]
     Stopped(String),
+    /// The database was closed, or its writer has ended: nothing is written by this server any more.
+    #[error("{0}")]
+    Closed(&'static str),
     /// The database cannot be read or written, or does not hold what it must.
     #[error("the storage failed: {0}")]
     Failed(String),

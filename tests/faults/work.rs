@@ -20,6 +20,7 @@ use tokio::{
     io::{AsyncBufReadExt, BufReader},
     process::Child,
 };
+use tokio_util::sync::CancellationToken;
 
 use super::disk::{self, How, Name, Record};
 
@@ -198,7 +199,7 @@ impl Known {
             wrongs.push(format!("it cannot be written: {error}"));
         }
         storage.close().await;
-        match sqlite::check(db, &mut |_, _| ()).await {
+        match sqlite::check(db, CancellationToken::new(), &mut |_, _| ()).await {
             Ok(findings) => wrongs.extend(findings),
             Err(error) => wrongs.push(format!("it cannot be checked: {error}")),
         }

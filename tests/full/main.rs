@@ -10,6 +10,7 @@ use std::{
     io::{BufRead, BufReader},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::atomic::{AtomicU64, Ordering},
     time::Duration,
 };
 
@@ -89,7 +90,7 @@ impl Server {
     }
 
     async fn say(&self, session: &str, bytes: usize) -> (u16, Value) {
-        let text = "some words ".repeat(bytes / 11);
+        let text = words(bytes);
         self.post(
             &format!("/sessions/{session}/messages"),
             json!({ "messages": [{ "role": "user", "content": text }] }),
@@ -108,6 +109,19 @@ impl Drop for Server {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
+}
+
+/// Words of which hardly one is said twice: the search index is as large as the text then, and larger.
+fn words(bytes: usize) -> String {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    let mut text = String::with_capacity(bytes);
+    while text.len() < bytes {
+        // splitmix64: a number looks like no other.
+        let mut word = NEXT.fetch_add(1, Ordering::Relaxed).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        text += &format!("{word:x} ");
+    }
+    text
 }
 
 fn log_of(db: &Path) -> PathBuf {

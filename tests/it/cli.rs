@@ -155,7 +155,10 @@ async fn a_server_says_where_it_is_keeps_what_it_acknowledged_and_ends_cleanly()
     for signal in ["TERM", "INT"] {
         let mut serving = Serving::on(&db);
         assert!(serving.lines.iter().any(|line| line.contains(&*db.to_string_lossy())), "{:?}", serving.lines);
-        assert!(serving.lines.iter().any(|line| line.contains("curl")), "{:?}", serving.lines);
+        // Pasted into a shell in another directory, with no culm on its PATH.
+        let line = serving.lines.iter().find_map(|line| line.trim().strip_prefix("try ")).unwrap().trim();
+        let pasted = Command::new("sh").args(["-c", line]).current_dir("/").output().unwrap();
+        assert!(String::from_utf8_lossy(&pasted.stdout).starts_with("{\"sessions\":["), "{line}: {pasted:?}");
         assert_eq!(serving.post("/sessions", json!({ "id": signal })).await.0, 201);
         assert_eq!(serving.signal(signal), 0);
         let wal = PathBuf::from(format!("{}-wal", db.display()));
@@ -196,7 +199,13 @@ async fn a_second_server_and_an_import_are_refused_while_one_serves() {
     let address = serving.url.trim_start_matches("http://");
     let (other, other_db) = scratch();
     let (code, said) = refusal(&run(&other_db, &["serve", "--listen", address]));
-    assert_eq!((code, said.contains(address)), (8, true), "{said}");
+    assert_eq!((code, said.contains(address), said.contains("another culm serves there")), (8, true, true), "{said}");
+    let stranger = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = stranger.local_addr().unwrap().to_string();
+    let answering = std::thread::spawn(move || drop(stranger.accept()));
+    let (code, said) = refusal(&run(&other_db, &["serve", "--listen", &address]));
+    assert_eq!((code, said.contains("another culm"), said.contains("--listen")), (8, false, true), "{said}");
+    answering.join().unwrap();
     drop(other);
 }
 

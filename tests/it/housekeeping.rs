@@ -112,7 +112,7 @@ async fn a_step_that_fails_gives_up_its_connection_and_is_tried_again() {
     assert_eq!(all_ids(storage).await, ["gone", "kept"]);
     let mark = "begin; insert into tombstones (id, deleted_at) values ('gone', 1);
         update sessions set deleted_at = 1, version = version + 1 where id = 'gone';
-        insert into purges (root_key, spawn_depth, session_key) values (2, 0, 2); commit";
+        insert into purges (root_key, spawn_depth, session_key, last_event) values (2, 0, 2, 0); commit";
     run(&mut shell, mark).await;
     for n in 0..20 {
         say(storage, "kept", &[&format!("beside {n}")]).await;

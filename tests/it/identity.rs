@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use crate::{
     cli::{Serving, culm, scratch, shell},
+    executor::Demo,
     support::client,
 };
 
@@ -124,7 +125,7 @@ async fn a_database_that_is_missing_is_not_made_anew_unless_that_is_meant() {
 
 #[tokio::test]
 async fn a_file_that_is_moved_deleted_or_replaced_while_it_is_served_ends_all_writing() {
-    for what in ["moved", "deleted", "replaced", "log deleted"] {
+    for what in ["moved", "deleted", "replaced", "log deleted", "index deleted", "lock deleted"] {
         let (_folder, db) = closed_with(1).await;
         let copy = db.with_file_name("copy.db");
         std::fs::copy(&db, &copy).unwrap();
@@ -134,7 +135,9 @@ async fn a_file_that_is_moved_deleted_or_replaced_while_it_is_served_ends_all_wr
             "moved" => std::fs::rename(&db, db.with_file_name("away.db")).unwrap(),
             "deleted" => std::fs::remove_file(&db).unwrap(),
             "replaced" => std::fs::rename(&copy, &db).unwrap(),
-            _ => std::fs::remove_file(beside(&db, "-wal")).unwrap(),
+            "log deleted" => std::fs::remove_file(beside(&db, "-wal")).unwrap(),
+            "index deleted" => std::fs::remove_file(beside(&db, "-shm")).unwrap(),
+            _ => std::fs::remove_file(beside(&db, ".lock")).unwrap(),
         }
         let reason = until_not_ready(&server).await;
         assert!(reason.contains("while") && reason.contains("served"), "{what}: {reason}");
@@ -153,21 +156,43 @@ async fn a_file_that_is_moved_deleted_or_replaced_while_it_is_served_ends_all_wr
 #[tokio::test]
 async fn a_backup_beside_the_log_of_a_later_start_is_refused() {
     let (_folder, db) = closed_with(1).await;
-    let copy = db.with_file_name("copy.db");
-    std::fs::copy(&db, &copy).unwrap();
+    let (copied, vacuumed) = (db.with_file_name("copied.db"), db.with_file_name("vacuumed.db"));
+    std::fs::copy(&db, &copied).unwrap();
+    shell(&db, &format!("vacuum into '{}'", vacuumed.display()));
     let mut server = serve(&db);
     assert_eq!(say(&server, "two").await, 201);
     server.signal("KILL");
     let original = db.with_file_name("original.db");
     std::fs::rename(&db, &original).unwrap();
-    std::fs::copy(&copy, &db).unwrap();
-    let (before, log) = (std::fs::read(&db).unwrap(), std::fs::read(beside(&db, "-wal")).unwrap());
-    let (code, said) = refused(&db, &START);
-    assert_eq!((code, said.contains("is that of the other one")), (11, true), "{said}");
-    assert_eq!((std::fs::read(&db).unwrap(), std::fs::read(beside(&db, "-wal")).unwrap()), (before, log));
+    for copy in [copied, vacuumed] {
+        std::fs::copy(&copy, &db).unwrap();
+        let (before, log) = (std::fs::read(&db).unwrap(), std::fs::read(beside(&db, "-wal")).unwrap());
+        for command in [&START[..], &["reindex"]] {
+            let (code, said) = refused(&db, command);
+            assert_eq!((code, said.contains("is that of the other one")), (11, true), "{copy:?}: {said}");
+        }
+        assert_eq!((std::fs::read(&db).unwrap(), std::fs::read(beside(&db, "-wal")).unwrap()), (before, log));
+    }
     std::fs::rename(&original, &db).unwrap();
     let server = serve(&db);
     assert_eq!(server.get("/sessions/s").await.1["session"]["message_count"], 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_whose_file_was_moved_ends_when_it_is_told_to_beside_a_run_too() {
+    let demo = Demo::start().await;
+    let (_folder, db) = closed_with(1).await;
+    let config = db.with_file_name("culm.toml");
+    let executor =
+        format!("[executors.demo]\nkind = 'openai'\nbase_url = 'http://{}/v1'\nmodel = 'demo'\n", demo.address);
+    std::fs::write(&config, executor).unwrap();
+    let mut server = Serving::start(culm(&db, &[]).arg("--config").arg(config), &db);
+    let endless = json!({ "message": "/slow 1ms\n/endless" });
+    assert_eq!(server.post("/sessions/s/runs", endless).await.0, 202);
+    demo.stats("requests=1").await;
+    std::fs::rename(&db, db.with_file_name("away.db")).unwrap();
+    until_not_ready(&server).await;
+    assert_eq!(server.signal("TERM"), 11);
 }
 
 #[tokio::test]

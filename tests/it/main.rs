@@ -28,6 +28,7 @@ mod repository;
 mod run_races;
 mod schema;
 mod scripted;
+mod shell_search;
 mod start;
 mod storage;
 mod tidy;

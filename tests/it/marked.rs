@@ -47,14 +47,18 @@ const REASONS: [(&str, &str); 19] = [
 ];
 
 /// Maintenance of the search index is about all rows.
-const MAINTENANCE: [&str; 7] = [
+const MAINTENANCE: [&str; 11] = [
     "(message_index, rank)",
     "(message_index) values ('delete-all')",
     "(session_index) values ('delete-all')",
     "select max(k) as",
     "select (select count(*) from messages) + (select count(*) from sessions)",
     "into message_hours",
-    "from message_index where message_index match ?1 order by rowid desc limit 1 offset",
+    "stale_message_terms",
+    "stale_session_terms",
+    "set content_terms = j.value",
+    "from session_index where session_index match ?1 limit ?2",
+    "from message_index where message_index match ?1 order by rowid desc limit",
 ];
 
 fn reads_a_table(query: &str) -> bool {
@@ -317,8 +321,8 @@ async fn deleting_in_a_shell_removes_also_what_was_marked() {
         // Queued, and kept from being purged by the lock that the shell holds meanwhile.
         let delete = format!(
             "begin immediate; update messages set parts = '{parts}' where session_key = 3;
-             insert into purges (root_key, spawn_depth, session_key)
-             select root_key, spawn_depth, session_key from sessions where deleted_at is not null;
+             insert into purges (root_key, spawn_depth, session_key, last_event)
+             select root_key, spawn_depth, session_key, 0 from sessions where deleted_at is not null;
              delete from sessions where id = '{deleted}'"
         );
         run(&mut shell, &delete).await;

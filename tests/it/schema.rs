@@ -1,7 +1,7 @@
 //! The schema: what it looks like, how its hot queries are answered, what it refuses, and what holds after a shell's
 //! edits, where foreign keys are off.
 
-use culm::model::{CleanupMode, DeleteOptions, NewSession, Role, SearchQuery, Truncate};
+use culm::model::{CleanupMode, DeleteOptions, NewSession, Role, Truncate};
 use sqlx::{AssertSqlSafe, Row, SqliteConnection};
 
 use crate::support::*;
@@ -64,7 +64,7 @@ async fn the_hot_queries_are_answered_from_an_index() {
 }
 
 /// A root `r` over `a` over `a1`, and `b` beside `a`; each with messages, an attachment, a run and a usage record.
-async fn small_tree(database: &Database) {
+pub(crate) async fn small_tree(database: &Database) {
     let storage = database.storage();
     create(storage, "r").await;
     for (parent, name) in [("r", "a"), ("a", "a1"), ("r", "b")] {
@@ -136,36 +136,6 @@ async fn editing_in_a_shell_raises_the_version_and_keeps_the_index() {
     }
     let session = read(storage, "a").await;
     assert_eq!((session.title.as_str(), session.message_count, session.last_seq), ("new", 2, 9));
-}
-
-#[tokio::test]
-async fn what_is_written_in_a_shell_is_found_by_any_part() {
-    let database = sqlite().await;
-    small_tree(&database).await;
-    let mut shell = database.shell().await;
-    let found = async |q: &str| {
-        let query = SearchQuery { q: q.into(), session: Some(id("a")), ..SearchQuery::default() };
-        database.storage().search(&query, None, 10).await.unwrap().hits.len()
-    };
-    for (edit, gone, there) in [
-        ("update messages set content = '新的索引 table' where id = 'two 数据' and session_key = 2", "数据", "的索"),
-        ("update messages set content = 'plain table' where id = 'two 数据' and session_key = 2", "索", "plain"),
-        ("update messages set content = '修复' where id = 'one' and session_key = 2", "one", "复"),
-        ("update messages set role = 'tool', reasoning = 'why' where id = 'one' and session_key = 2", "one", "复"),
-        ("update sessions set title = '新的题目' where id = 'a'", "的索", "的题"),
-        ("update sessions set conversation_summary = '{\"content\": \"摘要在此\"}' where id = 'a'", "目录", "要在"),
-        (
-            "insert into messages (session_key, seq, id, role, content, created_at, updated_at)
-          values (2, 9, 'nine', 'user', '데이터베이스', 1, 1)",
-            "베터",
-            "터베",
-        ),
-        ("delete from messages where id = 'nine'", "터베", "复"),
-    ] {
-        run(&mut shell, edit).await;
-        assert_sound(&mut shell).await;
-        assert_eq!((found(gone).await, found(there).await), (0, 1), "{edit}");
-    }
 }
 
 /// A chain of parents, deeper than a cascade along it could go.

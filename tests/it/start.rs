@@ -7,6 +7,7 @@ use std::{
 };
 
 use serde_json::json;
+use sqlx::{Connection, sqlite::SqliteConnectOptions};
 
 use crate::cli::{Serving, culm, logged, refusal, run, scratch, shell};
 
@@ -135,4 +136,35 @@ async fn a_file_size_limit_is_an_error_of_a_write_and_no_death() {
     limited.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/bamboo-home/2026.6.18")).arg("--db").arg(&db);
     let output = limited.env_clear().output().unwrap();
     assert!(output.status.code().is_some_and(|code| code != 0), "{output:?}");
+}
+
+#[tokio::test]
+async fn below_a_file_size_limit_most_of_it_can_be_used() {
+    let (_folder, db) = scratch();
+    Serving::on(&db).signal("TERM");
+    // Blocks of 512 bytes: 10 MiB.
+    let mut limited = Command::new("sh");
+    limited.args(["-c", "ulimit -f 20480; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_culm")]);
+    limited.args(["serve", "--db"]).arg(&db);
+    let server = Serving::start(&mut limited, &db);
+    assert_eq!(server.post("/sessions", json!({ "id": "s" })).await.0, 201);
+    let text = "x".repeat(256 << 10);
+    let mut taken = 0;
+    while server.post("/sessions/s/messages", json!({ "messages": [{ "role": "user", "content": text }] })).await.0
+        == 201
+    {
+        taken += 1;
+    }
+    assert!((16..40).contains(&taken), "{taken} of 40");
+    assert_eq!(server.get("/sessions/s").await.1["session"]["message_count"], taken);
+}
+
+#[tokio::test]
+async fn a_database_that_a_shell_is_writing_is_not_called_another_server_s() {
+    let (_folder, db) = scratch();
+    Serving::on(&db).signal("TERM");
+    let mut writing = sqlx::SqliteConnection::connect_with(&SqliteConnectOptions::new().filename(&db)).await.unwrap();
+    sqlx::raw_sql("begin immediate").execute(&mut writing).await.unwrap();
+    let (code, said) = served(&db);
+    assert_eq!((code, said.contains("another process, a shell perhaps")), (7, true), "{said}");
 }

@@ -13,7 +13,7 @@ use culm::{
     model::{
         Appended, Attachment, Cleanup, CleanupMode, KindFilter, Message, MessageFilter, MessageId, NewAttachment,
         NewMessage, NewSession, PAGE_BYTES, Reply, Role, Session, SessionFilter, SessionId, SessionUpdate, Timestamp,
-        ToolCall, ToolFunction, Window,
+        ToolCall, Window,
     },
     repository::SessionRepository,
     storage::{
@@ -221,11 +221,7 @@ pub(crate) fn said(role: Role, text: &str) -> NewMessage {
 
 /// A message that calls tools, by the ids of the calls.
 pub(crate) fn calls(text: &str, ids: &[&str]) -> NewMessage {
-    let call = |id: &&str| ToolCall {
-        id: (*id).into(),
-        kind: "function".into(),
-        function: ToolFunction { name: "read".into(), arguments: "{}".into() },
-    };
+    let call = |id: &&str| ToolCall::new(*id, "read", "{}");
     NewMessage { tool_calls: Some(ids.iter().map(call).collect()), ..said(Role::Assistant, text) }
 }
 

@@ -9,6 +9,7 @@ mod delete;
 mod import;
 mod index;
 mod list;
+mod memory;
 mod read;
 mod search;
 mod start;
@@ -22,7 +23,7 @@ use crate::{Outcome, bench::Bench};
 type Work = fn(&mut Bench) -> Outcome<()>;
 
 /// All of it, in the order of a run.
-pub(crate) const WORKS: [(&str, Work); 13] = [
+pub(crate) const WORKS: [(&str, Work); 14] = [
     ("append", append::measure),
     ("together", together::measure),
     ("transcript", transcript::measure),
@@ -33,6 +34,7 @@ pub(crate) const WORKS: [(&str, Work); 13] = [
     ("index", index::measure),
     ("attachment", attachment::measure),
     ("import", import::measure),
+    ("memory", memory::measure),
     ("search", search::measure),
     ("start", start::measure),
     ("binary", binary::measure),

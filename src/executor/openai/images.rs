@@ -11,7 +11,7 @@ use super::wire::{Image, Part};
 use crate::{
     attachments::AttachmentReader,
     executor::{Error, content},
-    model::{Message, Role, detected_mime_type},
+    model::{Message, detected_mime_type},
     tasks,
 };
 
@@ -23,11 +23,11 @@ const ALL: usize = 50 << 20;
 pub(super) struct Images(HashMap<String, Result<String, String>>);
 
 impl Images {
-    /// Reads the attachments that the user's messages show, the newest first: it is the oldest that find no room.
+    /// Reads the attachments that messages show, the newest first: it is the oldest that find no room.
     pub(super) async fn load(messages: &[Message], attachments: &dyn AttachmentReader) -> Result<Self, Error> {
         let (mut images, mut room) = (HashMap::new(), ALL);
-        let users = messages.iter().rev().filter(|message| message.role == Role::User && !message.compressed);
-        for part in users.flat_map(content::parts) {
+        let shown = messages.iter().rev().filter(|message| !message.compressed);
+        for part in shown.flat_map(content::parts) {
             let Some(url) = part.url().filter(|url| !is_foreign(url) && !images.contains_key(*url)) else { continue };
             let image = read(url, attachments, room.min(ONE)).await;
             let image = image.map_err(|error| Error::Failed(format!("the image {url} could not be read: {error}")))?;

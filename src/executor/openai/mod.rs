@@ -4,23 +4,37 @@
 //! the question to the user: a model's other calls end the run, and the client brings their results with the next one.
 
 mod ask;
+mod calls;
+mod chunk;
+mod extra;
+mod form;
 mod images;
+mod own;
 mod refusal;
 mod reply;
 mod request;
 mod settings;
+mod sse;
 mod stream;
+mod surrogates;
 mod transcript;
+mod usage;
 mod wire;
+mod words;
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use serde_json::Value;
+use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use self::{images::Images, reply::Reply, transcript::transcript};
+use self::{
+    form::Form,
+    images::Images,
+    reply::{Finished, Reply},
+    transcript::{Writing, transcript},
+};
 use super::{Error, Event, Executor, Outcome, Turn, web::cause};
 use crate::{
     attachments::AttachmentReader,
@@ -46,16 +60,22 @@ impl OpenAi {
         if !turn.messages.last().is_some_and(|last| matches!(last.role, Role::User | Role::Tool)) {
             return Ok(Outcome::Skipped);
         }
+        let origin = self.settings.provider.host();
         let mut used = JsonObject::new();
         loop {
-            let mut reply = self.reply(&turn, events).await?;
+            let (reply, spent) = self.reply(&turn, &origin, events).await?;
+            tell_usage(&mut used, spent, events).await;
+            let mut reply = reply?;
             let usage = reply.usage.take();
-            let Some(message) = reply.into_message(&self.limits)? else {
-                tell_usage(&mut used, usage, events).await;
-                return Ok(Outcome::Completed);
-            };
-            tell(events, Event::Message(message.clone())).await;
+            let finished = reply.into_message(&origin, &self.limits);
+            if let Ok(finished) = &finished {
+                tell(events, Event::Message(finished.message.clone())).await;
+            }
             tell_usage(&mut used, usage, events).await;
+            let Finished { message, cut } = finished?;
+            if let Some(cut) = cut {
+                return Err(cut);
+            }
             let (questions, others) = self.questions(&message);
             append(&mut turn.messages, message);
             if questions.is_empty() {
@@ -72,20 +92,29 @@ impl OpenAi {
         }
     }
 
-    /// Asks the model, and again where that can help.
-    async fn reply(&self, turn: &Turn, events: &mpsc::Sender<Event>) -> Result<Reply, Error> {
+    /// Asks the model, and again where that can help. With the reply comes what attempts that failed have used.
+    async fn reply(
+        &self,
+        turn: &Turn,
+        origin: &str,
+        events: &mpsc::Sender<Event>,
+    ) -> Result<(Result<Reply, Error>, Option<JsonObject>), Error> {
         let images = Images::load(&turn.messages, &*self.attachments).await?;
         let model = turn.model.as_deref().unwrap_or(&self.settings.model);
-        let body = wire::Request {
-            model,
-            messages: transcript(turn, &images, self.settings.send_reasoning),
-            stream: true,
-            stream_options: wire::StreamOptions { include_usage: true },
-            reasoning_effort: turn.reasoning_effort.map(|effort| effort_word(effort, model)),
-            tools: if self.settings.ask_user { vec![ask::tool()] } else { Vec::new() },
+        let body = |form: Form| {
+            let request = wire::Request {
+                model,
+                messages: transcript(turn, &Writing { images: &images, form, origin }),
+                stream: true,
+                stream_options: form.usage.then_some(wire::StreamOptions { include_usage: true }),
+                reasoning_effort: turn.reasoning_effort.map(|effort| effort_word(effort, model)),
+                tools: if self.settings.ask_user { vec![ask::tool()] } else { Vec::new() },
+            };
+            serde_json::to_vec(&request).map(Bytes::from).map_err(|error| Error::Failed(error.to_string()))
         };
-        let body = serde_json::to_vec(&body).map_err(|error| Error::Failed(error.to_string()))?;
-        self.settings.provider.complete(body.into(), self.settings.retry_delay, &self.limits, events).await
+        let (extra, delay) = (own::names(&turn.messages, origin), self.settings.retry_delay);
+        let question = request::Question { body: &body, extra, delay };
+        Ok(self.settings.provider.complete(&question, &self.limits, events).await)
     }
 
     /// The calls that ask the user, and whether there are others.
@@ -127,24 +156,10 @@ async fn tell(events: &mpsc::Sender<Event>, event: Event) {
 }
 
 async fn tell_usage(used: &mut JsonObject, usage: Option<JsonObject>, events: &mpsc::Sender<Event>) {
-    if let Some(usage) = usage {
-        add(used, usage);
+    if let Some(mut usage) = usage {
+        usage::complete(&mut usage);
+        usage::add(used, usage);
         tell(events, Event::Usage(used.clone())).await;
-    }
-}
-
-/// Adds one request's counts to those before it; what is no count is the last request's.
-fn add(used: &mut JsonObject, more: JsonObject) {
-    for (key, more) in more {
-        match (used.get_mut(&key), more) {
-            (Some(Value::Object(used)), Value::Object(more)) => add(used, more),
-            (Some(Value::Number(used)), Value::Number(more)) => {
-                if let (Some(a), Some(b)) = (used.as_u64(), more.as_u64()) {
-                    *used = a.saturating_add(b).into();
-                }
-            }
-            (_, more) => drop(used.insert(key, more)),
-        }
     }
 }
 

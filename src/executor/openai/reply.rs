@@ -2,23 +2,29 @@
 
 use serde_json::json;
 
-use super::wire::{CallDelta, Choice};
+use super::{
+    calls::Calls,
+    chunk::{Chunk, Delta},
+    extra,
+    surrogates::Joiner,
+    usage,
+};
 use crate::{
     executor::{Error, Event},
-    model::{JsonObject, Limits, NewMessage, Role, ToolCall, ToolFunction},
+    model::{JsonObject, Limits, NewMessage, Role},
 };
 
-/// More calls than any model makes at once, and few enough to look through.
-const CALLS: usize = 128;
-/// A call's share of a message's size beside its text.
-const CALL_BYTES: usize = 64;
+/// Where a message keeps which provider its own fields are from.
+pub(super) const ORIGIN: &str = "provider";
 
 /// What was said so far.
 #[derive(Default)]
 pub(super) struct Reply {
-    text: String,
-    reasoning: String,
-    calls: Vec<Call>,
+    text: Text,
+    reasoning: Text,
+    calls: Calls,
+    extra: JsonObject,
+    extra_bytes: usize,
     /// How it ended, once it has.
     pub(super) finish_reason: Option<String>,
     /// What it used. Some vendors count with every fragment: the last count stands.
@@ -26,131 +32,146 @@ pub(super) struct Reply {
 }
 
 #[derive(Default)]
-struct Call {
-    index: Option<i64>,
-    id: String,
-    name: String,
-    arguments: String,
+struct Text {
+    text: String,
+    joiner: Joiner,
+}
+
+/// A message that is whole, and what is wrong with it.
+pub(super) struct Finished {
+    pub(super) message: NewMessage,
+    /// Why nothing can be done with it, although it is kept.
+    pub(super) cut: Option<Error>,
 }
 
 impl Reply {
     /// Whether the model has begun to speak: asking again would make it speak twice.
     pub(super) fn has_begun(&self) -> bool {
-        !(self.text.is_empty() && self.reasoning.is_empty() && self.calls.is_empty())
+        !(self.text.text.is_empty() && self.reasoning.text.is_empty() && self.calls.is_empty())
     }
 
-    /// Takes a fragment in, and gives what is to be told of it.
-    pub(super) fn take(&mut self, choice: Choice, limits: &Limits) -> Result<Vec<Event>, Error> {
-        let whole = choice.message.filter(|_| !self.has_begun());
-        let delta = choice.delta.or(whole).unwrap_or_default();
-        let (reasoning, text) = (delta.reasoning(), delta.text());
-        self.reasoning.push_str(&reasoning);
-        self.text.push_str(&text);
-        for call in delta.tool_calls.into_iter().flatten() {
-            self.take_call(call)?;
+    /// Whether it says nothing that a reader could see.
+    pub(super) fn is_empty(&self) -> bool {
+        let blank = |text: &Text| text.text.trim().is_empty();
+        blank(&self.text) && blank(&self.reasoning) && self.calls.is_empty()
+    }
+
+    /// Whether its end gives no reason why there is nothing in it.
+    pub(super) fn ended_as_usual(&self) -> bool {
+        self.finish_reason.as_deref().is_none_or(|reason| is_usual(reason) || is_failure(reason))
+    }
+
+    /// Takes a chunk in, and gives what is to be told of it, and whether it had any content.
+    pub(super) fn take(&mut self, chunk: Chunk, limits: &Limits) -> Result<(Vec<Event>, bool), Error> {
+        if let Some(newer) = chunk.usage {
+            usage::renew(self.usage.get_or_insert_default(), newer);
         }
-        self.finish_reason = choice.finish_reason.filter(|reason| !reason.is_empty()).or(self.finish_reason.take());
-        if self.size() > limits.message {
+        let whole = chunk.whole.filter(|_| !self.has_begun());
+        let delta = if chunk.delta.says() { chunk.delta } else { whole.unwrap_or_default() };
+        // Servers that only want to be heard may repeat what is no content.
+        let is_end = self.finish_reason.is_none() && chunk.finish_reason.is_some();
+        let has_own = self.finish_reason.is_none() && !delta.extra.is_empty();
+        let says = !(delta.text.is_empty() && delta.reasoning.is_empty() && delta.calls.is_empty());
+        let has_content = says || is_end || has_own;
+        self.finish_reason = chunk.finish_reason.or(self.finish_reason.take());
+        let Delta { text, reasoning, calls, extra, .. } = delta;
+        let (reasoning, text) = (self.reasoning.push(&reasoning), self.text.push(&text));
+        calls.into_iter().try_for_each(|call| self.calls.take(call))?;
+        if !extra.is_empty() {
+            self.extra_bytes += serde_json::to_string(&extra).map_or(0, |json| json.len());
+            extra::merge(&mut self.extra, extra);
+        }
+        if self.bytes() > limits.message {
             return Err(Error::Failed(format!("the model wrote more than {} bytes in one message", limits.message)));
         }
         let events = [(reasoning, Event::ReasoningDelta as fn(_) -> _), (text, Event::TextDelta)];
-        Ok(events.into_iter().filter(|(text, _)| !text.is_empty()).map(|(text, event)| event(text)).collect())
+        let events = events.into_iter().filter(|(text, _)| !text.is_empty()).map(|(text, event)| event(text));
+        Ok((events.collect(), has_content))
     }
 
-    fn size(&self) -> usize {
-        let call = |call: &Call| call.id.len() + call.name.len() + call.arguments.len() + CALL_BYTES;
-        self.text.len() + self.reasoning.len() + self.calls.iter().map(call).sum::<usize>()
+    fn bytes(&self) -> usize {
+        self.text.text.len() + self.reasoning.text.len() + self.calls.bytes() + self.extra_bytes
     }
 
-    fn take_call(&mut self, delta: CallDelta) -> Result<(), Error> {
-        let function = delta.function.unwrap_or_default();
-        let id = delta.id.unwrap_or_default();
-        let name = function.name.as_deref().unwrap_or_default();
-        let place = self.calls.iter().rposition(|call| call.is_meant(delta.index, &id));
-        // Without index and id, a name begins a call.
-        let place = place.or_else(|| {
-            let goes_on = delta.index.is_none() && id.is_empty() && name.is_empty();
-            goes_on.then(|| self.calls.len().checked_sub(1)).flatten()
-        });
-        let place = match place {
-            Some(place) => place,
-            None if self.calls.len() == CALLS => {
-                return Err(Error::Failed(format!("the model called more than {CALLS} tools at once")));
-            }
-            None => {
-                self.calls.push(Call { index: delta.index, ..Call::default() });
-                self.calls.len() - 1
-            }
+    /// Why the reply is no success, if its end says so or there is nothing in it.
+    pub(super) fn failure(&self) -> Option<Error> {
+        let reason = self.finish_reason.as_deref().unwrap_or_default();
+        let words = match reason {
+            _ if is_failure(reason) => format!("the provider broke off: it ended the reply with '{reason}'"),
+            _ if !self.is_empty() => return None,
+            _ if is_usual(reason) => "the model ended its turn without saying anything".into(),
+            _ => format!("the model ended with '{reason}' before it said anything"),
         };
-        self.calls[place].extend(&id, name, &function.arguments());
-        Ok(())
+        Some(Error::Failed(words))
     }
 
-    /// The whole message. None when nothing was said.
-    pub(super) fn into_message(self, limits: &Limits) -> Result<Option<NewMessage>, Error> {
-        if !self.has_begun() {
-            return match self.finish_reason.as_deref().filter(|reason| !is_usual(reason)) {
-                None => Ok(None),
-                Some(reason) => Err(Error::Failed(format!("the model ended with '{reason}' before it said anything"))),
-            };
-        }
+    /// The whole message, with the vendor's own fields and where they are from.
+    pub(super) fn into_message(mut self, origin: &str, limits: &Limits) -> Result<Finished, Error> {
         let reason = self.finish_reason.filter(|reason| !is_usual(reason));
-        let calls = finished(self.calls)?;
+        let is_cut = reason.as_deref().is_some_and(is_cut);
+        let calls = self.calls.finish(is_cut)?;
+        let mut metadata = JsonObject::new();
+        // Cut off by a limit or a filter: the reader is to know.
+        if let Some(reason) = &reason {
+            metadata.insert("finish_reason".into(), json!(reason));
+        }
+        if !calls.incomplete.is_empty() {
+            metadata.insert("incomplete_tool_calls".into(), json!(calls.incomplete));
+        }
+        let cut = reason.filter(|_| is_cut && !calls.incomplete.is_empty()).map(|reason| {
+            Error::Failed(format!(
+                "a call of a tool was cut off, its arguments are incomplete (finish_reason '{reason}')"
+            ))
+        });
+        if !self.extra.is_empty() || calls.calls.iter().any(|call| !call.extra.is_empty()) {
+            self.extra.insert(ORIGIN.into(), json!(origin));
+        }
+        let calls = calls.calls;
         let message = NewMessage {
             id: Some(crate::model::MessageId::mint()),
-            reasoning: Some(self.reasoning).filter(|reasoning| !reasoning.is_empty()),
+            reasoning: Some(self.reasoning.end()).filter(|reasoning| !reasoning.is_empty()),
             phase: Some(if calls.is_empty() { "final_answer" } else { "commentary" }.into()),
             tool_calls: Some(calls).filter(|calls| !calls.is_empty()),
-            // Cut off by a limit or a filter: the reader is to know.
-            metadata: reason.map(|reason| json!({ "finish_reason": reason }).into()),
-            ..NewMessage::text(Role::Assistant, self.text)
+            metadata: Some(metadata).filter(|metadata| !metadata.is_empty()).map(|metadata| json!(metadata).into()),
+            extra: self.extra.into(),
+            ..NewMessage::text(Role::Assistant, self.text.end())
         };
         message.check(limits).map_err(|invalid| Error::Failed(format!("the model's message: {invalid}")))?;
-        Ok(Some(message))
+        Ok(Finished { message, cut })
     }
 }
 
-impl Call {
-    /// Whether a fragment goes on with this call. Some vendors give all calls the same index: a new id is a new call.
-    fn is_meant(&self, index: Option<i64>, id: &str) -> bool {
-        match (index, id) {
-            (None, "") => false,
-            (Some(_), "") => self.index == index,
-            (Some(_), id) => self.index == index && (self.id.is_empty() || self.id == id),
-            (None, id) => self.id == id,
-        }
+impl Text {
+    /// Makes it longer. What can be shown of the new piece.
+    fn push(&mut self, piece: &str) -> String {
+        let piece = self.joiner.join(piece);
+        self.text.push_str(&piece);
+        piece
     }
 
-    fn extend(&mut self, id: &str, name: &str, arguments: &str) {
-        // Some vendors repeat both with every fragment.
-        for (mine, given) in [(&mut self.id, id), (&mut self.name, name)] {
-            if mine.is_empty() {
-                mine.push_str(given);
-            }
-        }
-        self.arguments.push_str(arguments);
+    fn end(mut self) -> String {
+        self.text.push_str(self.joiner.end());
+        self.text
     }
-}
-
-/// The calls as they are stored. A result must find its call, so an id that cannot be one is replaced.
-fn finished(calls: Vec<Call>) -> Result<Vec<ToolCall>, Error> {
-    let mut finished: Vec<ToolCall> = Vec::new();
-    for Call { id, name, arguments, .. } in calls {
-        if name.is_empty() {
-            return Err(Error::Failed("the model called a tool without naming it".into()));
-        }
-        let is_id = !id.is_empty() && id.len() <= 128 && !id.chars().any(char::is_control);
-        let is_id = is_id && finished.iter().all(|other| other.id != id);
-        let id = if is_id { id } else { format!("call_{}", uuid::Uuid::now_v7().simple()) };
-        let arguments = if arguments.trim().is_empty() { "{}".into() } else { arguments };
-        finished.push(ToolCall { id, kind: "function".into(), function: ToolFunction { name, arguments } });
-    }
-    Ok(finished)
 }
 
 /// How a reply ends that was not cut off.
 fn is_usual(reason: &str) -> bool {
-    ["stop", "end_turn", "eos", "tool_calls", "function_call"].iter().any(|usual| reason.eq_ignore_ascii_case(usual))
+    let usual = ["", "stop", "end_turn", "eos", "stop_sequence", "tool_calls", "tool_use", "function_call"];
+    usual.iter().any(|usual| reason.eq_ignore_ascii_case(usual))
+}
+
+/// How one ends that reached a limit.
+fn is_cut(reason: &str) -> bool {
+    let reason = reason.to_ascii_lowercase();
+    ["length", "max_tokens", "max_output_tokens", "model_context_window_exceeded", "incomplete"].contains(&&*reason)
+}
+
+/// How one ends that failed at the provider's.
+fn is_failure(reason: &str) -> bool {
+    let reason = reason.to_ascii_lowercase();
+    let words = ["error", "failed", "insufficient_system_resource", "malformed", "unexpected_tool_call", "abort"];
+    words.iter().any(|word| reason.contains(word))
 }
 
 #[cfg(test)]
@@ -159,65 +180,53 @@ mod tests {
 
     use super::*;
 
-    fn calls(fragments: &[Value]) -> Vec<(String, String, String)> {
+    fn chunk(delta: Value, reason: Option<&str>) -> Chunk {
+        Chunk::read(json!({ "choices": [{ "delta": delta, "finish_reason": reason }] }))
+    }
+
+    fn reply(delta: Value, reason: &str) -> Reply {
         let mut reply = Reply::default();
-        for fragment in fragments {
-            let choice = serde_json::from_value(json!({ "delta": { "tool_calls": [fragment] } })).unwrap();
-            reply.take(choice, &Limits::default()).unwrap();
-        }
-        let calls = reply.into_message(&Limits::default()).unwrap().unwrap().tool_calls.unwrap();
-        calls.into_iter().map(|call| (call.id, call.function.name, call.function.arguments)).collect()
-    }
-
-    #[test]
-    fn calls_are_put_together_however_a_vendor_cuts_them() {
-        let wanted = [("a", "read", "{\"x\":1}"), ("b", "list", "{}")];
-        let wanted = wanted.map(|(id, name, arguments)| (id.into(), name.into(), arguments.into()));
-        let call = |name: &str, arguments: Value| json!({ "name": name, "arguments": arguments });
-        let by_index = [
-            json!({ "index": 0, "id": "a", "function": call("read", json!("{\"x\"")) }),
-            json!({ "index": 1, "id": "b", "function": call("list", json!("")) }),
-            json!({ "index": 0, "function": { "arguments": ":1}" } }),
-        ];
-        let repeating_all = [
-            json!({ "index": 0, "id": "a", "function": call("read", json!("{\"x\"")) }),
-            json!({ "index": 0, "id": "a", "function": call("read", json!(":1}")) }),
-            json!({ "index": 1, "id": "b", "function": call("list", Value::Null) }),
-        ];
-        let all_at_index_0 = [
-            json!({ "index": 0, "id": "a", "function": call("read", json!("{\"x\":1}")) }),
-            json!({ "index": 0, "id": "b", "function": call("list", json!({})) }),
-        ];
-        let without_index = [
-            json!({ "id": "a", "function": call("read", json!("{\"x\"")) }),
-            json!({ "function": { "arguments": ":1}" } }),
-            json!({ "id": "b", "function": call("list", json!(" ")) }),
-        ];
-        for fragments in [&by_index[..], &repeating_all, &all_at_index_0, &without_index] {
-            assert_eq!(calls(fragments), wanted, "{fragments:?}");
-        }
-    }
-
-    #[test]
-    fn calls_without_an_id_or_with_one_twice_get_one() {
-        let nameless = json!({ "function": { "name": "read", "arguments": {} } });
-        let twice = json!({ "index": 0, "id": "", "function": { "name": "read" } });
-        let again = json!({ "index": 1, "id": "x\n", "function": { "name": "read" } });
-        let found = calls(&[nameless.clone(), nameless, twice, again]);
-        assert_eq!(found.len(), 4);
-        assert!(found.iter().all(|(id, ..)| id.starts_with("call_")), "{found:?}");
+        reply.take(chunk(delta, Some(reason)), &Limits::default()).unwrap();
+        reply
     }
 
     #[test]
     fn nothing_is_kept_without_bound() {
         let limits = Limits { message: 1000, ..Limits::default() };
-        let choice = |delta: Value| serde_json::from_value::<Choice>(json!({ "delta": delta })).unwrap();
         let mut reply = Reply::default();
-        assert!(reply.take(choice(json!({ "content": "x".repeat(600) })), &limits).is_ok());
-        assert!(reply.take(choice(json!({ "reasoning": "x".repeat(600) })), &limits).is_err());
-        let call = |index: usize| json!({ "tool_calls": [{ "index": index, "function": { "name": "f" } }] });
+        assert!(reply.take(chunk(json!({ "content": "x".repeat(600) }), None), &limits).is_ok());
+        assert!(reply.take(chunk(json!({ "reasoning": "x".repeat(600) }), None), &limits).is_err());
         let mut reply = Reply::default();
-        let taken = (0..=CALLS).map(|index| reply.take(choice(call(index)), &Limits::default()));
-        assert_eq!(taken.filter(Result::is_ok).count(), CALLS);
+        let own = || chunk(json!({ "own": "x".repeat(600) }), None);
+        assert!(reply.take(own(), &limits).is_ok() && reply.take(own(), &limits).is_err());
+    }
+
+    #[test]
+    fn an_end_that_is_an_error_and_an_empty_reply_are_failures() {
+        let text = || json!({ "content": "half" });
+        for (reply, words) in [
+            (reply(text(), "error"), "'error'"),
+            (reply(text(), "MALFORMED_FUNCTION_CALL"), "MALFORMED"),
+            (reply(json!({ "content": "\n" }), "stop"), "without saying anything"),
+            (reply(json!({}), "length"), "'length' before"),
+        ] {
+            assert!(reply.failure().unwrap().to_string().contains(words), "{words}");
+        }
+        for reply in
+            [reply(text(), "length"), reply(json!({ "reasoning": "all" }), "stop"), reply(text(), "content_filter")]
+        {
+            assert!(reply.failure().is_none());
+        }
+    }
+
+    #[test]
+    fn arguments_that_were_cut_off_are_stored_as_incomplete() {
+        let call = json!({ "index": 0, "id": "a", "function": { "name": "write", "arguments": "{\"path\": \"x" } });
+        let finished =
+            reply(json!({ "tool_calls": [call] }), "length").into_message("here", &Limits::default()).unwrap();
+        let metadata: Value = finished.message.metadata.unwrap().parse().unwrap();
+        assert_eq!(metadata, json!({ "finish_reason": "length", "incomplete_tool_calls": ["a"] }));
+        assert!(finished.cut.is_some());
+        assert_eq!(finished.message.tool_calls.unwrap()[0].function.arguments, "{\"path\": \"x");
     }
 }

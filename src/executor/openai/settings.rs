@@ -9,7 +9,7 @@ use reqwest::{
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
-use super::request::Provider;
+use super::{form::Manners, request::Provider};
 use crate::{
     executor::{
         config::duration,
@@ -33,14 +33,23 @@ pub struct Config {
     /// Further headers of each request. Some vendors take the key in one, so they are kept like it.
     #[serde(default)]
     pub headers: BTreeMap<String, SecretString>,
-    /// How long the provider may say nothing; two minutes when not given.
+    /// How long the provider may send nothing at all; two minutes when not given.
     #[serde(default, deserialize_with = "duration")]
     pub silence_timeout: Option<Duration>,
+    /// How long it may send nothing of the reply while it keeps the connection open with heartbeats; twice
+    /// `silence_timeout` when not given.
+    #[serde(default, deserialize_with = "duration")]
+    pub content_timeout: Option<Duration>,
+    /// Whether to ask for a count of the tokens with `stream_options`. A provider that refuses the field is asked without
+    /// it, from its first refusal on.
+    #[serde(default = "yes")]
+    pub stream_options: bool,
     /// Whether the model is offered the tool that asks the user; a model that knows no tools is better without.
     #[serde(default = "yes")]
     pub ask_user: bool,
     /// Whether the model is sent what it thought before, as `reasoning_content`. DeepSeek refuses a history with tool
-    /// calls that lacks it, and models that think between calls do better with it; other vendors refuse the field.
+    /// calls that lacks it, and models that think between calls do better with it; other vendors refuse the field. A
+    /// provider that says it misses the field is sent it all the same, from then on.
     #[serde(default)]
     pub send_reasoning: bool,
 }
@@ -52,8 +61,6 @@ pub struct Settings {
     pub model: String,
     /// Whether the model is offered the tool that asks the user.
     pub ask_user: bool,
-    /// Whether the model is sent what it thought before.
-    pub send_reasoning: bool,
     /// How long to wait before the first retry; each further wait is twice as long.
     pub retry_delay: Duration,
     pub(super) provider: Provider,
@@ -74,6 +81,11 @@ impl Config {
         if silence.is_zero() {
             return Err(Invalid::new("silence_timeout", "longer than nothing"));
         }
+        let content = self.content_timeout.unwrap_or(silence.saturating_mul(2));
+        if content.is_zero() {
+            return Err(Invalid::new("content_timeout", "longer than nothing"));
+        }
+        let manners = Manners::new(self.stream_options, self.send_reasoning);
         let (url, key) = (self.url()?, self.key()?);
         let headers = self.headers(key.as_ref())?;
         if key.is_some() && url.scheme() == "http" && !is_loopback(&url) {
@@ -87,9 +99,8 @@ impl Config {
         Ok(Settings {
             model: self.model.clone(),
             ask_user: self.ask_user,
-            send_reasoning: self.send_reasoning,
             retry_delay: Duration::from_millis(500),
-            provider: Provider { client, url, secrets, silence },
+            provider: Provider { client, url, secrets, silence, content, manners },
         })
     }
 

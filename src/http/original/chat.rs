@@ -119,15 +119,21 @@ pub(in crate::http) async fn chat(
     let (repository, session) = (app.repository.clone(), id.clone());
     // What belongs together is done whether or not the client waits.
     let stored = async move {
-        if repository.session(&session).await?.is_none() {
-            match repository.create_session(new, None).await {
+        match repository.session(&session).await? {
+            // Refused before anything changes; a run that starts now is told by the append.
+            Some(_) if !repository.active_runs(&session, false).await?.is_empty() => {
+                return Err(Error::SessionBusy(session));
+            }
+            Some(_) => {}
+            None => match repository.create_session(new, None).await {
                 // Created by another one at this moment.
                 Ok(_) | Err(Error::SessionExists(_)) => {}
                 Err(error) => return Err(error),
-            }
+            },
         }
-        store(&repository, &session, user, prompt, images).await?;
-        repository.update_session(&session, update, None).await
+        // First what can be refused for what the session holds already.
+        repository.update_session(&session, update, None).await?;
+        store(&repository, &session, user, prompt, images).await
     };
     app.repository.tasks().detached(stored).await?;
     Ok(Answer::new(&ChatStoredBody { stream_url: events_url(&id), session_id: id, status: "streaming".into() }))

@@ -22,7 +22,7 @@ use super::{
     found, last,
 };
 use crate::{
-    model::{EventScope, InEpoch, RawObject, Role, RunId, RunStatus, Session, SessionId, ToolCall},
+    model::{EventScope, InEpoch, RawObject, Role, RunId, RunStatus, Session, SessionId},
     storage::{self, Storage},
 };
 
@@ -146,11 +146,14 @@ fn agent_events(told: &Value) -> Vec<Value> {
 
 /// The calls that a message makes, or the result that it is.
 fn tool_events(message: &Value) -> Vec<Value> {
-    let started = |call: &ToolCall| {
-        let arguments: Value = serde_json::from_str(&call.function.arguments).unwrap_or_default();
-        json!({ "type": "tool_start", "tool_call_id": call.id, "tool_name": call.function.name, "arguments": arguments })
+    // Not as a type: a provider may have put fields of its own on a call.
+    let started = |call: &Value| {
+        let function = &call["function"];
+        let arguments = function["arguments"].as_str().unwrap_or_default();
+        let arguments: Value = serde_json::from_str(arguments).unwrap_or_default();
+        json!({ "type": "tool_start", "tool_call_id": call["id"], "tool_name": function["name"], "arguments": arguments })
     };
-    let calls: Vec<ToolCall> = Vec::deserialize(&message["tool_calls"]).unwrap_or_default();
+    let calls = message["tool_calls"].as_array().map(Vec::as_slice).unwrap_or_default();
     let result = (message["role"] == "tool").then(|| {
         let result = json!({ "success": message["tool_success"] != false, "result": message["content"] });
         json!({ "type": "tool_complete", "tool_call_id": message["tool_call_id"], "result": result })

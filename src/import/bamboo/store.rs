@@ -129,7 +129,7 @@ impl<'a> Target<'a> {
         let mut there = self.usage(session).await?;
         let mut added = 0;
         for record in records {
-            match there.get_mut(&record.canonical()) {
+            match there.get_mut(&record.digest()) {
                 Some(count) if *count > 0 => *count -= 1,
                 _ => {
                     added += 1;
@@ -143,7 +143,7 @@ impl<'a> Target<'a> {
     }
 
     /// The log's records, and how often each is there.
-    async fn usage(&self, session: &SessionId) -> Result<HashMap<String, u64>> {
+    async fn usage(&self, session: &SessionId) -> Result<HashMap<[u8; 32], u64>> {
         let mut there = HashMap::new();
         let Some(storage) = self.storage else { return Ok(there) };
         let mut after: Option<Position> = None;
@@ -153,7 +153,7 @@ impl<'a> Target<'a> {
                 page => page?,
             };
             for stored in page.items {
-                *there.entry(stored.record.canonical()).or_default() += 1;
+                *there.entry(stored.record.digest()).or_default() += 1;
             }
             match page.next {
                 Some(next) => after = Some(next),

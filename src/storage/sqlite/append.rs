@@ -15,10 +15,15 @@ use serde::{Serialize, Serializer, ser::SerializeSeq};
 use serde_json::json;
 use sqlx::SqliteConnection;
 
-use super::{error, idempotency, messages, types};
+use super::{
+    error, idempotency, messages,
+    search::{form, form_of_calls},
+    types,
+};
 use crate::{
     model::{Appended, Message, MessageId, NewMessage, RawJson, SessionId, Timestamp},
     storage::{AppendOptions, Error, Result},
+    tasks,
 };
 
 /// One append: a session and its new messages, whose ids are fixed, so that it can be tried again.
@@ -201,7 +206,11 @@ fn take_in(
         let key = (append.session.clone(), message.id.clone());
         let before = known.get(&key).or_else(|| new.iter().find(|m: &&Arc<Message>| m.id == message.id));
         match before {
-            Some(before) if before.same_content(&message) => answer.push(before.clone()),
+            Some(before)
+                if before.same_content(&message) && (message.extra.is_empty() || message.extra == before.extra) =>
+            {
+                answer.push(before.clone());
+            }
             Some(_) => return Err(Error::MessageExists(message.id.clone())),
             None => {
                 seq += 1;
@@ -271,12 +280,12 @@ macro_rules! append_rows {
     ($rows:expr, $rest:literal) => {{
         let rows: &Rows = $rows;
         sqlx::query!(
-            r#"insert into appends (session_id, seq, id, role, content, content_terms, reasoning, reasoning_terms, parts, tool_calls,
+            r#"insert into appends (session_id, seq, id, role, content, content_terms, reasoning, reasoning_terms, tools_terms, parts, tool_calls,
                  tool_call_id, tool_success, phase, metadata, run_id, compressed, extra, created_at, updated_at, at, opens,
                  told_at, beside_run)
                select value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, value ->> 7,
                  value ->> 8, value ->> 9, value ->> 10, value ->> 11, value ->> 12, value ->> 13, value ->> 14, value ->> 15,
-                 value ->> 16, value ->> 17, value ->> 18, coalesce(?2, min(value ->> 17, ?4)), ?2 is not null, ?3, "#
+                 value ->> 16, value ->> 17, value ->> 18, value ->> 19, coalesce(?2, min(value ->> 18, ?4)), ?2 is not null, ?3, "#
                 + $rest,
             rows.rows,
             rows.at,
@@ -388,18 +397,21 @@ async fn insert_alone(
     let Rows { at, now, told_at, .. } = Rows::of(std::iter::empty(), opens, tells);
     let (session, seq, id, role) =
         (session.as_str(), (m.seq > 0).then_some(m.seq), m.id.as_str(), types::word(&m.role));
-    let (terms, thoughts) = (messages::terms(&m.content), m.reasoning.as_deref().and_then(messages::terms));
+    let calls = m.tool_calls.as_ref().map(|calls| calls.as_str().to_owned());
+    let texts = (m.content.clone(), m.reasoning.clone(), calls);
+    let made = move || (form(&texts.0), texts.1.as_deref().map(form), texts.2.as_deref().map(form_of_calls));
+    let (terms, thoughts, called) = tasks::on_bytes(m.bytes(), made).await;
     let [parts, calls, metadata] =
         [&m.parts, &m.tool_calls, &m.metadata].map(|json| json.as_ref().map(RawJson::as_str));
     let (run, extra) = (m.run_id.as_ref().map(|run| run.as_str()), m.extra.as_str());
     let (created_at, updated_at, opens) = (m.created_at.0, m.updated_at.0, at.is_some());
     let at = at.unwrap_or(created_at.min(now));
     sqlx::query!(
-        "insert into appends (session_id, seq, id, role, content, content_terms, reasoning, reasoning_terms, parts, tool_calls,
+        "insert into appends (session_id, seq, id, role, content, content_terms, reasoning, reasoning_terms, tools_terms, parts, tool_calls,
            tool_call_id, tool_success, phase, metadata, run_id, compressed, extra, created_at, updated_at, at, opens, told_at,
            beside_run)
-         values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, true)",
-        session, seq, id, role, m.content, terms, m.reasoning, thoughts, parts, calls, m.tool_call_id, m.tool_success, m.phase,
+         values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, true)",
+        session, seq, id, role, m.content, terms, m.reasoning, thoughts, called, parts, calls, m.tool_call_id, m.tool_success, m.phase,
         metadata, run, m.compressed, extra, created_at, updated_at, at, opens, told_at
     )
     .execute(conn)
@@ -416,15 +428,16 @@ struct Row<'a>(&'a SessionId, &'a Message);
 impl Serialize for Row<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
         let Self(session, m) = *self;
-        let mut columns = serializer.serialize_seq(Some(19))?;
+        let mut columns = serializer.serialize_seq(Some(20))?;
         columns.serialize_element(session)?;
         columns.serialize_element(&(m.seq > 0).then_some(m.seq))?;
         columns.serialize_element(&m.id)?;
         columns.serialize_element(&m.role)?;
         columns.serialize_element(&m.content)?;
-        columns.serialize_element(&messages::terms(&m.content))?;
+        columns.serialize_element(&form(&m.content))?;
         columns.serialize_element(&m.reasoning)?;
-        columns.serialize_element(&m.reasoning.as_deref().and_then(messages::terms))?;
+        columns.serialize_element(&m.reasoning.as_deref().map(form))?;
+        columns.serialize_element(&m.tool_calls.as_ref().map(|calls| form_of_calls(calls.as_str())))?;
         columns.serialize_element(&m.parts.as_ref().map(RawJson::as_str))?;
         columns.serialize_element(&m.tool_calls.as_ref().map(RawJson::as_str))?;
         columns.serialize_element(&m.tool_call_id)?;

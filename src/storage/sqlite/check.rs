@@ -11,6 +11,7 @@ use sqlx::{
     AssertSqlSafe, ConnectOptions, Connection, Row, SqliteConnection,
     sqlite::{SqliteConnectOptions, SqlitePoolOptions},
 };
+use tokio_util::sync::CancellationToken;
 
 use super::{
     error,
@@ -79,6 +80,9 @@ const RULES: [(&str, &str); 18] = [
       where instr(m.content, char(0)) > 0 or instr(coalesce(m.reasoning, ''), char(0)) > 0"),
 ];
 
+/// Instructions of SQLite between two looks whether to stop.
+const INSTRUCTIONS: i32 = 1000;
+
 /// Texts that are read whole, a page of rows at a time: key, name of the row, text.
 const TEXTS: [(&str, &str); 3] = [
     ("a session's text is not UTF-8",
@@ -93,7 +97,13 @@ const TEXTS: [(&str, &str); 3] = [
 
 /// Checks a database, and tells after each step how many of all steps were taken. Each finding is one line; none means
 /// that it is sound.
-pub async fn check(path: &Path, progress: &mut (dyn FnMut(u64, u64) + Send)) -> Result<Vec<String>, OpenError> {
+///
+/// Once it is told to stop, it fails: what SQLite does is interrupted, so that nothing of it holds the database any more.
+pub async fn check(
+    path: &Path,
+    stop: CancellationToken,
+    progress: &mut (dyn FnMut(u64, u64) + Send),
+) -> Result<Vec<String>, OpenError> {
     if !path.try_exists().unwrap_or(true) {
         return Err(OpenError::Missing(path.into()));
     }
@@ -102,6 +112,7 @@ pub async fn check(path: &Path, progress: &mut (dyn FnMut(u64, u64) + Send)) -> 
     let reading = SqliteConnectOptions::new().filename(path).read_only(true).foreign_keys(false);
     let reading = reading.pragma("temp_store", "file").pragma("trusted_schema", "off").disable_statement_logging();
     let mut conn = reading.connect().await.map_err(refused)?;
+    conn.lock_handle().await.map_err(refused)?.set_progress_handler(INSTRUCTIONS, move || !stop.is_cancelled());
     let (all, mut done) = (u64::try_from(3 + RULES.len() + TEXTS.len() + index_check::COUNT).unwrap_or(u64::MAX), 0);
     let mut step = || {
         done += 1;

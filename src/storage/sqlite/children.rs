@@ -4,9 +4,7 @@ use serde_json::{Value, json};
 use sqlx::SqliteConnection;
 
 use super::{
-    error, events, idempotency,
-    messages::{self, terms},
-    runs,
+    error, events, idempotency, messages, runs,
     sessions::{self, SessionRow},
 };
 use crate::{
@@ -194,15 +192,14 @@ async fn reassign(conn: &mut SqliteConnection, key: i64, last_seq: i64, input: &
         messages::forget_derived(conn, key).await?;
         return Ok(0);
     };
-    let (terms, now) = (terms(&text), Timestamp::now().0);
+    let now = Timestamp::now().0;
     // What a message is in pieces would contradict its new text.
     let rewrite = sqlx::query_scalar!(
-        r#"update messages set content = ?3, content_terms = ?4, parts = null, updated_at = ?5
+        r#"update messages set content = ?3, parts = null, updated_at = ?4
            where session_key = ?1 and seq = ?2 returning id as "id!: String""#,
         key,
         seq,
         text,
-        terms,
         now
     );
     let id = rewrite.fetch_one(&mut *conn).await.map_err(error::of)?;

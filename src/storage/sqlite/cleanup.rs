@@ -4,7 +4,10 @@
 //! **A cleanup holds up nobody.** Trees are judged by a reader first; the writer judges again only those that have something
 //! to delete, and nothing comes between that and their marks.
 
-use std::collections::HashMap;
+use std::{
+    collections::HashMap,
+    sync::{Arc, atomic::AtomicBool},
+};
 
 use sqlx::{SqliteConnection, SqlitePool};
 
@@ -80,7 +83,10 @@ pub(super) struct Begin {
 }
 
 pub(super) async fn begin(conn: &mut SqliteConnection, input: &Begin) -> Result<Receipt> {
-    forget_old(conn).await?;
+    match row_of(conn, &input.id).await {
+        Err(Error::ReceiptNotFound(_)) => {}
+        found => return found.and(Err(Error::ReceiptExists(input.id.clone()))),
+    }
     let (id, request, now) = (input.id.as_str(), types::object(&input.cleanup), Timestamp::now().0);
     let begin = sqlx::query!(
         "insert into receipts (id, status, request, last_root, created_at)
@@ -93,14 +99,14 @@ pub(super) async fn begin(conn: &mut SqliteConnection, input: &Begin) -> Result<
     Ok(row_of(conn, &input.id).await?.into_receipt())
 }
 
-/// Removes what old receipts hold, a step of it; then the receipts.
-async fn forget_old(conn: &mut SqliteConnection) -> Result<()> {
+/// Removes some of what the oldest receipt holds that is kept no longer; then the receipt. Whether there may be more.
+pub(super) async fn forget_old(conn: &mut SqliteConnection) -> Result<bool> {
     let before = Timestamp::now().0 - KEPT;
     let old = sqlx::query_scalar!(
         r#"select receipt_key as "key!: i64" from receipts where finished_at < ?1 order by finished_at limit 1"#,
         before
     );
-    let Some(key) = old.fetch_optional(&mut *conn).await.map_err(error::of)? else { return Ok(()) };
+    let Some(key) = old.fetch_optional(&mut *conn).await.map_err(error::of)? else { return Ok(false) };
     let rows = sqlx::query!(
         "delete from receipt_sessions where receipt_key = ?1 and session_id in (
            select session_id from receipt_sessions where receipt_key = ?1 limit ?2)",
@@ -111,7 +117,7 @@ async fn forget_old(conn: &mut SqliteConnection) -> Result<()> {
         let forget = sqlx::query!("delete from receipts where receipt_key = ?1", key);
         forget.execute(conn).await.map_err(error::of)?;
     }
-    Ok(())
+    Ok(true)
 }
 
 async fn row_of(conn: &mut SqliteConnection, id: &ReceiptId) -> Result<Row> {
@@ -184,7 +190,7 @@ pub(super) async fn proceed(pool: &SqlitePool, writer: &Writer, id: &ReceiptId) 
     }
     drop(snapshot);
     let (roots, through) = first_trees(&roots[..looked], &judged);
-    let input = Step { id: id.clone(), roots, through };
+    let input = Step { id: id.clone(), roots, through, full: writer.full.clone() };
     writer.call_when_full(input, |conn, input| Box::pin(step(conn, input))).await
 }
 
@@ -213,6 +219,8 @@ struct Step {
     id: ReceiptId,
     roots: Vec<i64>,
     through: Option<i64>,
+    /// Whether the disk is full.
+    full: Arc<AtomicBool>,
 }
 
 /// One transaction: these trees are judged again, marked, and written down.
@@ -229,7 +237,7 @@ async fn step(conn: &mut SqliteConnection, input: &Step) -> Result<Option<Cleanu
     let keys = types::object(&doomed.iter().map(|doomed| doomed.key).collect::<Vec<_>>());
     let receipt = deletion::receipt(conn, &keys).await?;
     let teardowns = deletion::mark(conn, &keys, false).await?;
-    purge::first_step(conn, None).await?;
+    purge::first_step(conn, None, &input.full).await?;
     let ids = types::object(&receipt.deleted_session_ids);
     let note = sqlx::query!(
         "insert or ignore into receipt_sessions (receipt_key, session_id) select ?1, value from json_each(?2)",
@@ -382,7 +390,7 @@ async fn doomed(conn: &mut SqliteConnection, cleanup: &Cleanup, roots: &[i64]) -
                or ((?19 or ?18 is not null) and exists (select 1 from runs r where r.session_key = s.session_key
                      and r.status in ('pending', 'running')))
                or (?19 and (s.attachment_count > 0 or s.message_count > 1
-                 or exists (select 1 from messages m where m.session_key = s.session_key and m.role <> 'system')))
+                 or exists (select 1 from messages m where m.session_key = s.session_key and m.role not in ('system', 'developer'))))
              from json_each(?1) j cross join live_sessions s on s.root_key = j.value
            ),
            -- and whatever is kept keeps everything above it.

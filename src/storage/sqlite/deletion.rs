@@ -3,6 +3,8 @@
 //! **Deleted stays deleted.** A delete marks its sessions and leaves a tombstone for each. Every query reads
 //! `live_sessions`, which leaves marked ones out; the rows go later, in steps (`purge.rs`).
 
+use std::sync::{Arc, atomic::AtomicBool};
+
 use serde_json::json;
 use sqlx::SqliteConnection;
 
@@ -23,6 +25,8 @@ use crate::{
 pub(super) struct Delete {
     pub(super) id: SessionId,
     pub(super) options: DeleteOptions,
+    /// Whether the disk is full: then the session is marked, and all of the rest is for the purge.
+    pub(super) full: Arc<AtomicBool>,
 }
 
 pub(super) async fn delete(conn: &mut SqliteConnection, input: &Delete) -> Result<DeleteReceipt> {
@@ -46,7 +50,7 @@ pub(super) async fn delete(conn: &mut SqliteConnection, input: &Delete) -> Resul
     }
     let receipt = receipt(conn, &tree.keys).await?;
     let teardowns = mark(conn, &tree.keys, input.options.discard_worktree).await?;
-    purge::first_step(conn, Some(tree.root)).await?;
+    purge::first_step(conn, Some(tree.root), &input.full).await?;
     Ok(DeleteReceipt { teardowns, ..receipt })
 }
 
@@ -124,8 +128,9 @@ pub(super) async fn mark(conn: &mut SqliteConnection, keys: &Keys, discard_workt
     );
     bury.execute(&mut *conn).await.map_err(error::of)?;
     let queue = sqlx::query!(
-        "insert into purges (root_key, spawn_depth, session_key)
-         select s.root_key, s.spawn_depth, s.session_key from json_each(?1) j cross join live_sessions s on s.session_key = j.value",
+        "insert into purges (root_key, spawn_depth, session_key, last_event)
+         select s.root_key, s.spawn_depth, s.session_key, (select max(event_id) from events)
+         from json_each(?1) j cross join live_sessions s on s.session_key = j.value",
         keys
     );
     queue.execute(&mut *conn).await.map_err(error::of)?;

@@ -6,7 +6,13 @@ use crate::storage::Error;
 pub(super) fn is_engine(error: &Error) -> bool {
     matches!(
         error,
-        Error::Full | Error::Busy(_) | Error::Unavailable(_) | Error::Damaged(_) | Error::Stopped(_) | Error::Failed(_)
+        Error::Full
+            | Error::Busy(_)
+            | Error::Unavailable(_)
+            | Error::Damaged(_)
+            | Error::Stopped(_)
+            | Error::Closed(_)
+            | Error::Failed(_)
     )
 }
 

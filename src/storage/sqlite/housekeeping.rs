@@ -1,5 +1,5 @@
-//! Housekeeping: what the writer does beside the writes. It purges what was deleted, cuts the log of events, merges the
-//! search index after a large purge, and gives space back to the system.
+//! Housekeeping: what the writer does beside the writes. It purges what was deleted, cuts the log of events, forgets old
+//! receipts, merges the search index after a large purge, and gives space back to the system.
 //!
 //! **Writes go first, and housekeeping does not starve.** While writes come, it gets a tenth of the writer's time; when
 //! none came for a moment, all of it, a step at a time. Each step is a transaction of its own, of a few milliseconds.
@@ -11,7 +11,7 @@ use sqlx::SqliteConnection;
 use tokio::sync::watch;
 
 use super::{
-    LogBounds, error, events, purge, reindex,
+    LogBounds, cleanup, error, events, purge, reindex, search,
     transaction::{or_panic, run},
 };
 use crate::storage::Result;
@@ -44,6 +44,8 @@ pub(super) struct Housekeeping {
     cut_from: i64,
     /// Pages of the next step of a merge.
     merge: Option<i64>,
+    /// Whether another process may have written texts without their indexed forms.
+    is_unsettled: bool,
     reclaim: bool,
     /// Whether space was given back since the log was last to be cut.
     gave: bool,
@@ -65,6 +67,7 @@ impl Housekeeping {
             cut_at: None,
             cut_from: 0,
             merge: None,
+            is_unsettled: true,
             reclaim: false,
             gave: false,
             reclaimed,
@@ -81,6 +84,7 @@ impl Housekeeping {
     /// Another process wrote something.
     pub(super) fn suspect(&mut self) {
         self.is_written = true;
+        self.is_unsettled = true;
     }
 
     /// What was written may have left something to do.
@@ -88,7 +92,8 @@ impl Housekeeping {
         self.looked = Instant::now();
         self.is_paused = false;
         if std::mem::take(&mut self.is_written) {
-            self.purge = Some(self.purge.take().unwrap_or_default().anew());
+            self.purge.get_or_insert_default();
+            self.is_unsettled = true;
         }
     }
 
@@ -97,7 +102,12 @@ impl Housekeeping {
         if self.looked.elapsed() >= LOOK {
             self.look();
         }
-        !self.is_paused && (self.purge.is_some() || self.merge.is_some() || self.reclaim || self.is_log_due(last_event))
+        !self.is_paused
+            && (self.is_unsettled
+                || self.purge.is_some()
+                || self.merge.is_some()
+                || self.reclaim
+                || self.is_log_due(last_event))
     }
 
     /// Whether there is something to do, and time for it though writes wait.
@@ -114,6 +124,11 @@ impl Housekeeping {
     pub(super) fn pause(&mut self) {
         self.is_paused = true;
         self.looked = Instant::now();
+    }
+
+    /// Whether a step failed, and it is not yet tried again.
+    pub(super) fn is_paused(&self) -> bool {
+        self.is_paused
     }
 
     /// Housekeeping took this long while writes came.
@@ -136,12 +151,16 @@ impl Housekeeping {
     async fn some(&mut self, conn: &mut SqliteConnection, last_event: i64, until: Instant) -> Result<()> {
         // The log first: that is short, and a purge may be long.
         if self.is_log_due(last_event) {
-            while events::cut(conn, &self.log, &mut self.cut_from).await? {
+            while events::cut(conn, &self.log, &mut self.cut_from).await? || cleanup::forget_old(conn).await? {
                 if Instant::now() >= until {
                     return Ok(());
                 }
             }
             self.cut_at = Some((last_event, Instant::now()));
+        } else if self.is_unsettled {
+            // Where it fails, a purge may make room for it first.
+            self.is_unsettled = false;
+            self.is_unsettled = search::settle(conn).await?;
         } else if let Some(progress) = &mut self.purge {
             if !purge::some(conn, progress, until).await? {
                 self.merge = merge_after(conn, progress.messages).await?.or(self.merge);
@@ -218,7 +237,16 @@ impl Share {
 
 #[cfg(test)]
 mod tests {
+    use sqlx::ConnectOptions;
+
     use super::*;
+    use crate::{
+        model::{NewMessage, NewSession, Role},
+        storage::{
+            AppendOptions, Storage,
+            sqlite::{Options, SqliteStorage, deletion, open},
+        },
+    };
 
     #[test]
     fn housekeeping_takes_a_tenth_of_the_time_while_writes_come_and_no_less() {
@@ -242,5 +270,37 @@ mod tests {
         share.written(Duration::from_secs(3600));
         share.take(Duration::from_millis(21));
         assert!(!share.is_there());
+    }
+
+    #[tokio::test]
+    async fn a_purge_goes_on_where_it_was_however_much_is_written_meanwhile() {
+        let dir = tempfile::tempdir().unwrap();
+        let storage = SqliteStorage::open(&Options::new(dir.path().join("culm.db"))).await.unwrap();
+        let root = storage.create_session(NewSession::default(), None).await.unwrap();
+        let child = NewSession { parent: Some(root.id.clone()), ..NewSession::default() };
+        let child = storage.create_session(child, None).await.unwrap();
+        for _ in 0..4 {
+            let messages = vec![NewMessage::text(Role::User, "hello"); 1000];
+            storage.append_messages(&root.id, messages, AppendOptions::default()).await.unwrap();
+        }
+        storage.close().await;
+        let mut conn = open::to_write(&dir.path().join("culm.db")).connect().await.unwrap();
+        let key = "select json_group_array(session_key) from sessions where id = ?1";
+        let keys: String = sqlx::query_scalar(key).bind(child.id.as_str()).fetch_one(&mut conn).await.unwrap();
+        deletion::mark(&mut conn, &keys, false).await.unwrap();
+        let mut house = Housekeeping::new(LogBounds::default(), watch::channel(0).0);
+        let mut steps = 0;
+        loop {
+            let left: i64 = sqlx::query_scalar("select count(*) from purges").fetch_one(&mut conn).await.unwrap();
+            if left == 0 {
+                break;
+            }
+            // As if something was written before each step, and each step had time for one statement.
+            house.written(Duration::ZERO);
+            house.look();
+            house.some(&mut conn, 0, Instant::now()).await.unwrap();
+            steps += 1;
+            assert!(steps < 100, "4000 events are 16 steps");
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! The database is a file, not a name: one name for each file, and a watch over the file that is served.
 //!
-//! A file that was moved, deleted or replaced, or another log beside it, stops all writing within a second. Nothing is
+//! A file that was moved, deleted or replaced, or another log, index of the log or lock beside it, stops all writing within a
+//! second. Nothing is
 //! papered over with a new file: a connection is only made while the files are the ones that were opened. Files are asked
 //! for their metadata by path; they are not opened.
 
@@ -19,13 +20,16 @@ use tokio_util::sync::CancellationToken;
 use super::{
     checkpoint::wal_path,
     halt::Halt,
-    lock::Recorder,
+    lock::{Recorder, beside},
     open::{OpenError, read_only},
 };
 use crate::tasks::{self, Worker};
 
 /// How often the files are looked at.
 const LOOK: Duration = Duration::from_millis(250);
+/// The endings of the names of the log's index and of the lock.
+const SHARED: &str = "-shm";
+const LOCK: &str = ".lock";
 /// Looks between two records of the last event.
 const LOOKS: u32 = 4;
 
@@ -54,13 +58,18 @@ pub(super) struct Files {
     path: PathBuf,
     database: (u64, u64),
     log: (u64, u64),
+    /// The index of the log: another process without it would make another one, and read and write by that.
+    shared: (u64, u64),
+    /// The lock's file: without it a second server would take the database for its own.
+    lock: (u64, u64),
 }
 
 impl Files {
     /// Those that are there now.
     pub(super) fn of(path: &Path) -> io::Result<Self> {
         let id = |path: &Path| std::fs::metadata(path).map(|file| id(&file));
-        Ok(Self { path: path.into(), database: id(path)?, log: id(&wal_path(path))? })
+        let [shared, lock] = [SHARED, LOCK].map(|ending| id(&beside(path, ending)));
+        Ok(Self { path: path.into(), database: id(path)?, log: id(&wal_path(path))?, shared: shared?, lock: lock? })
     }
 
     /// What became of them, if they are no longer what they were.
@@ -77,16 +86,24 @@ impl Files {
             // Nothing is known then.
             Err(_) => {}
         }
-        let log = wal_path(&self.path);
-        let gone = match std::fs::metadata(&log) {
-            Ok(file) => id(&file) != self.log,
+        let is_gone = |path: &Path, opened| match std::fs::metadata(path) {
+            Ok(file) => id(&file) != opened,
             Err(error) => error.kind() == io::ErrorKind::NotFound,
         };
-        gone.then(|| {
+        let log = wal_path(&self.path);
+        if is_gone(&log, self.log) {
             let (log, process) = (log.display(), std::process::id());
-            format!(
+            return Some(format!(
                 "the write-ahead log {log} was deleted or replaced while the database was served; nothing is written any \
                  more. Before the server is stopped, copy the log from /proc/{process}/fd: it has the newest writes"
+            ));
+        }
+        let beside = [(beside(&self.path, SHARED), self.shared), (beside(&self.path, LOCK), self.lock)];
+        beside.iter().find(|(path, opened)| is_gone(path, *opened)).map(|(path, _)| {
+            let path = path.display();
+            format!(
+                "{path} was deleted or replaced while the database was served: another process would no longer see that \
+                 it is in use. Nothing is written any more; stop the server and start it again"
             )
         })
     }

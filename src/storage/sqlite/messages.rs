@@ -20,8 +20,6 @@ use crate::{
     storage::{Error, Result},
 };
 
-pub(super) use super::search::terms;
-
 /// A message's row, with the session that it is of: the values of [`select_messages`], in their order.
 #[derive(Deserialize)]
 pub(super) struct MessageRow {
@@ -176,7 +174,6 @@ pub(super) async fn edit(conn: &mut SqliteConnection, target: &Target) -> Result
     let row = open_to_change(conn, &target.session, target.if_match).await?;
     let (key, id, now) = (row.session_key, target.message.as_str(), Timestamp::now().0);
     let content = target.content.as_deref().unwrap_or_default();
-    let terms = terms(content);
     let found = sqlx::query!(
         r#"select role = 'assistant' and (tool_calls is null or tool_calls = '[]') as "editable!: bool" from messages
            where session_key = ?1 and id = ?2"#,
@@ -189,11 +186,10 @@ pub(super) async fn edit(conn: &mut SqliteConnection, target: &Target) -> Result
         Some(_) => {}
     }
     let edit = sqlx::query!(
-        "update messages set content = ?3, content_terms = ?4, updated_at = ?5 where session_key = ?1 and id = ?2",
+        "update messages set content = ?3, updated_at = ?4 where session_key = ?1 and id = ?2",
         key,
         id,
         content,
-        terms,
         now
     );
     edit.execute(&mut *conn).await.map_err(error::of)?;
@@ -351,7 +347,7 @@ pub(super) async fn clear(conn: &mut SqliteConnection, input: &Clear) -> Result<
     let attachments_removed = removed(attachments.execute(&mut *conn).await.map_err(error::of)?);
     let messages = sqlx::query!(
         "delete from messages where session_key = ?1 and seq is not
-           (select seq from messages where session_key = ?1 and role = 'system' order by seq limit 1)",
+           (select seq from messages where session_key = ?1 and role in ('system', 'developer') order by seq limit 1)",
         key
     );
     let messages_removed = removed(messages.execute(&mut *conn).await.map_err(error::of)?);

@@ -116,7 +116,7 @@ impl Storage for SqliteStorage {
     }
 
     async fn delete_session(&self, id: &SessionId, options: DeleteOptions) -> Result<DeleteReceipt> {
-        let input = deletion::Delete { id: id.clone(), options };
+        let input = deletion::Delete { id: id.clone(), options, full: self.writer.full.clone() };
         self.writer.call_when_full(input, |conn, input| Box::pin(deletion::delete(conn, input))).await
     }
 
@@ -133,7 +133,8 @@ impl Storage for SqliteStorage {
     }
 
     async fn begin_cleanup(&self, cleanup: Cleanup) -> Result<Receipt> {
-        let input = cleanup::Begin { id: ReceiptId::mint(), cleanup };
+        let id = cleanup.receipt_id.clone().unwrap_or_else(ReceiptId::mint);
+        let input = cleanup::Begin { id, cleanup };
         self.writer.call_when_full(input, |conn, input| Box::pin(cleanup::begin(conn, input))).await
     }
 

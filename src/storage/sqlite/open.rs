@@ -70,6 +70,9 @@ pub enum OpenError {
     /// Another server has it.
     #[error("another culm has the database {0} open; stop it first, or use another --db")]
     Locked(PathBuf),
+    /// Another process is in the middle of a transaction.
+    #[error("another process, a shell perhaps, has locked the database {0}; end what it does there, and try again")]
+    Busy(PathBuf),
     /// It is to be read, and is not there.
     #[error("there is no database {0}; name one with --db")]
     Missing(PathBuf),
@@ -194,7 +197,7 @@ pub(super) fn refusal(path: &Path, error: &sqlx::Error) -> OpenError {
             OpenError::FailedSync { path: path.into(), reason: error::failed_sync(error) }
         }
         Some(8 | 10 | 13 | 14) => read_only(path, error),
-        Some(5 | 6) => OpenError::Locked(path.into()),
+        Some(5 | 6) => OpenError::Busy(path.into()),
         _ => damaged(path, error),
     }
 }
@@ -206,10 +209,11 @@ impl SqliteStorage {
         let lock = Lock::take(path)?;
         space::make_room(path);
         let is_new = is_new(path, &lock, options.create)?;
+        // First this, without the log: with the log of another database, a sound one looks damaged.
+        let before = starts::compare(path, &lock, is_new).await?;
         if !is_new {
             probe(path).await?;
         }
-        let before = starts::compare(path, &lock, is_new).await?;
         let left_open = was_left_open(path);
         let options_to_write = checkpoint::left_to_others(to_write(path));
         let first = if is_new { to_make(options_to_write.clone()) } else { options_to_write.clone() };
@@ -292,8 +296,8 @@ pub(super) async fn connect_existing(path: &Path) -> Result<(Lock, SqliteConnect
     if lock.memory().made && !path.exists() {
         return Err(OpenError::Gone(path.into()));
     }
-    probe(path).await?;
     let before = starts::compare(path, &lock, false).await?;
+    probe(path).await?;
     let left_open = was_left_open(path);
     let conn = to_write(path).connect().await.map_err(|error| refusal(path, &error))?;
     let mut conn = prepared(path, conn, left_open).await?;

@@ -7,7 +7,10 @@
 //! A message goes as a whole, with its entry in the search index: that takes about as long as its append did, however
 //! many steps there are.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::{Duration, Instant},
+};
 
 use sqlx::SqliteConnection;
 
@@ -18,6 +21,8 @@ use crate::storage::Result;
 /// the machine is: those of a small tree, which is gone at once.
 const FIRST_STEP: Duration = Duration::from_millis(4);
 const SMALL: u64 = 32;
+/// Bytes of text that it removes at most: to take a word out of the search index takes as long as it took to put it there.
+const SMALL_TEXT: i64 = 64 << 10;
 /// Sessions that are purged together.
 const SESSIONS: i64 = 32;
 /// Rows, and bytes of text, that one statement removes.
@@ -32,17 +37,12 @@ const RECORDS: i64 = 1 << 20;
 pub(super) struct Progress {
     /// Trees whose events are looked through: most of these may be those of sessions that stay.
     roots: String,
+    /// The last event when that was begun, or one before it: what was marked later is looked for anew.
+    through: i64,
     /// The last event that was looked at, with its root; none when there are no more.
     after: Option<(i64, i64)>,
     /// Messages that were removed.
     pub(super) messages: u64,
-}
-
-impl Progress {
-    /// The same, when more was deleted since.
-    pub(super) fn anew(self) -> Self {
-        Self { messages: self.messages, ..Self::default() }
-    }
 }
 
 /// Sessions to purge: everything below each of them is among them, or gone.
@@ -51,6 +51,8 @@ struct Batch {
     roots: String,
     /// Where they stand in the queue.
     places: String,
+    /// The last event when the last of them was marked.
+    last_event: i64,
 }
 
 /// Purges sessions, then attachments' bytes, until the time is over. Whether there may be more.
@@ -81,8 +83,20 @@ impl End {
     }
 }
 
-/// The step of a delete's own transaction: a small tree is gone at once.
-pub(super) async fn first_step(conn: &mut SqliteConnection, root: Option<i64>) -> Result<()> {
+/// The step of a delete's own transaction: a small tree is gone at once. On a full disk there is none, for what it writes
+/// may find no room, and the mark does.
+pub(super) async fn first_step(conn: &mut SqliteConnection, root: Option<i64>, full: &AtomicBool) -> Result<()> {
+    if full.load(Ordering::Relaxed) {
+        return Ok(());
+    }
+    let Some(batch) = next(conn, root).await? else { return Ok(()) };
+    let text = sqlx::query_scalar!(
+        r#"select coalesce(sum(content_bytes), 0) as "bytes!: i64" from sessions where session_key in (select value from json_each(?1))"#,
+        batch.keys
+    );
+    if text.fetch_one(&mut *conn).await.map_err(error::of)? > SMALL_TEXT {
+        return Ok(());
+    }
     let mut end = End { at: Instant::now() + FIRST_STEP, sure: SMALL };
     sessions(conn, root, &mut end, &mut Progress::default()).await.map(drop)
 }
@@ -112,8 +126,9 @@ async fn next(conn: &mut SqliteConnection, root: Option<i64>) -> Result<Option<B
             sqlx::query_as!(
                 Batch,
                 r#"select json_group_array(session_key) as "keys!: Keys", json_group_array(distinct root_key) as "roots!: String",
-                     json_group_array(json_array(root_key, spawn_depth, session_key)) as "places!: String"
-                   from (select root_key, spawn_depth, session_key from purges where root_key = ?1 order by spawn_depth desc, session_key limit ?2)"#,
+                     json_group_array(json_array(root_key, spawn_depth, session_key)) as "places!: String",
+                     coalesce(max(last_event), 0) as "last_event!: i64"
+                   from (select root_key, spawn_depth, session_key, last_event from purges where root_key = ?1 order by spawn_depth desc, session_key limit ?2)"#,
                 root,
                 SESSIONS
             )
@@ -124,8 +139,9 @@ async fn next(conn: &mut SqliteConnection, root: Option<i64>) -> Result<Option<B
             sqlx::query_as!(
                 Batch,
                 r#"select json_group_array(session_key) as "keys!: Keys", json_group_array(distinct root_key) as "roots!: String",
-                     json_group_array(json_array(root_key, spawn_depth, session_key)) as "places!: String"
-                   from (select root_key, spawn_depth, session_key from purges order by root_key, spawn_depth desc, session_key limit ?1)"#,
+                     json_group_array(json_array(root_key, spawn_depth, session_key)) as "places!: String",
+                     coalesce(max(last_event), 0) as "last_event!: i64"
+                   from (select root_key, spawn_depth, session_key, last_event from purges order by root_key, spawn_depth desc, session_key limit ?1)"#,
                 SESSIONS
             )
             .fetch_one(conn)
@@ -137,8 +153,9 @@ async fn next(conn: &mut SqliteConnection, root: Option<i64>) -> Result<Option<B
 
 /// Removes what the sessions hold. Whether there may be more: the time is over.
 async fn content(conn: &mut SqliteConnection, batch: &Batch, end: &mut End, progress: &mut Progress) -> Result<bool> {
-    if progress.roots != batch.roots {
-        (progress.roots, progress.after) = (batch.roots.clone(), Some((0, 0)));
+    if progress.roots != batch.roots || progress.through < batch.last_event {
+        let (roots, through) = (batch.roots.clone(), batch.last_event);
+        *progress = Progress { roots, through, after: Some((0, 0)), messages: progress.messages };
     }
     while let Some(after) = progress.after {
         progress.after = events(conn, &batch.roots, after).await?;

@@ -125,7 +125,7 @@ impl Writer {
             let call = Command::Call(Box::new(Call::new((), work, reply, false)));
             let sent = queue.send_timeout((Instant::now(), call), PATIENCE).await;
             sent.map_err(|_| Error::Busy("too many writes are queued"))?;
-            answer.await.map_err(|_| Error::Failed("the writer has ended".into()))?
+            answer.await.map_err(|_| Error::Closed("the writer has ended"))?
         };
         written.boxed()
     }
@@ -181,7 +181,7 @@ impl Writer {
             true => "the database is closed",
             false => "the writer has ended, and nothing can be written until the server is started again",
         };
-        Error::Failed(why.into())
+        Error::Closed(why)
     }
 
     /// Commits what is queued, empties the write-ahead log and closes the connection.

@@ -65,8 +65,10 @@ async fn fill(conn: &mut SqliteConnection, progress: &mut (dyn FnMut(u64, u64) +
     .execute(&mut *conn)
     .await?;
     sqlx::query!("insert or ignore into message_hours (hour, block) select created_at / 3600000000, message_key >> 12 from messages")
-        .execute(conn)
+        .execute(&mut *conn)
         .await?;
+    // What a shell wrote while no server ran.
+    while super::search::settle(conn).await.map_err(|error| sqlx::Error::Protocol(error.to_string()))? {}
     progress(rows, rows);
     Ok(())
 }

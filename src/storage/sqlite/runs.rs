@@ -8,10 +8,13 @@ use sqlx::{SqliteConnection, SqlitePool};
 
 use super::{
     append::{self, Opens, Tells},
-    backends, error, events,
+    backends,
+    bounded::{self, Read},
+    error, events,
     events::NewEvent,
     idempotency, sessions,
     types::{self, Raw, Word},
+    usage,
 };
 use crate::{
     model::{
@@ -42,6 +45,12 @@ struct Row {
 }
 
 impl Row {
+    /// About how many bytes it has in memory, and as JSON.
+    fn bytes(&self) -> usize {
+        let of = |text: Option<&str>| text.map_or(0, str::len);
+        of(self.error.as_deref()) + of(self.usage.as_ref().map(|usage| usage.0.as_str())) + 512
+    }
+
     fn into_run(self) -> Run {
         Run {
             id: self.id,
@@ -219,9 +228,9 @@ pub(super) async fn page(
     };
     // One query for each index that drives: a condition that may be absent drives none.
     macro_rules! fetch {
-        ($rest:literal, $($value:expr),*) => { select_runs!($rest, $($value),*).fetch_all(pool).await };
+        ($rest:literal, $($value:expr),*) => { bounded::read(select_runs!($rest, $($value),*).fetch(pool), Row::bytes).await };
     }
-    let rows = match (session, status, executor) {
+    let read = match (session, status, executor) {
         (Some(key), Some(status), executor) => fetch!(
             "where r.session_key = ?1 and r.status = ?2 and r.run_key < ?3 and (?4 is null or r.executor = ?4)
                  order by r.run_key desc limit ?5",
@@ -254,9 +263,9 @@ pub(super) async fn page(
         }
         (None, None, None) => fetch!("where r.run_key < ?1 order by r.run_key desc limit ?2", before, more),
     };
-    let rows = rows.map_err(error::of)?.into_iter();
-    let rows = rows.map(|row| (Position { at: row.created_at.0, key: row.key }, row.into_run()));
-    Ok(Page::cut(rows.collect(), limit))
+    let Read { rows, unread } = read?;
+    let rows = rows.into_iter().map(|row| (Position { at: row.created_at.0, key: row.key }, row.into_run()));
+    Ok(Page::cut_where(rows.collect(), limit, unread))
 }
 
 pub(super) async fn active(pool: &SqlitePool, id: &SessionId, below: bool) -> Result<Vec<Run>> {
@@ -380,12 +389,26 @@ async fn end_row(conn: &mut SqliteConnection, row: &Row, end: &RunEnd) -> Result
         now
     );
     write.execute(&mut *conn).await.map_err(error::of)?;
+    if let Some(used) = &end.usage {
+        log_usage(conn, row, used.clone()).await?;
+    }
     follow(conn, row.session_key, end.status, end.error.as_deref(), end.usage.as_ref()).await?;
     let mut told = json!({ "run_id": row.id, "status": end.status });
     if let Some(error) = &end.error {
         told["error"] = json!(error);
     }
     events::record(conn, &row.news(EventKind::RunFinished, EventKind::ChildFinished, told)).await
+}
+
+/// What a run used is a record of its session's log, whatever carried it out.
+async fn log_usage(conn: &mut SqliteConnection, row: &Row, mut record: RawObject) -> Result<()> {
+    record.insert("run_id", &row.id);
+    record.insert("executor", &row.executor);
+    if let Some(model) = &row.model {
+        record.insert("model", model);
+    }
+    let session = row.session_id.clone();
+    usage::append(conn, &usage::NewRecord { session, record }).await.map(drop)
 }
 
 /// With the run that asked, nobody waits for the answer any more.

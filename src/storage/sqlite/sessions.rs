@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, HashMap};
 
 use serde::Serialize;
 use serde_json::json;
-use sha2::{Digest, Sha256};
 use sqlx::{SqliteConnection, SqlitePool};
 
 use super::{
@@ -262,7 +261,7 @@ impl Create {
 
 /// What a session was created from, in short. The order of an object's keys says nothing.
 pub(super) fn hash(content: &impl Serialize) -> String {
-    hex(&Sha256::digest(RawJson::of(content).canonical()))
+    hex(&RawJson::of(content).digest())
 }
 
 /// Puts a session below its parent, or at the root of its own tree.

@@ -53,10 +53,21 @@ pub(super) struct Space {
     looked: Option<Instant>,
 }
 
-/// Bytes that can still be written: what is free, less what the database's file will grow by when the log is copied.
+/// What can still be written.
 struct Room {
+    /// Free bytes of the disk, less what the database's file will grow by when the log is copied.
     bytes: u64,
     growth: u64,
+    /// Bytes up to the limit of the size of files, and the limit, where there is one.
+    below_limit: Option<(u64, u64)>,
+}
+
+impl Room {
+    /// The floor: so much is to be left on the disk, and an eighth of a limit, or as many times that.
+    fn has(&self, floor: u64, times: impl Fn(u64) -> u64) -> bool {
+        let below = |(left, limit): (u64, u64)| left >= times((limit / SHARE).min(LARGEST));
+        self.bytes >= times(floor) && self.below_limit.is_none_or(below)
+    }
 }
 
 impl Space {
@@ -86,14 +97,17 @@ impl Space {
             copy_log(conn, "pragma wal_checkpoint(passive)").await?;
             room = self.room_now(conn, limit).await?;
         }
-        if !self.is_full() && room.bytes < disk.unit() {
+        if !self.is_full() && !room.has(disk.unit(), |floor| floor) {
             self.relieve(conn).await?;
             room = self.room_now(conn, limit).await?;
-            if room.bytes < disk.unit() {
+            if !room.has(disk.unit(), |floor| floor) {
                 self.set_full(true);
             }
         }
-        if self.is_full() && room.bytes >= disk.unit() / 4 * 5 + self.missing_reserve(disk.unit()) {
+        if self.is_full()
+            && room.has(disk.unit(), |floor| floor / 4 * 5)
+            && room.bytes >= disk.unit() / 4 * 5 + self.missing_reserve(disk.unit())
+        {
             self.keep_reserve().await;
             self.set_full(false);
         }
@@ -149,13 +163,13 @@ impl Space {
         let size: i64 = sqlx::query_scalar(size).fetch_one(conn).await.map_err(error::of)?;
         let (size, growth) = (size.unsigned_abs(), size.unsigned_abs().saturating_sub(length(&self.database)));
         let longest = size.max(length(&wal_path(&self.database)));
-        let below_limit = limit.map_or(u64::MAX, |limit| limit.saturating_sub(longest));
-        Ok(Room { bytes: free.saturating_sub(growth).min(below_limit), growth })
+        let below_limit = limit.map(|limit| (limit.saturating_sub(longest), limit));
+        Ok(Room { bytes: free.saturating_sub(growth), growth, below_limit })
     }
 
     fn set_full(&self, full: bool) {
         self.full.store(full, Ordering::Relaxed);
-        let warning = "the disk is nearly full: only deletes, and writes that end a run, are taken until there is room";
+        let warning = "the disk is nearly full, or a file nearly at its limit (ulimit -f): only deletes, and writes that end a run, are taken until there is room";
         self.warnings.set("disk", full.then(|| warning.into()));
     }
 
@@ -173,7 +187,7 @@ impl Space {
 }
 
 /// Copies the log into the database and gives its file back, without waiting for those who read it.
-async fn cut_log(conn: &mut SqliteConnection) -> Result<()> {
+pub(super) async fn cut_log(conn: &mut SqliteConnection) -> Result<()> {
     let cut = async {
         sqlx::query("pragma busy_timeout = 10").execute(&mut *conn).await?;
         let cut = copy_log(conn, "pragma wal_checkpoint(truncate)").await;

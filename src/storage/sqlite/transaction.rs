@@ -1,12 +1,15 @@
 //! One transaction of the writer: all appends that wait, then each other job in a savepoint of its own.
 
-use std::{panic::AssertUnwindSafe, time::Instant};
+use std::{
+    panic::AssertUnwindSafe,
+    time::{Duration, Instant},
+};
 
 use futures_util::{FutureExt, future::BoxFuture};
 use sqlx::{Executor, SqliteConnection};
 use tokio::sync::oneshot;
 
-use super::{append, error, events};
+use super::{append, error, events, search};
 use crate::{
     model::Appended,
     storage::{Error, Result},
@@ -62,7 +65,11 @@ pub(super) async fn or_panic<T>(work: impl Future<Output = Result<T>>) -> Result
     done.unwrap_or_else(|_| Err(Error::Failed("a write panicked; the log says where".into())))
 }
 
-/// What came of each, and what the transaction saw of the rest.
+/// How long a transaction goes on to begin jobs: those that are left have the next one, and what came meanwhile with
+/// them.
+const LONG: Duration = Duration::from_millis(10);
+
+/// What came of each, for the jobs as far as it came, and what the transaction saw of the rest.
 pub(super) struct Outcomes {
     pub(super) appends: Vec<Result<Appended>>,
     pub(super) calls: Vec<Result<()>>,
@@ -94,10 +101,11 @@ pub(super) async fn fill(
     appends: &[&append::Append],
     calls: &mut [Box<dyn Job>],
 ) -> Result<Outcomes> {
-    let data_version = begun.data_version;
+    let (data_version, began) = (begun.data_version, Instant::now());
     let batch = append::decide(conn, appends, begun.places).await?;
     append::write(conn, appends, &batch).await?;
     let mut called = Vec::with_capacity(calls.len());
+    let makes_forms = calls.iter().any(|call| !call.is_for_full_disk());
     for call in calls {
         run(conn, "savepoint job").await?;
         let outcome = call.run(conn).await;
@@ -106,6 +114,13 @@ pub(super) async fn fill(
             Err(error) if error::is_engine(&error) => return Err(error),
             outcome => outcome,
         });
+        if began.elapsed() >= LONG {
+            break;
+        }
+    }
+    // What was written without its indexed form is found from the commit on. What others left, a step is enough for here.
+    if makes_forms {
+        search::settle(conn).await?;
     }
     let last_event = events::commit(conn).await?;
     Ok(Outcomes { appends: batch.outcomes(), calls: called, data_version, last_event })

@@ -142,18 +142,16 @@ async fn remove(conn: &mut SqliteConnection, key: i64, removed: &[MessageId]) ->
 /// Writes loaded messages that were changed. One that was deleted in between stays deleted.
 async fn rewrite(conn: &mut SqliteConnection, key: i64, changed: &[Message]) -> Result<()> {
     for m in changed {
-        let (id, role, terms, run) =
-            (m.id.as_str(), types::word(&m.role), messages::terms(&m.content), m.run_id.as_ref().map(|id| id.as_str()));
+        let (id, role, run) = (m.id.as_str(), types::word(&m.role), m.run_id.as_ref().map(|id| id.as_str()));
         let (parts, calls, metadata, extra) =
             (types::json(&m.parts), types::json(&m.tool_calls), types::json(&m.metadata), types::object(&m.extra));
-        let (now, thoughts) = (Timestamp::now().0, m.reasoning.as_deref().and_then(messages::terms));
+        let now = Timestamp::now().0;
         let write = sqlx::query!(
-            "update messages set role = ?3, content = ?4, content_terms = ?5, reasoning = ?6, parts = ?7, tool_calls = ?8,
-               tool_call_id = ?9, tool_success = ?10, phase = ?11, metadata = ?12, run_id = ?13, compressed = ?14,
-               extra = ?15, updated_at = ?16, reasoning_terms = ?17
+            "update messages set role = ?3, content = ?4, reasoning = ?5, parts = ?6, tool_calls = ?7, tool_call_id = ?8,
+               tool_success = ?9, phase = ?10, metadata = ?11, run_id = ?12, compressed = ?13, extra = ?14, updated_at = ?15
              where session_key = ?1 and id = ?2",
-            key, id, role, m.content, terms, m.reasoning, parts, calls, m.tool_call_id, m.tool_success, m.phase, metadata,
-            run, m.compressed, extra, now, thoughts
+            key, id, role, m.content, m.reasoning, parts, calls, m.tool_call_id, m.tool_success, m.phase, metadata, run,
+            m.compressed, extra, now
         );
         write.execute(&mut *conn).await.map_err(error::of)?;
         events::tell_updated(conn, key, id).await?;

@@ -69,6 +69,7 @@ pub(super) fn start(
     let work = Working {
         conn,
         waits: true,
+        scrubs: true,
         space: Space::new(options.get_filename(), warnings.clone(), full.clone()),
         options,
         seen,
@@ -77,6 +78,7 @@ pub(super) fn start(
         announced,
         housekeeping,
         warnings,
+        rest: Vec::new(),
         outcomes: last_write.clone(),
         halt: halt.clone(),
     };
@@ -89,6 +91,8 @@ struct Working {
     conn: Option<SqliteConnection>,
     /// Whether its commits wait for the disk, as they do on a new one.
     waits: bool,
+    /// Whether what it frees is overwritten, as it is on a new one.
+    scrubs: bool,
     options: SqliteConnectOptions,
     seen: Option<i64>,
     clock: Followed,
@@ -98,6 +102,8 @@ struct Working {
     housekeeping: Housekeeping,
     warnings: Warnings,
     space: Space,
+    /// Jobs that the last transaction did not come to.
+    rest: Vec<Queued>,
     /// What came of each transaction, for those who ask whether writes are taken.
     outcomes: LastWrite,
     halt: Halt,
@@ -114,7 +120,14 @@ impl Working {
                 biased;
                 taken = jobs.recv_many(&mut batch, BATCH) => match taken {
                     0 => break,
-                    _ => self.write(std::mem::take(&mut batch)).await,
+                    _ => {
+                        self.write(std::mem::take(&mut batch)).await;
+                        while !self.rest.is_empty() {
+                            let mut batch = std::mem::take(&mut self.rest);
+                            batch.extend(std::iter::from_fn(|| jobs.try_recv().ok()).take(BATCH));
+                            self.write(batch).await;
+                        }
+                    }
                 },
                 // What is queued is still taken; then the channel is empty and ends the loop.
                 () = closing.cancelled(), if !jobs.is_closed() => jobs.close(),
@@ -164,6 +177,8 @@ impl Working {
             failed => failed,
         };
         let failed = match done {
+            // Nothing was tried.
+            Ok(()) if self.housekeeping.is_paused() => return,
             Ok(()) => None,
             // Another process has the lock for a while.
             Err(Error::Busy(_)) => {
@@ -194,7 +209,7 @@ impl Working {
         if !self.housekeeping.is_due(last) {
             return Ok(());
         }
-        self.connection().await?;
+        self.prepare_step().await?;
         let Some(conn) = &mut self.conn else { return Ok(()) };
         // That another process has the lock is nothing that the connection suffers from.
         run(conn, "begin immediate").await?;
@@ -259,6 +274,8 @@ impl Working {
                 for (append, outcome) in appends.into_iter().zip(outcomes.appends) {
                     let _ = append.reply.send(outcome);
                 }
+                let (since, rest) = (until - PATIENCE, calls.split_off(outcomes.calls.len()));
+                self.rest.extend(rest.into_iter().map(|call| (since, Command::Call(call))));
                 for (call, outcome) in calls.into_iter().zip(outcomes.calls) {
                     call.answer(outcome);
                 }
@@ -398,7 +415,7 @@ impl Working {
             None => {
                 let conn = self.options.connect().await.map_err(error::of);
                 let conn = conn.inspect_err(|error| self.halt.notice(error))?;
-                self.waits = true;
+                (self.waits, self.scrubs) = (true, true);
                 Ok(self.conn.insert(conn))
             }
         }

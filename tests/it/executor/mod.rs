@@ -4,6 +4,7 @@
 mod acp;
 mod cancel;
 mod failures;
+mod oddities;
 mod opencode;
 mod replies;
 mod secrets;
@@ -125,6 +126,9 @@ async fn request(stream: &mut TcpStream) -> String {
         }
     }
 }
+
+/// A reply of one event. One that says nothing would be a failure.
+const HI: &str = r#"{"choices":[{"delta":{"content":"hi"},"finish_reason":"stop"}]}"#;
 
 /// A stream of these events.
 fn stream(events: &[&str]) -> String {

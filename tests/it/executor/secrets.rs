@@ -69,7 +69,7 @@ async fn the_key_is_in_no_log() {
     let all = tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).with_writer(move || writer.clone());
     let _guard = tracing::subscriber::set_default(all.finish());
     let refusal = || answer("503 Service Unavailable", KEY);
-    let (url, _requests) = provider(vec![refusal(), stream(&["[DONE]"])]).await;
+    let (url, _requests) = provider(vec![refusal(), stream(&[HI, "[DONE]"])]).await;
     let (executor, _) = with_key(&url);
     finish(&executor, turn(vec![NewMessage::text(Role::User, "hello")])).await.0.unwrap();
     let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();

@@ -50,7 +50,7 @@ async fn an_address_keeps_its_path_and_its_query() {
         ("/v1/", "/v1/chat/completions"),
         ("/a/b?api-version=1#x", "/a/b/chat/completions?api-version=1"),
     ] {
-        let (url, mut requests) = provider(vec![stream(&["[DONE]"])]).await;
+        let (url, mut requests) = provider(vec![stream(&[HI, "[DONE]"])]).await;
         let executor = executor(&format!("{}{path}", url.strip_suffix("/v1").unwrap()), "");
         finish(&executor, turn(vec![NewMessage::text(Role::User, "hello")])).await.0.unwrap();
         let request = requests.recv().await.unwrap();

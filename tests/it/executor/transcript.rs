@@ -1,6 +1,6 @@
 //! What a model is sent: the session's history in the words of the API. The demo model shows what it got.
 
-use culm::model::{ImageUrl, MessagePart, ReasoningEffort, ToolCall, ToolFunction};
+use culm::model::{ImageUrl, MessagePart, ReasoningEffort, ToolCall};
 use serde_json::json;
 
 use super::*;
@@ -23,11 +23,7 @@ fn show() -> NewMessage {
 }
 
 fn assistant(text: &str, calls: &[&str]) -> NewMessage {
-    let call = |id: &&str| ToolCall {
-        id: (*id).into(),
-        kind: "function".into(),
-        function: ToolFunction { name: "read".into(), arguments: "{}".into() },
-    };
+    let call = |id: &&str| ToolCall::new(*id, "read", "{}");
     let calls = calls.iter().map(call).collect::<Vec<_>>();
     NewMessage { tool_calls: (!calls.is_empty()).then_some(calls), ..NewMessage::text(Role::Assistant, text) }
 }
@@ -41,6 +37,7 @@ async fn roles_calls_and_results_are_written_as_the_api_wants_them() {
     let demo = Demo::start().await;
     let history = vec![
         NewMessage::text(Role::System, "be kind"),
+        NewMessage::text(Role::Developer, "be brief"),
         NewMessage::text(Role::User, "hello"),
         assistant("", &["a", "b", "c"]),
         result("of b", "b"),
@@ -57,6 +54,7 @@ async fn roles_calls_and_results_are_written_as_the_api_wants_them() {
     let interrupted = "The call was interrupted: it has no result.";
     let wanted = json!([
         { "role": "system", "content": "be kind" },
+        { "role": "system", "content": "be brief" },
         { "role": "user", "content": "hello" },
         { "role": "assistant", "content": null, "tool_calls": [call("a"), call("b"), call("c")] },
         { "role": "tool", "tool_call_id": "a", "content": "of a" },
@@ -183,4 +181,76 @@ async fn images_are_sent_whole_and_what_is_missing_is_said() {
         "[The image file:///etc/passwd cannot be shown: its address is of no known kind.]",
     ];
     assert_eq!(parts, wanted);
+}
+
+/// Only a user's message can have images: those of others follow them.
+#[tokio::test]
+async fn text_and_images_in_parts_reach_the_model_whoever_said_them() {
+    let demo = Demo::start().await;
+    let text = |text: &str| MessagePart::Text { text: text.into() };
+    let image = |url: &str| MessagePart::ImageUrl { image_url: ImageUrl { url: url.into(), detail: None } };
+    let parts = |parts: Vec<MessagePart>, message: NewMessage| NewMessage { parts: Some(parts), ..message };
+    let history = vec![
+        parts(vec![text("be kind")], NewMessage::text(Role::System, "")),
+        parts(vec![text("earlier"), image("https://example.org/a.png")], assistant("", &["a", "b"])),
+        parts(vec![text("of a"), image("https://example.org/b.png")], result("", "a")),
+        parts(vec![image("attachment://a/missing")], result("of b", "b")),
+        parts(vec![text("more")], NewMessage::text(Role::User, "apart")),
+        parts(vec![text("two"), text("words")], assistant("two words", &[])),
+        show(),
+    ];
+    let request = shown(&demo, turn(history)).await;
+    let said = request["messages"].as_array().unwrap();
+    let gone = "of b\n[The image attachment://a/missing cannot be shown: it is not there any more.]";
+    assert_eq!(said[0]["content"], "be kind");
+    assert_eq!(said[1]["content"], "earlier\n[An image: it follows.]");
+    assert_eq!(said[2]["content"], "of a\n[An image: it follows.]");
+    assert_eq!((&said[3]["tool_call_id"], &said[3]["content"]), (&json!("b"), &json!(gone)));
+    let pictures = json!([
+        { "type": "text", "text": "What the assistant showed:" },
+        { "type": "image_url", "image_url": { "url": "https://example.org/a.png" } },
+        { "type": "text", "text": "What the result of read shows:" },
+        { "type": "image_url", "image_url": { "url": "https://example.org/b.png" } },
+    ]);
+    assert_eq!((&said[4]["role"], &said[4]["content"]), (&json!("user"), &pictures));
+    assert_eq!(said[5]["content"][0]["text"], "apart");
+    assert_eq!(said[5]["content"][1]["text"], "more");
+    assert_eq!(said[6]["content"], "two\nwords");
+}
+
+#[tokio::test]
+async fn a_call_with_broken_arguments_does_not_spoil_the_history() {
+    let demo = Demo::start().await;
+    let mut broken = assistant("", &["a", "b"]);
+    let calls = broken.tool_calls.as_mut().unwrap();
+    calls[0].function.arguments = "{\"path\": \"x".into();
+    calls[1].function.arguments = " ".into();
+    let request = shown(&demo, turn(vec![broken, result("done", "b"), show()])).await;
+    let calls = request["messages"][0]["tool_calls"].as_array().unwrap();
+    assert!(calls.iter().all(|call| call["function"]["arguments"] == "{}"), "{calls:?}");
+    let words = request["messages"][1]["content"].as_str().unwrap();
+    assert!(words.contains("cut off") && words.ends_with("{\"path\": \"x"), "{words}");
+    assert_eq!(request["messages"][2]["content"], "done");
+}
+
+/// What one vendor cannot do without is what another refuses.
+#[tokio::test]
+async fn fields_of_a_vendor_go_back_to_it_and_to_no_other() {
+    let demo = Demo::start().await;
+    let own = |from: Option<&str>| {
+        let mut said = assistant("hm", &["a"]);
+        said.tool_calls.as_mut().unwrap()[0].extra.insert("sig", &"s");
+        let extra = json!({ "reasoning_details": [1], "annotations": [2], "unknown": 3, "provider": from });
+        said.extra = extra.as_object().unwrap().into();
+        turn(vec![said, result("of a", "a"), show()])
+    };
+    let fields = |request: &Value| {
+        let said = &request["messages"][0];
+        let names = ["reasoning_details", "annotations", "unknown"].map(|name| said.get(name).is_some());
+        (names, said["tool_calls"][0].get("sig").is_some())
+    };
+    let here = format!("http://{}", demo.address);
+    assert_eq!(fields(&shown(&demo, own(Some(&here))).await), ([true, false, true], true));
+    assert_eq!(fields(&shown(&demo, own(Some("https://elsewhere"))).await), ([false; 3], false));
+    assert_eq!(fields(&shown(&demo, own(None)).await), ([true, false, false], true));
 }

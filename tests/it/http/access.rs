@@ -63,6 +63,31 @@ async fn another_host_or_origin_is_forbidden() {
     assert_eq!(server.send(own).await.status, 200);
 }
 
+#[tokio::test]
+async fn a_browser_is_led_to_the_documentation_which_loads_nothing_from_elsewhere() {
+    let server = Server::start().await;
+    let client = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build().unwrap();
+    let root = client.get(format!("http://{}/", server.address)).send().await.unwrap();
+    assert_eq!((root.status().as_u16(), root.headers()["location"].to_str().unwrap()), (307, "/docs"));
+    let icon = client.get(format!("http://{}/favicon.ico", server.address)).send().await.unwrap();
+    assert_eq!(icon.status(), 204);
+    let page = client.get(format!("http://{}/docs", server.address)).send().await.unwrap().text().await.unwrap();
+    assert!(page.contains("hideDownloadButton: true"), "the button over what a link leads to");
+    assert!(page.contains("withDefaultFonts: false") && !page.contains("fonts.scalar.com"));
+    assert!(!page.contains(".introduction-card > :first-child:before"), "the picture over the box of servers");
+}
+
+#[test]
+fn a_name_without_a_port_is_allowed_at_every_port() {
+    let access = culm::http::Access::new(None, ["culm.example".to_owned(), "other.example:8080".to_owned()]);
+    for host in ["culm.example", "culm.example:9562", "CULM.example:443", "other.example:8080"] {
+        assert!(access.allows_host(host), "{host}");
+    }
+    for host in ["culm.example.evil:9562", "other.example", "other.example:1", "culm.example:x", ""] {
+        assert!(!access.allows_host(host), "{host}");
+    }
+}
+
 /// Sends bytes as they are, and reads what comes until the server closes.
 async fn raw(server: &Server, bytes: &[u8]) -> String {
     let mut stream = TcpStream::connect(&server.address).await.unwrap();

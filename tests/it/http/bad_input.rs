@@ -302,7 +302,7 @@ async fn limits_hold_for_the_whole_of_a_message_and_of_a_sessions_metadata() {
     let third = "x".repeat(1_500_000);
     let message = json!({ "role": "user", "content": third, "reasoning": third, "metadata": third });
     let answer = server.post("/sessions/s/messages", json!({ "messages": [message] })).await;
-    assert_eq!((answer.status.as_u16(), &answer.body["param"]), (400, &Value::from("messages[0].content")));
+    assert_eq!((answer.status.as_u16(), &answer.body["param"]), (413, &Value::from("messages[0].content")));
     let part = |key: &str| json!({ "metadata": { key: "x".repeat(40_000) } });
     assert_eq!(server.patch("/sessions/s", part("a")).await.status, 200);
     let more = server.patch("/sessions/s", part("b")).await;

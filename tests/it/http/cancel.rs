@@ -189,3 +189,53 @@ async fn a_cleanup_stops_what_ran() {
     }
     assert_eq!(server.get("/runs").await.body["runs"], json!([]));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_many_that_interrupt_at_once_each_has_its_turn() {
+    let (executor, mut turns) = polite();
+    let server = Server::scripted(executor).await;
+    server.session("a", &["hi"]).await;
+    server.run("a").await;
+    let _first = turns.next().await;
+    let start = |n: usize| {
+        let body = json!({ "on_busy": "interrupt", "message": format!("number {n}") });
+        server.post("/sessions/a/runs", body)
+    };
+    let answers = soon(futures_util::future::join_all((0..10).map(start))).await;
+    let mut runs: Vec<_> = answers
+        .iter()
+        .map(|answer| {
+            assert_eq!(answer.status, 202, "{answer:?}");
+            answer.body["run"]["id"].as_str().unwrap().to_owned()
+        })
+        .collect();
+    runs.sort();
+    runs.dedup();
+    assert_eq!(runs.len(), 10);
+    let mut left = 0;
+    for run in &runs {
+        let status = server.get(&format!("/runs/{run}")).await.body["run"]["status"].take();
+        left += usize::from(status != "cancelled");
+    }
+    assert_eq!(left, 1, "one is left, the last");
+    let messages = server.messages("a").await;
+    assert_eq!(messages.iter().filter(|message| message["role"] == "user").count(), 11, "and no message is lost");
+}
+
+/// A run that comes to its own end while it is cancelled was not ended by that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cancel_lists_what_it_ended() {
+    let (executor, mut turns) = stubborn();
+    let server = Server::scripted(executor).await;
+    server.session("a", &["hi"]).await;
+    let run = server.run("a").await;
+    let live = turns.next().await;
+    let completing = async {
+        live.cancel.cancelled().await;
+        live.complete();
+    };
+    let (cancelled, ()) = soon(async { tokio::join!(server.cancel("a", None), completing) }).await;
+    // On a machine that is busy, the grace period may be over first.
+    let is_cancelled = server.ended(&run).await["status"] == "cancelled";
+    assert_eq!(names(&cancelled.body["cancelled_run_ids"]), if is_cancelled { vec![run] } else { vec![] });
+}

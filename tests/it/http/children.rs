@@ -102,7 +102,7 @@ async fn a_task_that_is_not_whole_is_refused_by_the_name_of_what_is_missing() {
     }
     for (field, value, code) in [
         ("prompt", json!("a\0b"), (422, "invalid_content")),
-        ("prompt", json!("x".repeat(5 << 20)), (400, "invalid_request")),
+        ("prompt", json!("x".repeat(5 << 20)), (413, "payload_too_large")),
         ("executor", json!("nobody"), (400, "invalid_request")),
         ("colour", json!("red"), (400, "invalid_request")),
     ] {

@@ -53,6 +53,18 @@ async fn more_ids_than_an_answer_holds_are_paged_by_a_receipt() {
 }
 
 #[tokio::test]
+async fn a_cleanup_is_known_by_the_id_that_its_client_brings() {
+    let server = Server::start().await;
+    roots(&server, 2).await;
+    let mine = json!({ "mode": "all", "receipt_id": "mine" });
+    assert_eq!(server.post("/sessions/cleanup", mine.clone()).await.body["deleted_count"], 2);
+    assert_eq!(server.get("/receipts/mine").await.body["deleted_count"], 2);
+    server.session("left", &[]).await;
+    assert_eq!(server.post("/sessions/cleanup", mine).await.code(), (409, "receipt_exists"));
+    assert_eq!(server.get("/sessions").await.body["sessions"].as_array().unwrap().len(), 1);
+}
+
+#[tokio::test]
 async fn a_cleanup_takes_what_a_list_takes() {
     let server = Server::start().await;
     for (id, title) in [("a", "Nightly build"), ("b", "Nightly test"), ("c", "Design")] {

@@ -225,55 +225,90 @@ impl Server {
         let (status, headers) = (response.status(), response.headers().clone());
         let bytes = response.bytes().await.unwrap();
         assert!(headers.contains_key("x-request-id"), "{method} {path}: no request id");
-        if bytes.is_empty() {
-            return Answer { status, headers, body: Value::Null };
-        }
-        let body: Value =
-            serde_json::from_slice(&bytes).unwrap_or_else(|_| panic!("{method} {path}: no JSON: {bytes:?}"));
-        let content_type = headers["content-type"].to_str().unwrap();
-        if status.is_success() {
-            assert_eq!(content_type, "application/json");
-        } else {
-            assert_eq!(content_type, "application/problem+json");
+        let body = match bytes.is_empty() {
+            true => Value::Null,
+            false => serde_json::from_slice(&bytes).unwrap_or_else(|_| panic!("{method} {path}: no JSON: {bytes:?}")),
+        };
+        if !status.is_success() && !bytes.is_empty() {
             assert_eq!(body["status"], status.as_u16());
             assert_eq!(body["request_id"].as_str(), headers["x-request-id"].to_str().ok());
         }
-        self.check_schema(&method, &path, status, &body);
-        Answer { status, headers, body }
+        let answer = Answer { status, headers, body };
+        self.check_described(&method, &path, &answer, bytes.is_empty());
+        answer
     }
 
-    /// The answer is one that the OpenAPI document speaks of.
-    fn check_schema(&self, method: &Method, path: &str, status: StatusCode, body: &Value) {
+    /// The answer is what the OpenAPI document says of this call and this very status.
+    fn check_described(&self, method: &Method, path: &str, answer: &Answer, is_empty: bool) {
+        let Answer { status, headers, body } = answer;
+        let Some(operation) = self.operation(method, path, *status) else { return };
+        let about = format!("{method} {path} {status} {}", body["code"]);
+        let response = self.resolved(&operation["responses"][status.as_str()]);
+        assert!(response.is_object(), "{about} is not described: see src/http/document/operations.toml");
+        let described =
+            |name: &str| response["headers"].as_object().unwrap().keys().any(|known| known.eq_ignore_ascii_case(name));
+        for name in headers.keys().map(|name| name.as_str()).filter(|name| !OF_HTTP.contains(name)) {
+            assert!(described(name), "{about}: the header {name} is not described");
+        }
+        for (name, header) in response["headers"].as_object().unwrap() {
+            let required = self.resolved(header)["required"] == true;
+            assert!(!required || headers.contains_key(name), "{about}: no header {name}");
+        }
+        let content = response["content"].as_object();
+        if is_empty {
+            assert!(content.is_none() || *method == Method::HEAD, "{about}: the described body is not sent");
+            return;
+        }
+        let content_type = headers["content-type"].to_str().unwrap();
+        let media = content.and_then(|content| content.get(content_type).or_else(|| content.get("*/*")));
+        let media = media.unwrap_or_else(|| panic!("{about}: a body of type {content_type} is not described"));
+        let validator = self.validator(media["schema"].clone());
+        let errors: Vec<_> = validator.iter_errors(body).map(|error| error.to_string()).collect();
+        assert!(errors.is_empty(), "{about}: {errors:?} in {body}");
+        if !status.is_success() {
+            let code = body["code"].as_str().unwrap();
+            assert!(media["examples"].get(code).is_some(), "{about}: the code is not described");
+            let known = &self.document["components"]["schemas"]["Problem"]["properties"];
+            let unknown = body.as_object().unwrap().keys().find(|field| known.get(field).is_none());
+            assert_eq!(unknown, None, "{about}: the field is not described");
+        }
+    }
+
+    /// What the document says of a call. None of a path or a method that is not in it: then that is why it was refused.
+    fn operation(&self, method: &Method, path: &str, status: StatusCode) -> Option<&Value> {
         let paths = self.document["paths"].as_object().unwrap();
-        let parts = |path: &str| path.split('/').map(String::from).collect::<Vec<_>>();
         let fits = |template: &str| {
-            let (template, path) = (parts(template), parts(path));
-            template.len() == path.len() && template.iter().zip(&path).all(|(t, p)| t.starts_with('{') || t == p)
+            let (mut template, mut path) = (template.split('/'), path.split('/'));
+            loop {
+                match (template.next(), path.next()) {
+                    (None, None) => return true,
+                    (Some(template), Some(path)) if template.starts_with('{') || template == path => {}
+                    _ => return false,
+                }
+            }
         };
         let exact = paths.get(path);
         let Some(item) = exact.or_else(|| paths.iter().find(|(template, _)| fits(template)).map(|(_, item)| item))
         else {
             assert!(matches!(status.as_u16(), 401 | 403 | 404), "{method} {path} is not in the document");
-            return;
+            return None;
         };
-        let operation = &item[method.as_str().to_lowercase()];
-        if operation.is_null() {
-            assert_eq!(status, 405, "{method} {path} is not in the document");
-            return;
+        let operation = item.get(method.as_str().to_lowercase());
+        assert!(operation.is_some() || status == 405, "{method} {path} is not in the document");
+        operation
+    }
+
+    /// What a reference stands for.
+    fn resolved<'v>(&'v self, value: &'v Value) -> &'v Value {
+        match value["$ref"].as_str().and_then(|target| target.strip_prefix('#')) {
+            Some(pointer) => self.document.pointer(pointer).unwrap(),
+            None => value,
         }
-        let responses = &operation["responses"];
-        let response = match &responses[status.as_str()] {
-            Value::Null => &responses["default"],
-            response => response,
-        };
-        let content =
-            response["content"].as_object().unwrap_or_else(|| panic!("{method} {path} {status} is not described"));
-        let schema = content.values().next().unwrap()["schema"].clone();
-        let validator = self.validator(schema);
-        let errors: Vec<_> = validator.iter_errors(body).map(|error| error.to_string()).collect();
-        assert!(errors.is_empty(), "{method} {path} {status}: {errors:?} in {body}");
     }
 }
+
+/// Headers that answers have because they are HTTP.
+const OF_HTTP: [&str; 5] = ["content-type", "content-length", "date", "connection", "transfer-encoding"];
 
 impl Server {
     /// Made once for each schema: that takes longer than all else of a request.

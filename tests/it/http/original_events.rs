@@ -2,7 +2,7 @@
 
 use culm::{
     executor::Event,
-    model::{NewMessage, Role, ToolCall, ToolFunction},
+    model::{NewMessage, Role, ToolCall},
 };
 use futures_util::StreamExt;
 use reqwest::Method;
@@ -36,8 +36,7 @@ async fn heard(server: &Server, session: &str) -> impl futures_util::Stream<Item
 }
 
 fn call(id: &str) -> ToolCall {
-    let function = ToolFunction { name: "read".into(), arguments: "{\"path\":\"a\"}".into() };
-    ToolCall { id: id.into(), kind: "function".into(), function }
+    ToolCall::new(id, "read", "{\"path\":\"a\"}")
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

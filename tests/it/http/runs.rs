@@ -84,6 +84,9 @@ async fn a_run_is_carried_out_and_its_session_follows() {
     let session = server.summary("a").await;
     assert_eq!((&session["is_running"], &session["last_run_status"]), (&json!(false), &json!("completed")));
     assert_eq!(session["token_usage"]["total_tokens"], 7);
+    let log = server.get("/sessions/a/usage").await.body["usage"].take();
+    let record = json!({ "total_tokens": 7, "run_id": "r1", "executor": "scripted", "model": "m" });
+    assert_eq!((log.as_array().unwrap().len(), &log[0]["record"]), (1, &record));
     let messages = server.messages("a").await;
     assert_eq!((&messages[1]["content"], &messages[1]["run_id"]), (&json!("hey"), &json!("r1")));
     assert_eq!(messages[0]["run_id"], Value::Null);

@@ -33,7 +33,7 @@ async fn a_hit_shows_its_session_its_message_and_its_place() {
         "message": { "id": "m", "seq": 1, "role": "user", "created_at": message["created_at"] },
         "snippet": { "text": "修复数据库 now", "ranges": [[2, 4]] },
         "score": answer.body["hits"][0]["score"],
-    }], "bounded": false, "next_cursor": null });
+    }], "bounded": false, "relaxed": false, "next_cursor": null });
     assert_eq!(answer.body, wanted);
     let around = server.get("/sessions/s/messages?around=1").await;
     assert_eq!(around.body["messages"][0]["id"], "m");
@@ -61,6 +61,7 @@ async fn each_parameter_is_taken_and_no_other() {
         ("in", "reasoning,tools"),
         ("order", "relevance"),
         ("order", "newest"),
+        ("group", "session"),
         ("limit", "1"),
     ] {
         let answer = search(&server, &[("q", "word"), (name, value)]).await;
@@ -75,6 +76,7 @@ async fn each_parameter_is_taken_and_no_other() {
         ("after", "yesterday"),
         ("in", "content"),
         ("order", "oldest"),
+        ("group", "tree"),
         ("limit", "0"),
         ("limit", "201"),
         ("query", "word"),
@@ -97,7 +99,7 @@ async fn only_a_blank_query_and_one_of_too_many_terms_are_refused() {
         assert_eq!((answer.code(), &answer.body["param"]), ((400, "invalid_request"), &json!("q")), "{q:?}");
     }
     assert_eq!(search(&server, &[("order", "newest")]).await.body["param"], "q");
-    for q in ["-word", "***", "\"", "-", "\u{0}", "🎉"] {
+    for q in ["-word", "***", "\"", "-", "\u{0}", "🎉", "->"] {
         let answer = search(&server, &[("q", q)]).await;
         assert_eq!((answer.status.as_u16(), &answer.body["hits"]), (200, &json!([])), "{q:?}");
     }

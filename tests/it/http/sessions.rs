@@ -51,6 +51,7 @@ async fn a_session_is_created_read_changed_and_deleted() {
     let delete = server.request(Method::DELETE, "/sessions/a%20b").header("prefer", "return=representation");
     let receipt = server.send(delete).await;
     assert_eq!(receipt.body["deleted"], json!({ "sessions": 1, "messages": 1, "attachments": 0, "runs": 0 }));
+    assert_eq!(receipt.headers["preference-applied"], "return=representation");
     assert_eq!(server.get("/sessions/a%20b").await.code(), (404, "session_not_found"));
     assert_eq!(server.delete("/sessions/a%20b").await.code(), (404, "session_not_found"));
 }
@@ -69,7 +70,10 @@ async fn a_deleted_tree_stays_deleted() {
     let mut late = server.repository.load(&"child".parse().unwrap()).await.unwrap().unwrap();
     assert_eq!(server.get("/sessions/root/tree").await.body["root"]["children"][0]["id"], "child");
     assert_eq!(server.get("/sessions/child").await.status, 200);
-    assert_eq!(server.delete("/sessions/root").await.body, Value::Null);
+    let minimal = server.request(Method::DELETE, "/sessions/root").header("prefer", "wait=5, return=minimal");
+    let minimal = server.send(minimal).await;
+    assert_eq!((minimal.status.as_u16(), &minimal.body), (204, &Value::Null));
+    assert_eq!(minimal.headers["preference-applied"], "return=minimal");
     late.messages.push(NewMessage::text(Role::User, "late").into_message(1, Timestamp::now()));
     assert!(server.repository.save(&mut late).await.is_err());
 

@@ -122,7 +122,7 @@ async fn nothing_foreign_is_lost() {
     let setup = Setup::new().await;
     setup.index(&["s"]);
     let mut message = user("a", "x\0y");
-    message["content_parts"] = json!([{ "type": "video", "url": "u" }]);
+    message["content_parts"] = json!([{ "kind": "video", "url": "u" }]);
     message["tool_calls"] = json!([{ "id": "c", "function": { "name": "f", "arguments": "{}" } }]);
     let mut session = root("s", json!([message]));
     session["title"] = "in session.json".into();
@@ -159,7 +159,7 @@ async fn nothing_foreign_is_lost() {
     assert_eq!(messages[0].content, "x\u{fffd}y");
     assert_eq!(json!(messages[0].extra)["content"], "x\0y");
     assert_eq!(messages[0].parts, None);
-    assert_eq!(json!(messages[0].extra)["content_parts"], json!([{ "type": "video", "url": "u" }]));
+    assert_eq!(json!(messages[0].extra)["content_parts"], json!([{ "kind": "video", "url": "u" }]));
     assert_eq!(json!(messages[0].tool_calls)[0]["type"], "function");
     assert!(json!(messages[0].extra)["tool_calls"][0].get("type").is_none());
 }

@@ -8,6 +8,8 @@ use culm::{
     },
 };
 
+use tokio_util::sync::CancellationToken;
+
 use super::{
     agent_sessions::backend,
     jobs::{attached, tree},
@@ -119,7 +121,7 @@ async fn a_database_from_before_backends_is_migrated_and_used() {
     let mut shell = shell(&path).await;
     assert_sound(&mut shell).await;
     storage.close().await;
-    assert_eq!(check(&path, &mut |_, _| ()).await.unwrap(), Vec::<String>::new());
+    assert_eq!(check(&path, CancellationToken::new(), &mut |_, _| ()).await.unwrap(), Vec::<String>::new());
 }
 
 /// What works in a worktree is ended before it is removed; and a job that failed is due later each time.

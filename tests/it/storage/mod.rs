@@ -18,6 +18,7 @@ mod runs;
 mod search;
 mod sessions;
 mod sqlite_only;
+mod typed;
 mod usage;
 mod whole;
 mod worktrees;
@@ -161,6 +162,15 @@ on_each_backend! {
         relevance_among_very_many_is_bounded_and_says_so,
         a_search_sees_a_write_as_soon_as_it_returns_and_no_more_what_is_gone,
     }
+    typed {
+        composed_and_decomposed_texts_are_one,
+        marks_do_not_split_words_and_scripts_without_spaces_match_by_part,
+        signs_names_and_command_lines_are_found_as_they_are,
+        where_nothing_has_all_words_the_best_partial_matches_follow_and_are_said_to_be,
+        a_grouped_search_gives_each_session_once_with_its_best_hits,
+        a_search_can_be_limited_to_a_workspace_and_a_model,
+        a_snippet_of_a_tool_call_is_read_and_not_escaped,
+    }
     usage {
         usage_records_come_back_in_order_page_by_page,
         usage_of_no_session_is_not_found,
@@ -196,6 +206,7 @@ on_each_backend! {
         an_answer_is_stored_once_and_goes_to_who_asked,
         a_question_goes_with_who_asked_or_when_another_run_is_asked_for,
         active_runs_are_those_below_where_asked,
+        a_page_of_runs_ends_where_it_has_eight_mebibytes,
     }
     worktrees {
         a_worktree_is_its_whole_trees_and_comes_back_as_it_was,

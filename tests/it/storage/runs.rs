@@ -175,3 +175,15 @@ pub(super) async fn active_runs_are_those_below_where_asked(storage: &dyn Storag
     let waiting = RunFilter { status: Some(RunStatus::Pending), ..RunFilter::default() };
     assert_eq!(names(&storage.runs(&waiting, None, 2).await.unwrap().items), ["other", "c"]);
 }
+
+pub(super) async fn a_page_of_runs_ends_where_it_has_eight_mebibytes(storage: &dyn Storage) {
+    for name in ["a", "b", "c"] {
+        let run = running(storage, name).await;
+        let error = Some("x".repeat(3 << 20));
+        storage.finish_run(&run, RunEnd { error, ..RunEnd::with(RunStatus::Error) }).await.unwrap();
+    }
+    let first = storage.runs(&RunFilter::default(), None, 10).await.unwrap();
+    assert_eq!((names(&first.items), first.next.is_some()), (vec!["c", "b"], true));
+    let rest = storage.runs(&RunFilter::default(), first.next, 10).await.unwrap();
+    assert_eq!((names(&rest.items), rest.next), (vec!["a"], None));
+}

@@ -1,6 +1,9 @@
 //! From what people type to FTS5's query language. Every word is quoted: a user's words are never its syntax.
 
-use super::text::{is_set_apart, is_word, next_word, terms};
+use super::{
+    forms::{phrase_of_name, phrase_of_run, runs},
+    text::{Words, is_set_apart},
+};
 use crate::model::Term;
 
 /// Words of one phrase, and of a whole query, that are looked up at most; what comes after them is passed over. (A
@@ -18,39 +21,93 @@ pub(super) const ENDINGS: usize = 64;
 /// A term, with its words as the index has them.
 #[derive(Debug, Clone)]
 pub(super) struct Phrase {
-    /// Folded; at least one.
+    /// Folded; none if it is signs alone.
     pub(super) words: Vec<String>,
     pub(super) excluded: bool,
     pub(super) prefix: bool,
-    /// Whether the index says the last word on it, or the text must be looked at.
+    /// Whether the index says the last word on its words, or the text must be looked at.
     pub(super) is_indexed: bool,
-    /// What is looked up in the index: none when it is a beginning that the index has not.
+    /// Signs that must stand before its words, between them and after them, or `None` where any may. Empty if none must.
+    pub(super) around: Vec<Option<String>>,
+    /// What was typed, if it is signs alone.
+    pub(super) signs: Option<String>,
+    /// The pieces of a name, which can be a part of a longer one: a phrase of the index.
+    pub(super) pieces: Option<String>,
+    /// Runs of signs in it, each a phrase of the index.
+    runs: Vec<String>,
+    /// What is looked up in the index for its words: none when it is a beginning that the index has not.
     quoted: Option<String>,
 }
 
 impl Phrase {
     fn new(term: &Term, most: usize) -> Option<Self> {
-        let (mut words, mut ends, mut folded, mut place) = (Vec::new(), Vec::new(), String::new(), 0);
-        while let Some((_, to)) = next_word(&term.text, place, &mut folded) {
+        let (mut words, mut spans, mut folded) = (Vec::new(), Vec::new(), String::new());
+        let mut all = Words::of(&term.text);
+        let mut is_whole = true;
+        while let Some(span) = all.next(&mut folded) {
             if words.len() == most {
+                is_whole = false;
                 break;
             }
             words.push(std::mem::take(&mut folded));
-            ends.push(to);
-            place = to;
+            spans.push(span);
+        }
+        let runs = signs_to_look_up(&term.text, words.is_empty());
+        if words.is_empty() && runs.is_empty() {
+            return None;
         }
         // A character that stands for itself is a whole word, and what was cut off has no last word.
-        let is_whole = !term.text[place..].contains(is_word);
-        let prefix = term.prefix && is_whole && !words.last()?.contains(is_set_apart);
+        let prefix = term.prefix && is_whole && words.last().is_some_and(|last| !last.contains(is_set_apart));
         let is_indexed = words.len() <= TOGETHER;
-        let text = term.text[..*ends.get(TOGETHER - 1).or(ends.last())?].replace(['"', '\0'], " ");
-        let quoted = format!("\"{}\"{}", terms(&text).unwrap_or(text), if prefix && is_indexed { " *" } else { "" });
-        Some(Self { words, excluded: term.excluded, prefix, is_indexed, quoted: Some(quoted) })
+        let looked_up = words[..words.len().min(TOGETHER)].join(" ");
+        let quoted = format!("\"{looked_up}\"{}", if prefix && is_indexed { " *" } else { "" });
+        Some(Self {
+            excluded: term.excluded,
+            prefix,
+            is_indexed,
+            around: around(&term.text, &spans, is_whole),
+            signs: words.is_empty().then(|| term.text.clone()),
+            pieces: (words.len() == 1 && !prefix && !term.excluded)
+                .then(|| phrase_of_name(name(&term.text, &spans)))
+                .flatten(),
+            runs,
+            quoted: (!words.is_empty()).then_some(quoted),
+            words,
+        })
+    }
+
+    /// A query as it was typed, of which a word with a dash before it may be a part: `tar -xvf`.
+    fn verbatim(text: &str) -> Option<Self> {
+        let term = Term { text: text.into(), excluded: false, prefix: false };
+        let phrase = Self::new(&term, PHRASE)?;
+        let mut spans = Vec::new();
+        let (mut words, mut folded) = (Words::of(text), String::new());
+        while let Some(span) = words.next(&mut folded) {
+            spans.push(span);
+        }
+        if spans.len() != phrase.words.len() || !phrase.is_indexed {
+            return None;
+        }
+        Some(Self {
+            around: gaps(text, &spans).into_iter().map(|gap| Some(gap.to_owned())).collect(),
+            pieces: None,
+            ..phrase
+        })
     }
 
     /// Whether the index is asked for any part of it.
     pub(super) fn is_looked_up(&self) -> bool {
-        self.quoted.is_some()
+        self.quoted.is_some() || !self.runs.is_empty()
+    }
+
+    /// Whether the texts must be looked at to tell whether it is there.
+    pub(super) fn is_checked(&self) -> bool {
+        !self.is_indexed || !self.around.is_empty()
+    }
+
+    /// Whether it is one word, of which every row of the index matches.
+    pub(super) fn is_plain(&self) -> bool {
+        self.words.len() == 1 && self.pieces.is_none() && self.runs.is_empty() && !self.is_checked()
     }
 
     /// The beginning that it ends with, unless the index of messages has it: FTS5 would merge all rows of all words
@@ -75,11 +132,75 @@ impl Phrase {
                 None => (!before.is_empty()).then(|| quoted(before)),
             },
         };
-        Self { words: self.words.clone(), quoted: asked, is_indexed, ..*self }
+        Self { quoted: asked, is_indexed, ..self.clone() }
+    }
+
+    /// The words, and phrases of signs, that are there in each row that matches.
+    pub(super) fn certain(&self) -> impl Iterator<Item = &str> {
+        let whole = match self.pieces {
+            Some(_) => 0,
+            None => self.words.len() - usize::from(self.prefix),
+        };
+        self.words[..whole].iter().chain(&self.runs).map(String::as_str)
+    }
+
+    /// What it is in FTS5's language.
+    fn expression(&self) -> Option<String> {
+        let words = match (&self.quoted, &self.pieces) {
+            (Some(quoted), Some(pieces)) => Some(format!("({quoted} OR \"{pieces}\")")),
+            (Some(quoted), None) => Some(format!("({quoted})")),
+            (None, _) => None,
+        };
+        let all: Vec<String> = words.into_iter().chain(self.runs.iter().map(|run| format!("\"{run}\""))).collect();
+        (!all.is_empty()).then(|| all.join(" AND "))
     }
 }
 
-/// The words of all terms. A term of which nothing is a word to the index is passed over.
+/// Signs that say which word is meant: `C++`, `#12`, `$HOME`, `a@b`. Others around a word are punctuation.
+fn is_attached(c: char) -> bool {
+    matches!(c, '+' | '#' | '$' | '%' | '&' | '@' | '<' | '=' | '>' | '|' | '~')
+}
+
+/// The runs of signs that a term is looked up by.
+fn signs_to_look_up(text: &str, is_alone: bool) -> Vec<String> {
+    let says = |run: &String| is_alone || run.contains(|c: char| is_attached(c) || !c.is_ascii());
+    runs(text).iter().filter(|run| says(run)).map(|run| phrase_of_run(run)).collect()
+}
+
+/// What stands before the words of a text, between them, and after them.
+fn gaps<'t>(text: &'t str, spans: &[(usize, usize)]) -> Vec<&'t str> {
+    let mut end = 0;
+    let mut gaps: Vec<&str> = Vec::with_capacity(spans.len() + 1);
+    for (from, to) in spans {
+        gaps.push(text.get(end..*from).unwrap_or_default());
+        end = *to;
+    }
+    gaps.push(&text[end..]);
+    gaps
+}
+
+fn around(text: &str, spans: &[(usize, usize)], is_whole: bool) -> Vec<Option<String>> {
+    let mut gaps = gaps(text, spans);
+    if spans.is_empty() {
+        return Vec::new();
+    }
+    let is_punctuation = |c: char| !is_attached(c);
+    if let Some(first) = gaps.first_mut() {
+        *first = first.trim_start_matches(is_punctuation);
+    }
+    if let Some(last) = gaps.last_mut() {
+        *last = if is_whole { last.trim_end_matches(is_punctuation) } else { "" };
+    }
+    let around: Vec<Option<String>> =
+        gaps.into_iter().map(|gap| gap.contains(is_attached).then(|| gap.to_owned())).collect();
+    if around.iter().all(Option::is_none) { Vec::new() } else { around }
+}
+
+fn name<'t>(text: &'t str, spans: &[(usize, usize)]) -> &'t str {
+    spans.first().and_then(|(from, to)| text.get(*from..*to)).filter(|name| name.is_ascii()).unwrap_or_default()
+}
+
+/// The words of all terms. A term of which nothing is a word or a sign to the index is passed over.
 pub(super) fn phrases(query: &[Term]) -> Vec<Phrase> {
     let mut left = QUERY;
     let phrases = query.iter().map(|term| {
@@ -90,39 +211,90 @@ pub(super) fn phrases(query: &[Term]) -> Vec<Phrase> {
     phrases.flatten().collect()
 }
 
+/// The query itself as a phrase, if it is words of which the first is asked for and another has a dash before it: what
+/// says just that is not left out.
+pub(super) fn as_typed(q: &str, phrases: &[Phrase]) -> Option<Phrase> {
+    let is_words = !q.contains(['"', '*', '\u{201c}', '\u{201d}', '\u{201e}']);
+    let is_meant =
+        is_words && phrases.first().is_some_and(|first| !first.excluded) && phrases.iter().any(|p| p.excluded);
+    is_meant.then(|| Phrase::verbatim(q.trim())).flatten()
+}
+
+/// How many of the phrases that are asked for must be there.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Wanted<'a> {
+    /// All, or the query as it was typed.
+    All(Option<&'a Phrase>),
+    /// So many of these, by their places among all phrases.
+    Some(usize, &'a [usize]),
+}
+
 /// A query in FTS5's language: what must be there, and what must not.
 #[derive(Debug, Default)]
 pub(super) struct Expression {
+    scopes: Vec<String>,
     asked: Vec<String>,
     excluded: String,
+    /// What is enough by itself.
+    verbatim: Option<String>,
 }
 
 impl Expression {
     /// A query in some columns, limited to rows whose scope has one word of each list. None if nothing is asked for.
-    pub(super) fn new(phrases: &[Phrase], columns: &str, limits: &[Vec<String>]) -> Option<Self> {
+    pub(super) fn new(phrases: &[Phrase], wanted: Wanted<'_>, columns: &str, limits: &[Vec<String>]) -> Option<Self> {
         if phrases.iter().all(|phrase| phrase.excluded) {
             return None;
         }
-        let of = |excluded: bool| -> Vec<&str> {
-            let some = phrases.iter().filter(|phrase| phrase.excluded == excluded);
-            some.filter(|phrase| !excluded || phrase.is_indexed).filter_map(|phrase| phrase.quoted.as_deref()).collect()
+        let within = |expression: String| format!("{{{columns}}} : ({expression})");
+        let (asked, verbatim) = match wanted {
+            Wanted::All(verbatim) => {
+                let asked = phrases.iter().filter(|phrase| !phrase.excluded);
+                (asked.filter_map(Phrase::expression).map(within).collect(), verbatim.and_then(Phrase::expression))
+            }
+            Wanted::Some(least, which) => {
+                let some = which.iter().filter_map(|place| phrases.get(*place)?.expression());
+                let some: Vec<String> = some.map(|expression| format!("({expression})")).collect();
+                (vec![within(at_least(least, &some)?)], None)
+            }
         };
-        let mut asked: Vec<String> = limits.iter().map(|words| scope(words)).collect();
-        let phrases = of(false).into_iter().map(|phrase| format!("{{{columns}}} : ({phrase})"));
-        asked.extend(phrases);
-        let excluded = of(true).join(" OR ");
-        let excluded = if excluded.is_empty() { excluded } else { format!("{{{columns}}} : ({excluded})") };
-        Some(Self { asked, excluded })
+        let excluded = phrases.iter().filter(|phrase| phrase.excluded && !phrase.is_checked());
+        let excluded =
+            excluded.filter_map(Phrase::expression).map(|e| format!("({e})")).collect::<Vec<_>>().join(" OR ");
+        let excluded = if excluded.is_empty() { excluded } else { within(excluded) };
+        let scopes = limits.iter().map(|words| scope(words)).collect();
+        Some(Self { scopes, asked, excluded, verbatim: verbatim.map(within) })
     }
 
     /// The query, among rows whose scope has one of these words; everywhere if there are none.
     pub(super) fn among(&self, words: &[String]) -> String {
         let among = Some(words).filter(|words| !words.is_empty()).map(scope);
+        let with = |rest: &[String]| {
+            let all = among.iter().chain(&self.scopes).chain(rest);
+            all.map(String::as_str).collect::<Vec<_>>().join(" AND ")
+        };
         // What excludes is outermost: it is asked only of rows that have the rest.
-        let asked = among.iter().chain(&self.asked).map(String::as_str).collect::<Vec<_>>().join(" AND ");
-        match self.excluded.as_str() {
-            "" => asked,
-            excluded => format!("({asked}) NOT ({excluded})"),
+        let asked = match self.excluded.as_str() {
+            "" => with(&self.asked),
+            excluded => format!("({}) NOT ({excluded})", with(&self.asked)),
+        };
+        match &self.verbatim {
+            Some(verbatim) => format!("({asked}) OR ({})", with(std::slice::from_ref(verbatim))),
+            None => asked,
+        }
+    }
+}
+
+/// So many of these at least, if there are so many.
+fn at_least(least: usize, some: &[String]) -> Option<String> {
+    let (first, rest) = some.split_first()?;
+    match least {
+        least if least > some.len() => None,
+        least if least == some.len() => Some(some.join(" AND ")),
+        1 => Some(some.join(" OR ")),
+        least => {
+            let with = at_least(least - 1, rest).map(|rest| format!("({first} AND ({rest}))"));
+            let without = at_least(least, rest).map(|rest| format!("({rest})"));
+            Some(with.into_iter().chain(without).collect::<Vec<_>>().join(" OR "))
         }
     }
 }
@@ -133,8 +305,12 @@ fn scope(words: &[String]) -> String {
 
 /// A query for titles that have all these words; the last may be the beginning of one. None without a word.
 pub(in crate::storage::sqlite) fn title_query(words: &str) -> Option<String> {
-    let words = words.split_whitespace().filter(|word| word.contains(char::is_alphanumeric));
-    let mut terms: Vec<Term> = words.map(|word| Term { text: word.into(), excluded: false, prefix: false }).collect();
-    terms.last_mut()?.prefix = true;
-    Some(Expression::new(&phrases(&terms), "title", &[])?.among(&[]))
+    let words = words.split_whitespace();
+    let terms: Vec<Term> = words.map(|word| Term { text: word.into(), excluded: false, prefix: false }).collect();
+    let mut phrases = phrases(&terms);
+    if let (Some(last), Some(phrase)) = (terms.last(), phrases.last_mut()) {
+        let prefixed = Phrase::new(&Term { prefix: last.text.contains(char::is_alphanumeric), ..last.clone() }, PHRASE);
+        *phrase = prefixed.unwrap_or_else(|| phrase.clone());
+    }
+    Some(Expression::new(&phrases, Wanted::All(None), "title", &[])?.among(&[]))
 }

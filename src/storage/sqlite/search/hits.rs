@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::{Kind, Match, Search, at_once, matching::snippet};
+use super::{Kind, Match, Search, at_once, matching::snippet, spoken::spoken};
 use crate::{
     model::{HitMessage, HitSession, HitType, MessageId, Role, SearchHit, SessionId, Snippet, Timestamp},
     storage::{
@@ -36,8 +36,7 @@ impl Search<'_> {
         } else {
             sqlx::query_scalar!(
                 r#"select json_group_array(json_array(m.message_key, m.content, iif(?2, m.reasoning, null),
-                     iif(?3, (select replace(t.tools, char(8203), '') from message_terms t where t.message_key = m.message_key), null)))
-                     as "texts!: Rows<Texts>"
+                     iif(?3, m.tool_calls, null))) as "texts!: Rows<Texts>"
                    from messages m where m.message_key in (select value from json_each(?1))"#,
                 keys,
                 reasoning,
@@ -47,37 +46,39 @@ impl Search<'_> {
             .await
         };
         let texts = texts.map_err(error::of)?.read().await?;
-        Ok(texts.into_iter().map(|(key, a, b, c)| (key, [a, b, c].into_iter().flatten().collect())).collect())
+        let parts = |(key, a, b, calls): Texts| {
+            let calls = calls.map(|calls| spoken(&calls));
+            (key, [a, b, calls].into_iter().flatten().collect())
+        };
+        Ok(texts.into_iter().map(parts).collect())
     }
 
-    /// A page of hits, in the order of the page.
-    pub(super) async fn hits(&mut self, page: &[Match]) -> Result<Vec<SearchHit>> {
+    /// The hits of a page.
+    pub(super) async fn hits(&mut self, page: &[Match]) -> Result<HashMap<(Kind, i64), SearchHit>> {
         let (sessions, messages): (Vec<Match>, Vec<Match>) = page.iter().partition(|found| found.kind == Kind::Session);
         let mut made = HashMap::new();
         for some in at_once(&sessions).chain(at_once(&messages)) {
             let texts = self.texts(some).await?;
-            let kind = some.first().map(|found| found.kind);
-            let rows = if kind == Some(Kind::Session) {
-                self.session_rows(some).await?
-            } else {
-                self.message_rows(some).await?
-            };
+            let Some(kind) = some.first().map(|found| found.kind) else { continue };
+            let rows =
+                if kind == Kind::Session { self.session_rows(some).await? } else { self.message_rows(some).await? };
             for (key, session, message) in rows {
                 let (snippet, score) = self.shown(kind, texts.get(&key).map_or(&[][..], Vec::as_slice));
                 let hit_type = if message.is_some() { HitType::Message } else { HitType::Session };
-                made.insert((kind, key), SearchHit { kind: hit_type, session, message, snippet, score });
+                let hit = SearchHit { kind: hit_type, session, message, snippet, score, more: Vec::new() };
+                made.insert((kind, key), hit);
             }
         }
-        Ok(page.iter().filter_map(|found| made.remove(&(Some(found.kind), found.key))).collect())
+        Ok(made)
     }
 
     /// The first part in which something was found, and the score of all.
-    fn shown(&self, kind: Option<Kind>, parts: &[String]) -> (Snippet, f64) {
+    fn shown(&self, kind: Kind, parts: &[String]) -> (Snippet, f64) {
         let found = self.matcher.read(parts.iter().map(String::as_str));
         let places = parts.iter().zip(&found.places);
         let part = places.clone().find(|(_, places)| !places.is_empty()).or_else(|| places.clone().next());
         let snippet = part.map_or_else(Snippet::default, |(text, places)| snippet(text, places));
-        let score = self.score(kind == Some(Kind::Session), &found);
+        let score = self.score(kind == Kind::Session, &found);
         #[expect(clippy::cast_precision_loss, reason = "thousandths of a score below a hundred")]
         (snippet, score as f64 / 1000.0)
     }

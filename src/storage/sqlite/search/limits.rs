@@ -7,7 +7,7 @@ use sqlx::SqliteConnection;
 
 use super::{
     Kind, Match,
-    expression::{Expression, Phrase},
+    expression::{Expression, Phrase, Wanted},
     scope::{BLOCK, archived, few_sessions, kind, stretches},
     words,
 };
@@ -49,21 +49,36 @@ pub(super) struct Limits {
     archived: Option<bool>,
     kind: Option<String>,
     root: Option<String>,
+    model: Option<String>,
+    workspace: Option<String>,
     pub(super) within: SearchIn,
+    /// A word of the scope for the role that messages must be of.
+    role: Option<String>,
+    /// Words of the scope for the sessions that are driven by, if these are few.
+    few: Vec<Vec<String>>,
+}
+
+/// A query's phrases, as each index is asked for them.
+pub(super) struct Phrases {
+    /// With the words that beginnings stand for.
+    pub(super) of_messages: Vec<Phrase>,
+    /// The index of sessions has all beginnings.
+    pub(super) of_sessions: Vec<Phrase>,
 }
 
 /// None when nothing can match.
 pub(super) async fn of(
     conn: &mut SqliteConnection,
     query: &SearchQuery,
-    phrases: &[Phrase],
-) -> Result<Option<(Limits, Vec<Phrase>)>> {
+    phrases: Vec<Phrase>,
+) -> Result<Option<(Limits, Phrases)>> {
     let Some(few) = few_sessions(conn, query).await? else { return Ok(None) };
-    let expanded = words::expanded(conn, phrases).await?;
+    let expanded = words::expanded(conn, &phrases).await?;
     let role = query.role.as_ref().map(|role| format!("xrole{}", types::word(role)));
-    let plain = matches!(&expanded[..], [only] if only.words.len() == 1) && role.is_none();
+    let plain = matches!(&expanded[..], [only] if only.is_plain()) && role.is_none() && !is_purging(conn).await?;
     let narrow = few.is_some() || !plain && words::is_narrow(conn, &expanded, role.as_deref()).await?;
-    let mut limits = Limits {
+    let few: Vec<_> = few.into_iter().map(|keys| keys.iter().map(|key| format!("xsession{key}")).collect()).collect();
+    let limits = Limits {
         messages: None,
         sessions: None,
         narrow,
@@ -75,12 +90,19 @@ pub(super) async fn of(
         archived: archived(query),
         kind: kind(query).map(str::to_owned),
         root: query.root.as_ref().map(|root| root.as_str().to_owned()),
+        model: query.model.clone(),
+        workspace: query.workspace.clone(),
         within: query.within.unwrap_or_default(),
+        role,
+        few,
     };
-    let few: Vec<_> = few.into_iter().map(|keys| keys.iter().map(|key| format!("xsession{key}")).collect()).collect();
-    limits.messages = limits.of_messages(role, &expanded, &few);
-    limits.sessions = query.role.is_none().then(|| limits.of_sessions(phrases, few)).flatten();
-    Ok(Some((limits, expanded)))
+    Ok(Some((limits, Phrases { of_messages: expanded, of_sessions: phrases })))
+}
+
+/// Whether there may be rows of deleted sessions, which match and are not shown.
+async fn is_purging(conn: &mut SqliteConnection) -> Result<bool> {
+    let some = sqlx::query_scalar!(r#"select exists (select 1 from purges) as "some!: bool""#);
+    some.fetch_one(conn).await.map_err(error::of)
 }
 
 /// Whether the index is asked for any word at all.
@@ -89,13 +111,28 @@ fn has_words(phrases: &[Phrase]) -> bool {
 }
 
 impl Limits {
-    fn of_messages(&self, role: Option<String>, phrases: &[Phrase], few: &[Vec<String>]) -> Option<Expression> {
-        let mut scope = few.to_vec();
-        match role {
-            Some(role) => scope.push(vec![role]),
+    /// What the indexes are asked for from now on.
+    pub(super) fn ask(&mut self, phrases: &Phrases, wanted: Wanted<'_>) {
+        self.messages = self.of_messages(&phrases.of_messages, wanted);
+        self.sessions = self.role.is_none().then(|| self.of_sessions(&phrases.of_sessions, wanted)).flatten();
+    }
+
+    /// What partial matches are looked for in: each index is read whole if few rows have any of their terms.
+    pub(super) fn ask_partially(&mut self, phrases: &Phrases, wanted: Wanted<'_>, are_rare: bool) {
+        self.plain = false;
+        self.narrow = are_rare || !self.few.is_empty();
+        self.ask(phrases, wanted);
+    }
+
+    fn of_messages(&self, phrases: &[Phrase], wanted: Wanted<'_>) -> Option<Expression> {
+        let mut scope = self.few.clone();
+        match &self.role {
+            Some(role) => scope.push(vec![role.clone()]),
             // Something must be looked up; each message has one of these.
             None if !has_words(phrases) => {
-                scope.push(["system", "user", "assistant", "tool"].map(|role| format!("xrole{role}")).into());
+                scope.push(
+                    ["system", "developer", "user", "assistant", "tool"].map(|role| format!("xrole{role}")).into(),
+                );
             }
             None => {}
         }
@@ -105,23 +142,25 @@ impl Limits {
             (false, true) => "content tools",
             (true, true) => "content reasoning tools",
         };
-        Expression::new(phrases, columns, &scope)
+        Expression::new(phrases, wanted, columns, &scope)
     }
 
-    fn of_sessions(&self, phrases: &[Phrase], mut scope: Vec<Vec<String>>) -> Option<Expression> {
+    fn of_sessions(&self, phrases: &[Phrase], wanted: Wanted<'_>) -> Option<Expression> {
+        let mut scope = self.few.clone();
         match &self.kind {
             Some(kind) => scope.push(vec![format!("xkind{kind}")]),
             None if !has_words(phrases) => scope.push(vec!["xkindroot".into(), "xkindchild".into()]),
             None => {}
         }
-        Expression::new(phrases, "title summary", &scope)
+        Expression::new(phrases, wanted, "title summary", &scope)
     }
 
     /// The keys of the first window, and of the largest.
     pub(super) fn windows(&self) -> (i64, i64) {
         // Rows that do not meet the filters cost more than those that do not match.
+        let texts = [&self.kind, &self.root, &self.model, &self.workspace];
         let is_filtered =
-            self.pinned.is_some() || self.archived.is_some() || self.kind.is_some() || self.root.is_some();
+            self.pinned.is_some() || self.archived.is_some() || texts.iter().any(|filter| filter.is_some());
         match self.narrow || (self.plain && !is_filtered && self.stretches.is_none()) {
             true => (i64::MAX, i64::MAX),
             // A phrase of many common words costs some microseconds a row.
@@ -186,8 +225,8 @@ impl Limits {
         let (reasoning, tools) = (self.within.reasoning, self.within.tools);
         let rows = sqlx::query_scalar!(
             // The index drives, whatever the planner thinks: it gives rows in order, and ends at the limit.
-            r#"select json_group_array(json_array(key, at, bytes)) as "rows!: Json<Vec<Seen>>" from (
-                 select i.rowid as key, m.created_at as at,
+            r#"select json_group_array(json_array(key, at, bytes, session_key)) as "rows!: Json<Vec<Seen>>" from (
+                 select i.rowid as key, m.created_at as at, m.session_key,
                    octet_length(m.content) + iif(?10, coalesce(octet_length(m.reasoning), 0), 0)
                      + iif(?11, coalesce(octet_length(m.tool_calls), 0), 0) as bytes
                  from message_index i cross join messages m on m.message_key = i.rowid
@@ -197,7 +236,8 @@ impl Limits {
                    and (?6 is null or s.pinned = ?6) and (?7 is null or (s.archived_at is not null) = ?7)
                    and (?8 is null or s.kind = ?8)
                    and (?9 is null or s.root_key = (select r.session_key from live_sessions r where r.id = ?9))
-                 order by i.rowid desc limit ?12
+                   and (?12 is null or s.model = ?12) and (?13 is null or s.workspace = ?13)
+                 order by i.rowid desc limit ?14
                )"#,
             words,
             from,
@@ -210,6 +250,8 @@ impl Limits {
             self.root,
             reasoning,
             tools,
+            self.model,
+            self.workspace,
             most
         );
         rows.fetch_one(conn).await.map(|Json(rows)| newest_first(Kind::Message, rows)).map_err(error::of)
@@ -224,8 +266,8 @@ impl Limits {
         most: i64,
     ) -> Result<Vec<Match>> {
         let rows = sqlx::query_scalar!(
-            r#"select json_group_array(json_array(key, at, bytes)) as "rows!: Json<Vec<Seen>>" from (
-                 select i.rowid as key, s.created_at as at,
+            r#"select json_group_array(json_array(key, at, bytes, session_key)) as "rows!: Json<Vec<Seen>>" from (
+                 select i.rowid as key, s.created_at as at, s.session_key,
                    octet_length(s.title) + coalesce(octet_length(s.conversation_summary), 0) as bytes
                  from session_index i cross join live_sessions s on s.session_key = i.rowid
                  where i.session_index match ?1 and i.rowid >= ?2 and i.rowid < ?3
@@ -233,7 +275,8 @@ impl Limits {
                    and (?6 is null or s.pinned = ?6) and (?7 is null or (s.archived_at is not null) = ?7)
                    and (?8 is null or s.kind = ?8)
                    and (?9 is null or s.root_key = (select r.session_key from live_sessions r where r.id = ?9))
-                 order by i.rowid desc limit ?10
+                   and (?10 is null or s.model = ?10) and (?11 is null or s.workspace = ?11)
+                 order by i.rowid desc limit ?12
                )"#,
             words,
             from,
@@ -244,17 +287,20 @@ impl Limits {
             self.archived,
             self.kind,
             self.root,
+            self.model,
+            self.workspace,
             most
         );
         rows.fetch_one(conn).await.map(|Json(rows)| newest_first(Kind::Session, rows)).map_err(error::of)
     }
 }
 
-/// A row that matches, as it comes: its key, when it was written, its bytes.
-type Seen = (i64, i64, i64);
+/// A row that matches, as it comes: its key, when it was written, its bytes, its session's key.
+type Seen = (i64, i64, i64, i64);
 
 fn newest_first(kind: Kind, rows: Vec<Seen>) -> Vec<Match> {
-    let mut matches: Vec<Match> = rows.into_iter().map(|(key, at, bytes)| Match { kind, key, at, bytes }).collect();
+    let mut matches: Vec<Match> =
+        rows.into_iter().map(|(key, at, bytes, session)| Match { kind, key, at, bytes, session }).collect();
     matches.sort_unstable_by_key(|found| Reverse(found.key));
     matches
 }

@@ -5,7 +5,8 @@ use std::collections::HashMap;
 
 use super::{
     expression::{PHRASE, Phrase},
-    text::{is_set_apart, is_word, next_word},
+    forms::phrase_of_name,
+    text::{Words, is_set_apart, is_word},
 };
 use crate::model::Snippet;
 
@@ -28,6 +29,46 @@ struct Pattern {
     shown: bool,
     /// The index has not said whether it is there: whether it must be, or must not.
     checked: Option<bool>,
+    /// Signs that must stand around its words.
+    around: Vec<Option<String>>,
+    /// What it counts for in a score.
+    weight: f64,
+}
+
+/// What of a query a text must have, where the index does not say it.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Checks<'q> {
+    /// All that is asked for, or the query as it was typed.
+    All(Option<&'q Phrase>),
+    /// What is left out must not be there. These are counted in a score, the first one the most.
+    Partial(&'q [usize]),
+}
+
+impl Pattern {
+    fn of(words: &[String], shown: bool, checked: Option<bool>, weight: f64) -> Self {
+        let last = words.len().checked_sub(1).map_or(0, |last| 1 << last);
+        Self { last, length: words.len(), shown, checked, around: Vec::new(), weight }
+    }
+
+    /// Whether the signs stand around its words that must. `span` says where each of them is.
+    fn stands(&self, text: &str, span: impl Fn(usize) -> (usize, usize)) -> bool {
+        let stands = |(gap, signs): (usize, &Option<String>)| {
+            let Some(signs) = signs else { return true };
+            match gap {
+                0 => text[..span(0).0].ends_with(signs.as_str()),
+                gap if gap == self.length => text[span(gap - 1).1..].starts_with(signs.as_str()),
+                gap => text.get(span(gap - 1).1..span(gap).0) == Some(signs.as_str()),
+            }
+        };
+        self.around.iter().enumerate().all(stands)
+    }
+}
+
+/// What a term of a partial match counts for: the first is the rarest.
+fn weight(rank: usize) -> f64 {
+    #[expect(clippy::cast_precision_loss, reason = "a few terms")]
+    let rank = rank as f64;
+    1.0 / (1.0 + rank / 4.0)
 }
 
 /// A query, ready to read texts.
@@ -39,6 +80,12 @@ pub(super) struct Matcher {
     beginnings: Vec<(String, usize, u64)>,
     /// The bytes that any of them begin with: most words of a text are none of them.
     firsts: [bool; 256],
+    /// Signs that stand for themselves, with their patterns.
+    signs: Vec<(String, usize)>,
+    /// Pieces of names, with their patterns.
+    pieces: Vec<(String, usize)>,
+    /// The pattern of the query as it was typed: a text that says just that has all it must.
+    verbatim: Option<usize>,
 }
 
 /// What was found in the parts of a text.
@@ -50,24 +97,57 @@ pub(super) struct Found {
 }
 
 impl Matcher {
-    pub(super) fn new(phrases: &[Phrase]) -> Self {
-        let mut matcher =
-            Self { patterns: Vec::new(), words: HashMap::new(), beginnings: Vec::new(), firsts: [false; 256] };
-        for phrase in phrases.iter().filter(|phrase| !phrase.excluded || !phrase.is_indexed) {
-            let checked = (!phrase.is_indexed).then_some(!phrase.excluded);
-            matcher.add(&phrase.words, phrase.prefix, !phrase.excluded, checked);
+    pub(super) fn new(phrases: &[Phrase], checks: Checks<'_>) -> Self {
+        let mut matcher = Self {
+            patterns: Vec::new(),
+            words: HashMap::new(),
+            beginnings: Vec::new(),
+            firsts: [false; 256],
+            signs: Vec::new(),
+            pieces: Vec::new(),
+            verbatim: None,
+        };
+        let (verbatim, partial) = match checks {
+            Checks::All(verbatim) => (verbatim, None),
+            Checks::Partial(some) => (None, Some(some)),
+        };
+        for (place, phrase) in phrases.iter().enumerate() {
+            let checked = (phrase.is_checked() || (phrase.excluded && verbatim.is_some())).then_some(!phrase.excluded);
+            match partial {
+                Some(some) if !phrase.excluded => {
+                    if let Some(rank) = some.iter().position(|one| *one == place) {
+                        matcher.add(phrase, true, None, weight(rank));
+                    }
+                }
+                _ if !phrase.excluded || checked.is_some() => matcher.add(phrase, !phrase.excluded, checked, 1.0),
+                _ => {}
+            }
+        }
+        if let Some(verbatim) = verbatim {
+            matcher.verbatim = Some(matcher.patterns.len());
+            matcher.add(verbatim, true, None, 1.0);
         }
         // All words side by side, as they were typed, are better than the same words apart.
         let asked: Vec<_> = phrases.iter().filter(|phrase| !phrase.excluded).collect();
-        if asked.len() > 1 {
-            let words: Vec<String> =
-                asked.iter().flat_map(|phrase| phrase.words.iter().cloned()).take(PHRASE).collect();
-            matcher.add(&words, asked.last().is_some_and(|phrase| phrase.prefix), false, None);
+        let words: Vec<String> = asked.iter().flat_map(|phrase| phrase.words.iter().cloned()).take(PHRASE).collect();
+        if asked.len() > 1 && !words.is_empty() {
+            matcher.add_words(&words, asked.last().is_some_and(|phrase| phrase.prefix));
+            matcher.patterns.push(Pattern::of(&words, false, None, 1.0));
         }
         matcher
     }
 
-    fn add(&mut self, words: &[String], prefix: bool, shown: bool, checked: Option<bool>) {
+    fn add(&mut self, phrase: &Phrase, shown: bool, checked: Option<bool>, weight: f64) {
+        let pattern = self.patterns.len();
+        self.signs.extend(phrase.signs.iter().map(|signs| (signs.clone(), pattern)));
+        self.pieces.extend(phrase.pieces.iter().map(|pieces| (format!("{pieces} "), pattern)));
+        self.add_words(&phrase.words, phrase.prefix);
+        let around = phrase.around.clone();
+        self.patterns.push(Pattern { around, ..Pattern::of(&phrase.words, shown, checked, weight) });
+    }
+
+    /// The words of the pattern that is added next.
+    fn add_words(&mut self, words: &[String], prefix: bool) {
         let pattern = self.patterns.len();
         for (place, word) in words.iter().enumerate() {
             self.firsts[usize::from(word.as_bytes()[0])] = true;
@@ -81,16 +161,18 @@ impl Matcher {
                 None => places.push((pattern, 1 << place)),
             }
         }
-        self.patterns.push(Pattern { last: 1 << (words.len() - 1), length: words.len(), shown, checked });
     }
 
     /// Whether the index alone does not say what matches.
     pub(super) fn is_needed(&self) -> bool {
-        self.patterns.iter().any(|pattern| pattern.checked.is_some())
+        self.verbatim.is_some() || self.patterns.iter().any(|pattern| pattern.checked.is_some())
     }
 
     /// Whether what the index could not say holds, too.
     pub(super) fn admits(&self, found: &Found) -> bool {
+        if self.verbatim.is_some_and(|pattern| found.counts[pattern] > 0) {
+            return true;
+        }
         let mut counted = self.patterns.iter().zip(&found.counts);
         counted.all(|(pattern, count)| pattern.checked.is_none_or(|wanted| wanted == (*count > 0)))
     }
@@ -105,32 +187,53 @@ impl Matcher {
     }
 
     fn read_part(&self, text: &str, found: &mut Found) -> Vec<(usize, usize)> {
-        let (mut state, mut begins) = (vec![0u64; self.patterns.len()], [0; PHRASE]);
-        let (mut folded, mut place, mut places, mut bits) = (String::new(), 0, Vec::new(), vec![0u64; state.len()]);
-        while let Some((from, to)) = next_word(text, place, &mut folded) {
-            place = to;
+        let (mut state, mut spans) = (vec![0u64; self.patterns.len()], [(0, 0); PHRASE]);
+        let (mut folded, mut words, mut bits) = (String::new(), Words::of(text), vec![0u64; state.len()]);
+        let mut places = self.read_signs(text, found);
+        while let Some((from, to)) = words.next(&mut folded) {
             let at = found.words as usize;
-            begins[at % PHRASE] = from;
+            spans[at % PHRASE] = (from, to);
             found.words = found.words.saturating_add(1);
-            let known = self.firsts[usize::from(folded.as_bytes()[0])];
-            if !(known && self.places_of(&folded, &mut bits)) {
+            let first = folded.as_bytes().first().copied().unwrap_or_default();
+            let known = self.firsts[usize::from(first)] && self.places_of(&folded, &mut bits);
+            for (pieces, pattern) in &self.pieces {
+                if phrase_of_name(&text[from..to]).is_some_and(|name| (name + " ").contains(pieces.as_str())) {
+                    found.counts[*pattern] += 1;
+                    places.push((from, to));
+                }
+            }
+            if !known {
                 state.fill(0);
-                if place > ENOUGH && self.is_enough(found) {
+                if to > ENOUGH && self.is_enough(found) {
                     break;
                 }
                 continue;
             }
             for (number, pattern) in self.patterns.iter().enumerate() {
                 state[number] = (state[number] << 1 | 1) & bits[number];
-                if state[number] & pattern.last == 0 {
+                let span = |word: usize| spans[(at + PHRASE + 1 + word - pattern.length) % PHRASE];
+                if state[number] & pattern.last == 0 || !pattern.stands(text, span) {
                     continue;
                 }
                 found.counts[number] += 1;
                 if pattern.shown && places.len() < PLACES {
-                    places.push((begins[(at + PHRASE + 1 - pattern.length) % PHRASE], to));
+                    places.push((span(0).0, to));
                 }
             }
         }
+        places
+    }
+
+    /// The places of signs that stand for themselves.
+    fn read_signs(&self, text: &str, found: &mut Found) -> Vec<(usize, usize)> {
+        let mut places = Vec::new();
+        for (signs, pattern) in &self.signs {
+            for (place, _) in text.match_indices(signs.as_str()).take(PLACES) {
+                found.counts[*pattern] += 1;
+                places.push((place, place + signs.len()));
+            }
+        }
+        places.truncate(PLACES);
         places
     }
 
@@ -162,9 +265,10 @@ impl Matcher {
             let count = f64::from(*count);
             count * (SATURATION + 1.0) / (count + SATURATION * length)
         };
+        let scores = self.patterns.iter().zip(&found.counts).map(|(pattern, count)| pattern.weight * one(count));
         // Rounded, so that of texts which are about as good the newer one is first.
         #[expect(clippy::cast_possible_truncation, reason = "a score is below 100")]
-        let score = (found.counts.iter().map(one).sum::<f64>() * 100.0).round() as i64 * 10;
+        let score = (scores.sum::<f64>() * 100.0).round() as i64 * 10;
         score
     }
 }

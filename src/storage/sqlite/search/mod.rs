@@ -7,15 +7,20 @@
 //! the column `scope`, whatever the words.
 
 mod expression;
+mod forms;
 mod hits;
 mod limits;
 mod matching;
+mod partial;
 mod scope;
+mod settle;
+mod spoken;
 mod text;
 mod words;
 
 use std::{
     cmp::Reverse,
+    collections::HashMap,
     time::{Duration, Instant},
 };
 
@@ -23,13 +28,16 @@ use sqlx::{SqliteConnection, SqlitePool};
 
 use super::error;
 use crate::{
-    model::{Rank, Ranked, SearchOrder, SearchPage, SearchPosition, SearchQuery},
+    model::{Partial, Rank, Ranked, SearchHit, SearchOrder, SearchPage, SearchPosition, SearchQuery},
     storage::Result,
 };
+use expression::Wanted;
 pub(super) use expression::title_query;
-use limits::Limits;
-use matching::{Found, Matcher};
-pub(super) use text::terms;
+pub(super) use forms::{form, form_of_calls};
+use limits::{Limits, Phrases};
+use matching::{Checks, Found, Matcher};
+use partial::Terms;
+pub(super) use settle::settle;
 
 /// Messages, and sessions, that are ranked at most.
 const RANKED: usize = 500;
@@ -41,6 +49,8 @@ const PATIENCE: Duration = Duration::from_millis(40);
 const PATIENCE_FOR_MORE: Duration = Duration::from_millis(8);
 /// A window that took this long is not followed by a larger one.
 const LONG: Duration = Duration::from_millis(8);
+/// Matches of a session that are given with it.
+const OF_SESSION: usize = 3;
 /// Rows whose texts are looked at together, where the index alone does not say what matches.
 const CHECKED: usize = 250;
 
@@ -60,6 +70,15 @@ struct Match {
     at: i64,
     /// Of the texts that are searched.
     bytes: i64,
+    /// The key of its session.
+    session: i64,
+}
+
+/// What a page gives as one: a match, or the best ones of a session.
+struct Group {
+    /// Of the first.
+    rank: Rank,
+    matches: Vec<Match>,
 }
 
 /// Matches from the newest back.
@@ -84,6 +103,9 @@ struct Search<'c> {
     began: Instant,
     /// Hits that a page has at most.
     page: usize,
+    order: SearchOrder,
+    /// Whether each session is given once.
+    is_grouped: bool,
 }
 
 pub(super) async fn search(
@@ -93,21 +115,35 @@ pub(super) async fn search(
     limit: i64,
 ) -> Result<SearchPage> {
     let phrases = expression::phrases(&query.terms());
+    let verbatim = expression::as_typed(&query.q, &phrases);
     let mut snapshot = pool.begin().await.map_err(error::of)?;
-    let Some((limits, phrases)) = limits::of(&mut snapshot, query, &phrases).await? else {
+    let Some((limits, phrases)) = limits::of(&mut snapshot, query, phrases).await? else {
         return Ok(SearchPage::default());
     };
-    let below = match after {
-        Some(position) => position,
-        None => top(&mut snapshot).await?,
+    let (is_first, below) = match after {
+        Some(position) => (false, position),
+        None => (true, top(&mut snapshot).await?),
     };
-    let matcher = Matcher::new(&phrases);
-    let limit = usize::try_from(limit).unwrap_or(0);
-    let mut search = Search { conn: &mut snapshot, limits, matcher, began: Instant::now(), page: limit };
-    match query.order.unwrap_or_default() {
-        SearchOrder::Newest => search.newest_first(below, limit).await,
-        SearchOrder::Relevance => search.best_first(below, limit).await,
+    let mut search = Search {
+        conn: &mut snapshot,
+        limits,
+        matcher: Matcher::new(&phrases.of_messages, Checks::All(verbatim.as_ref())),
+        began: Instant::now(),
+        page: usize::try_from(limit).unwrap_or(0),
+        order: query.order.unwrap_or_default(),
+        is_grouped: query.group.is_some(),
+    };
+    if let Some(partial) = below.partial.clone() {
+        let terms = Terms { places: partial.terms, are_rare: partial.are_rare };
+        return search.partly(&phrases, &terms, partial.least, below).await;
     }
+    search.limits.ask(&phrases, Wanted::All(verbatim.as_ref()));
+    let page = search.page(below.clone()).await?;
+    // Where not all was looked at, the next page goes on with that.
+    if !is_first || !page.hits.is_empty() || page.next.is_some() {
+        return Ok(page);
+    }
+    search.best_partly(&phrases, below).await
 }
 
 /// Above everything that is there.
@@ -117,10 +153,51 @@ async fn top(conn: &mut SqliteConnection) -> Result<SearchPosition> {
              (select coalesce(max(session_key), 0) + 1 from sessions) as "sessions!: i64""#
     );
     let row = row.fetch_one(conn).await.map_err(error::of)?;
-    Ok(SearchPosition { messages: row.messages, sessions: row.sessions, last: None })
+    Ok(SearchPosition { messages: row.messages, sessions: row.sessions, last: None, partial: None })
 }
 
 impl Search<'_> {
+    async fn page(&mut self, below: SearchPosition) -> Result<SearchPage> {
+        match self.order {
+            SearchOrder::Newest if !self.is_grouped => self.newest_first(below, self.page).await,
+            _ => self.best_first(below, self.page).await,
+        }
+    }
+
+    /// What has most of the terms that count.
+    async fn best_partly(&mut self, phrases: &Phrases, below: SearchPosition) -> Result<SearchPage> {
+        let Some(terms) = partial::terms(self.conn, phrases).await? else { return Ok(SearchPage::default()) };
+        let asked = phrases.of_messages.iter().filter(|phrase| !phrase.excluded).count();
+        let most = terms.places.len().min(asked - 1);
+        self.began = Instant::now();
+        for least in (partial::LEAST..=most).rev() {
+            let page = self.partly(phrases, &terms, least, below.clone()).await?;
+            if !page.hits.is_empty() && least > partial::LEAST {
+                return self.partly(phrases, &terms, least - 1, below).await;
+            }
+            if !page.hits.is_empty() || page.next.is_some() {
+                return Ok(page);
+            }
+        }
+        Ok(SearchPage::default())
+    }
+
+    /// What has so many of some terms.
+    async fn partly(
+        &mut self,
+        phrases: &Phrases,
+        terms: &Terms,
+        least: usize,
+        below: SearchPosition,
+    ) -> Result<SearchPage> {
+        self.matcher = Matcher::new(&phrases.of_messages, Checks::Partial(&terms.places));
+        self.limits.ask_partially(phrases, Wanted::Some(least, &terms.places), terms.are_rare);
+        let partial = Partial { terms: terms.places.clone(), are_rare: terms.are_rare, least };
+        let mut page = self.page(SearchPosition { partial: Some(partial), ..below }).await?;
+        page.relaxed = true;
+        Ok(page)
+    }
+
     /// Both kinds by their keys, merged by their times: each goes on below its last key.
     async fn newest_first(&mut self, mut below: SearchPosition, limit: usize) -> Result<SearchPage> {
         let messages = self.newest(Kind::Message, below.messages, None, limit + 1).await?;
@@ -141,8 +218,9 @@ impl Search<'_> {
         below.messages = if more_messages { last(Kind::Message).unwrap_or(below.messages) } else { messages.reached };
         below.sessions = if more_sessions { last(Kind::Session).unwrap_or(below.sessions) } else { sessions.reached };
         let next = (more_messages || more_sessions || messages.is_cut() || sessions.is_cut()).then_some(below);
-        let hits = self.hits(&page).await?;
-        Ok(SearchPage { hits, bounded, next })
+        let mut hits = self.hits(&page).await?;
+        let hits = page.iter().filter_map(|found| hits.remove(&(found.kind, found.key))).collect();
+        Ok(SearchPage { hits, bounded, relaxed: false, next })
     }
 
     /// The newest matches of both kinds, ranked: each page ranks the same ones again.
@@ -152,19 +230,48 @@ impl Search<'_> {
         let mut sessions = self.newest(Kind::Session, below.sessions, floors.1, RANKED_SESSIONS + 1).await?;
         let mut ranked = self.rank(&mut messages, RANKED).await?;
         ranked.extend(self.rank(&mut sessions, RANKED_SESSIONS).await?);
-        ranked.retain(|(rank, _)| below.last.is_none_or(|last| *rank < last.rank));
         ranked.sort_unstable_by_key(|(rank, _)| Reverse(*rank));
-        let more = ranked.len() > limit;
-        ranked.truncate(limit);
+        let mut groups = self.grouped(ranked);
+        groups.retain(|group| below.last.is_none_or(|last| group.rank < last.rank));
+        let more = groups.len() > limit;
+        groups.truncate(limit);
         let floors = (messages.reached, sessions.reached);
         let bounded = messages.is_cut() || sessions.is_cut();
-        let next = match ranked.last().filter(|_| more) {
-            Some((rank, _)) => Some(SearchPosition { last: Some(Ranked { rank: *rank, floors }), ..below }),
+        let next = match groups.last().filter(|_| more) {
+            Some(last) => Some(SearchPosition { last: Some(Ranked { rank: last.rank, floors }), ..below }),
             // What is older is ranked by itself.
-            None => bounded.then_some(SearchPosition { messages: floors.0, sessions: floors.1, last: None }),
+            None => bounded.then_some(SearchPosition {
+                messages: floors.0,
+                sessions: floors.1,
+                last: None,
+                partial: below.partial,
+            }),
         };
-        let page: Vec<Match> = ranked.into_iter().map(|(_, found)| found).collect();
-        Ok(SearchPage { hits: self.hits(&page).await?, bounded, next })
+        let page: Vec<Match> = groups.iter().flat_map(|group| group.matches.iter().copied()).collect();
+        let mut hits = self.hits(&page).await?;
+        let hits = groups.iter().filter_map(|group| {
+            let mut of_group = group.matches.iter().filter_map(|found| hits.remove(&(found.kind, found.key)));
+            let best = of_group.next()?;
+            Some(SearchHit { more: of_group.collect(), ..best })
+        });
+        Ok(SearchPage { hits: hits.collect(), bounded, relaxed: false, next })
+    }
+
+    /// Matches, the best first, each alone, or with the next best ones of its session.
+    fn grouped(&self, ranked: Vec<(Rank, Match)>) -> Vec<Group> {
+        let mut groups: Vec<Group> = Vec::new();
+        let mut of_session: HashMap<i64, usize> = HashMap::new();
+        for (rank, found) in ranked {
+            match of_session.get(&found.session).filter(|_| self.is_grouped) {
+                Some(group) if groups[*group].matches.len() < OF_SESSION => groups[*group].matches.push(found),
+                Some(_) => {}
+                None => {
+                    of_session.insert(found.session, groups.len());
+                    groups.push(Group { rank, matches: vec![found] });
+                }
+            }
+        }
+        groups
     }
 
     /// Matches below a key, the newest first: as many as are wanted; fewer at the end, or when patience is over.
@@ -234,7 +341,10 @@ impl Search<'_> {
 
     fn rank_of(&self, found: &Match, parts: &[String]) -> Rank {
         let is_session = found.kind == Kind::Session;
-        let score = self.score(is_session, &self.matcher.read(parts.iter().map(String::as_str)));
+        let score = match self.order {
+            SearchOrder::Newest => 0,
+            SearchOrder::Relevance => self.score(is_session, &self.matcher.read(parts.iter().map(String::as_str))),
+        };
         Rank { score, at: found.at, is_session, key: found.key }
     }
 

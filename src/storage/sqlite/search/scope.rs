@@ -55,6 +55,22 @@ pub(super) async fn few_sessions(conn: &mut SqliteConnection, query: &SearchQuer
         );
         sets.push(keys.fetch_all(&mut *conn).await.map_err(error::of)?);
     }
+    if let Some(model) = &query.model {
+        let keys = sqlx::query_scalar!(
+            r#"select session_key as "key!: i64" from live_sessions where model = ?1 limit ?2"#,
+            model,
+            SESSIONS
+        );
+        sets.push(keys.fetch_all(&mut *conn).await.map_err(error::of)?);
+    }
+    if let Some(workspace) = &query.workspace {
+        let keys = sqlx::query_scalar!(
+            r#"select session_key as "key!: i64" from live_sessions where workspace = ?1 limit ?2"#,
+            workspace,
+            SESSIONS
+        );
+        sets.push(keys.fetch_all(&mut *conn).await.map_err(error::of)?);
+    }
     if query.pinned == Some(true) {
         let keys = sqlx::query_scalar!(
             r#"select session_key as "key!: i64" from live_sessions where pinned = 1 limit ?1"#,

@@ -48,7 +48,7 @@ async fn beginning_with(conn: &mut SqliteConnection, beginning: &str) -> Result<
 /// Whether something that must be there is in few messages: then the search looks at those few, whatever else it asks.
 /// `scope` is a word of the scope that must be there, too.
 pub(super) async fn is_narrow(conn: &mut SqliteConnection, phrases: &[Phrase], scope: Option<&str>) -> Result<bool> {
-    let mut words: Vec<&str> = phrases.iter().filter(|phrase| !phrase.excluded).flat_map(whole_words).collect();
+    let mut words: Vec<&str> = phrases.iter().filter(|phrase| !phrase.excluded).flat_map(Phrase::certain).collect();
     words.sort_unstable_by_key(|word| (std::cmp::Reverse(word.len()), *word));
     words.dedup();
     for word in scope.into_iter().chain(words.into_iter().take(ASKED)) {
@@ -63,10 +63,4 @@ pub(super) async fn is_narrow(conn: &mut SqliteConnection, phrases: &[Phrase], s
         }
     }
     Ok(false)
-}
-
-/// The words of a phrase that are there whole.
-fn whole_words(phrase: &Phrase) -> impl Iterator<Item = &str> {
-    let whole = phrase.words.len() - usize::from(phrase.prefix);
-    phrase.words[..whole].iter().map(String::as_str)
 }

@@ -1,7 +1,7 @@
 //! What the writer does about room on the disk: what a full one takes, and what an error for want of room leads to.
 
 use super::{
-    super::{queue::Queued, space},
+    super::{queue::Queued, space, transaction::run},
     Working,
 };
 use crate::{
@@ -16,6 +16,23 @@ impl Working {
             Some(conn) => self.space.at_leisure(conn).await,
             None => Ok(()),
         }
+    }
+
+    /// Before a step of housekeeping. A page that is freed is overwritten, and so stands in the log: when the search index
+    /// is merged on the way, these are as many as the index has. A full disk has no room for that. There pages are freed
+    /// only, and go back to the system; and each step begins with an empty log.
+    pub(super) async fn prepare_step(&mut self) -> Result<()> {
+        let full = self.space.is_full();
+        self.connection().await?;
+        let Some(conn) = &mut self.conn else { return Ok(()) };
+        if full {
+            space::cut_log(conn).await?;
+        }
+        if self.scrubs == full {
+            run(conn, if full { "pragma secure_delete = fast" } else { "pragma secure_delete = on" }).await?;
+            self.scrubs = !full;
+        }
+        Ok(())
     }
 
     /// What the disk has room for of a batch. The rest is refused at once.

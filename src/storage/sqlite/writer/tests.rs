@@ -90,3 +90,25 @@ async fn however_many_ask_whether_writes_are_taken_the_disk_is_written_to_once()
     // The log was copied as the database was opened, and so begins anew: the header's page, and nothing else.
     assert_eq!(frames().await, 1);
 }
+
+#[tokio::test]
+async fn a_transaction_that_takes_long_is_committed_before_the_next_job() {
+    let (_dir, storage) = storage().await;
+    // Many milliseconds, on any machine.
+    let long: Work<(), i64> = |conn, ()| {
+        Box::pin(async move {
+            let bury = "insert into tombstones (id, deleted_at)
+                        with recursive n (c) as (select 1 union all select c + 1 from n where c < 1000000)
+                        select 'long', max(c) from n";
+            sqlx::query(bury).execute(conn).await.map_err(error::of)?;
+            Ok(0)
+        })
+    };
+    let looks: Work<sqlx::SqlitePool, i64> = |_, readers| {
+        Box::pin(async move {
+            sqlx::query_scalar("select count(*) from tombstones").fetch_one(readers).await.map_err(error::of)
+        })
+    };
+    let (done, seen) = tokio::join!(storage.writer.call((), long), storage.writer.call(storage.readers.clone(), looks));
+    assert_eq!((done.unwrap(), seen.unwrap()), (0, 1));
+}

@@ -1,0 +1,356 @@
+//! Messages as clients write them: as chat-completion APIs and their SDKs do, and with Culm's own fields.
+//!
+//! What has no field of its own is kept: of a message in `extra`, of a part or a call where it stands, in the order and
+//! with the digits that it came with. Nothing is read into a tree of values, and each field that is wrong is named by its
+//! path.
+
+use std::{borrow::Cow, fmt};
+
+use serde::{
+    Deserialize, Deserializer,
+    de::{Error, MapAccess, SeqAccess, Visitor},
+};
+
+use super::{ImageUrl, MessagePart, NewMessage, RawJson, RawObject, Timestamp, ToolCall, ToolFunction};
+
+/// Fields of a stored message that only the server sets.
+const OF_SERVER: &[&str] = &["seq", "updated_at", "run_id", "compressed"];
+const FIELDS: &[&str] = &[
+    "id",
+    "role",
+    "content",
+    "reasoning",
+    "parts",
+    "tool_calls",
+    "tool_call_id",
+    "tool_success",
+    "phase",
+    "metadata",
+    "created_at",
+    "extra",
+];
+
+/// An object that is put together from its fields, in their order.
+struct Pieces(String);
+
+impl Pieces {
+    fn new() -> Self {
+        Self("{".into())
+    }
+
+    fn add(&mut self, name: &str, value: &RawJson) {
+        if self.0.len() > 1 {
+            self.0.push(',');
+        }
+        self.0.push_str(RawJson::of(name).as_str());
+        self.0.push(':');
+        self.0.push_str(value.as_str());
+    }
+
+    fn end<E: Error>(mut self) -> Result<RawObject, E> {
+        self.0.push('}');
+        serde_json::from_str(&self.0).map_err(E::custom)
+    }
+}
+
+/// Reads an object with a function of its fields.
+struct Object<F>(F);
+
+impl<'de, T, F> Visitor<'de> for Object<F>
+where
+    F: ObjectOf<'de, Value = T>,
+{
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+    fn visit_map<A: MapAccess<'de>>(self, fields: A) -> Result<T, A::Error> {
+        self.0.read(fields)
+    }
+}
+
+/// How an object is read.
+trait ObjectOf<'de> {
+    type Value;
+
+    fn read<A: MapAccess<'de>>(self, fields: A) -> Result<Self::Value, A::Error>;
+}
+
+/// A message's text: null, a string, or the text of its parts.
+enum Content {
+    Nothing,
+    Text(String),
+    Parts(Vec<MessagePart>),
+}
+
+impl<'de> Deserialize<'de> for Content {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Reader;
+        impl<'de> Visitor<'de> for Reader {
+            type Value = Content;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string, null or an array of parts")
+            }
+            fn visit_unit<E>(self) -> Result<Content, E> {
+                Ok(Content::Nothing)
+            }
+            fn visit_str<E>(self, text: &str) -> Result<Content, E> {
+                Ok(Content::Text(text.into()))
+            }
+            fn visit_string<E>(self, text: String) -> Result<Content, E> {
+                Ok(Content::Text(text))
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Content, A::Error> {
+                let mut parts = Vec::new();
+                while let Some(part) = list.next_element()? {
+                    parts.push(part);
+                }
+                Ok(Content::Parts(parts))
+            }
+        }
+        deserializer.deserialize_any(Reader)
+    }
+}
+
+/// A time: RFC 3339, or seconds since 1970 as some APIs have it.
+struct Moment(Timestamp);
+
+impl<'de> Deserialize<'de> for Moment {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let json = RawJson::deserialize(deserializer)?;
+        let seconds = json.parse::<f64>().map(|seconds| Timestamp((seconds * 1e6) as i64));
+        let time = seconds.filter(|time| time.is_in_range()).or_else(|| json.parse()).filter(|time| time.0 > 0);
+        time.map(Self).ok_or_else(|| D::Error::custom("expected a time such as 2026-01-31T12:00:00Z, 1970 to 9999"))
+    }
+}
+
+impl<'de> Deserialize<'de> for NewMessage {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Reader;
+        impl<'de> ObjectOf<'de> for Reader {
+            type Value = NewMessage;
+
+            fn read<A: MapAccess<'de>>(self, mut fields: A) -> Result<NewMessage, A::Error> {
+                let mut role = None;
+                let mut new = NewMessage::text(super::Role::User, "");
+                let (mut of_content, mut extra) = (None, Pieces::new());
+                while let Some(name) = fields.next_key::<Cow<'_, str>>()? {
+                    match &*name {
+                        "id" => new.id = fields.next_value()?,
+                        "role" => role = Some(fields.next_value()?),
+                        "content" => match fields.next_value()? {
+                            Content::Nothing => {}
+                            Content::Text(text) => new.content = text,
+                            Content::Parts(parts) => of_content = Some(parts),
+                        },
+                        "reasoning" => new.reasoning = fields.next_value()?,
+                        "parts" => new.parts = fields.next_value()?,
+                        "tool_calls" => new.tool_calls = fields.next_value()?,
+                        "tool_call_id" => new.tool_call_id = fields.next_value()?,
+                        "tool_success" => new.tool_success = fields.next_value()?,
+                        "phase" => new.phase = fields.next_value()?,
+                        "metadata" => new.metadata = fields.next_value()?,
+                        "created_at" => {
+                            new.created_at = fields.next_value::<Option<Moment>>()?.map(|Moment(time)| time);
+                        }
+                        "extra" => {
+                            let own: Option<RawObject> = fields.next_value()?;
+                            own.iter().flat_map(RawObject::entries).for_each(|(name, value)| extra.add(&name, &value));
+                        }
+                        name if OF_SERVER.contains(&name) => return Err(A::Error::unknown_field(name, FIELDS)),
+                        // What SDKs write of what is not there.
+                        name => match fields.next_value::<Option<RawJson>>()? {
+                            Some(value) => extra.add(name, &value),
+                            None => {}
+                        },
+                    }
+                }
+                new.role = role.ok_or_else(|| A::Error::missing_field("role"))?;
+                new.extra = extra.end()?;
+                if let Some(parts) = of_content {
+                    if new.parts.is_some() {
+                        return Err(A::Error::custom("either content or parts is an array of parts"));
+                    }
+                    let texts: Vec<Cow<'_, str>> = parts.iter().filter_map(MessagePart::text).collect();
+                    new.content = texts.join("\n");
+                    new.parts = Some(parts);
+                }
+                Ok(new)
+            }
+        }
+        deserializer.deserialize_map(Object(Reader))
+    }
+}
+
+impl<'de> Deserialize<'de> for MessagePart {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Reader;
+        impl<'de> ObjectOf<'de> for Reader {
+            type Value = MessagePart;
+
+            fn read<A: MapAccess<'de>>(self, mut fields: A) -> Result<MessagePart, A::Error> {
+                let (mut kind, mut text, mut image, mut all) = (None::<String>, None::<String>, None, Pieces::new());
+                let mut known = true;
+                while let Some(name) = fields.next_key::<Cow<'_, str>>()? {
+                    let value = match &*name {
+                        "type" => RawJson::of(kind.insert(fields.next_value()?)),
+                        "text" => RawJson::of(text.insert(fields.next_value()?)),
+                        "image_url" => {
+                            let Image { url, json } = fields.next_value()?;
+                            known &= url.is_some();
+                            image = Some(url);
+                            json
+                        }
+                        _ => {
+                            known = false;
+                            fields.next_value()?
+                        }
+                    };
+                    all.add(&name, &value);
+                }
+                let kind = kind.ok_or_else(|| A::Error::missing_field("type"))?;
+                match (kind.as_str(), text, image) {
+                    ("text", None, _) => Err(A::Error::missing_field("text")),
+                    ("image_url", _, None) => Err(A::Error::missing_field("image_url")),
+                    ("text", Some(text), None) if known => Ok(MessagePart::Text { text }),
+                    ("image_url", None, Some(Some(image_url))) if known => Ok(MessagePart::ImageUrl { image_url }),
+                    _ => Ok(MessagePart::Other(all.end()?)),
+                }
+            }
+        }
+        deserializer.deserialize_map(Object(Reader))
+    }
+}
+
+/// An image's address with its fields: as a type where it has no others.
+struct Image {
+    url: Option<ImageUrl>,
+    json: RawJson,
+}
+
+impl<'de> Deserialize<'de> for Image {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Reader;
+        impl<'de> ObjectOf<'de> for Reader {
+            type Value = Image;
+
+            fn read<A: MapAccess<'de>>(self, mut fields: A) -> Result<Image, A::Error> {
+                let (mut url, mut detail, mut known, mut all) = (None::<String>, None::<String>, true, Pieces::new());
+                while let Some(name) = fields.next_key::<Cow<'_, str>>()? {
+                    let value = match &*name {
+                        "url" => RawJson::of(url.insert(fields.next_value()?)),
+                        "detail" => {
+                            detail = fields.next_value()?;
+                            RawJson::of(&detail)
+                        }
+                        _ => {
+                            known = false;
+                            fields.next_value()?
+                        }
+                    };
+                    all.add(&name, &value);
+                }
+                let url = url.ok_or_else(|| A::Error::missing_field("url"))?;
+                let url = known.then_some(ImageUrl { url, detail });
+                Ok(Image { url, json: all.end::<A::Error>()?.into() })
+            }
+        }
+        deserializer.deserialize_map(Object(Reader))
+    }
+}
+
+impl<'de> Deserialize<'de> for ToolCall {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Reader;
+        impl<'de> ObjectOf<'de> for Reader {
+            type Value = ToolCall;
+
+            fn read<A: MapAccess<'de>>(self, mut fields: A) -> Result<ToolCall, A::Error> {
+                let (mut id, mut kind, mut function, mut extra) = (None, None::<String>, None, Pieces::new());
+                while let Some(name) = fields.next_key::<Cow<'_, str>>()? {
+                    match &*name {
+                        "id" => id = Some(fields.next_value()?),
+                        "type" => kind = fields.next_value()?,
+                        "function" => {
+                            let Some(Function { function: called, whole }) = fields.next_value()? else { continue };
+                            function = Some(called);
+                            whole.iter().for_each(|whole| extra.add("function", whole));
+                        }
+                        name => extra.add(name, &fields.next_value()?),
+                    }
+                }
+                let extra = extra.end()?;
+                // A call of a tool that takes text: it stays as it is, and can be read as any other.
+                let function = function.or_else(|| {
+                    let custom: Custom = extra.field("custom")?;
+                    Some(ToolFunction { name: custom.name, arguments: custom.input })
+                });
+                Ok(ToolCall {
+                    id: id.ok_or_else(|| A::Error::missing_field("id"))?,
+                    kind: kind.unwrap_or_else(|| "function".into()),
+                    function: function.ok_or_else(|| A::Error::missing_field("function"))?,
+                    extra,
+                })
+            }
+        }
+        deserializer.deserialize_map(Object(Reader))
+    }
+}
+
+/// The call of a tool that takes text.
+#[derive(Deserialize)]
+struct Custom {
+    name: String,
+    input: String,
+}
+
+impl<'de> Deserialize<'de> for ToolFunction {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Function::deserialize(deserializer).map(|Function { function, .. }| function)
+    }
+}
+
+/// What is called; as it came, too, where it has further fields.
+struct Function {
+    function: ToolFunction,
+    whole: Option<RawJson>,
+}
+
+impl<'de> Deserialize<'de> for Function {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Reader;
+        impl<'de> ObjectOf<'de> for Reader {
+            type Value = Function;
+
+            fn read<A: MapAccess<'de>>(self, mut fields: A) -> Result<Function, A::Error> {
+                let (mut of_name, mut arguments, mut known) = (None::<String>, None::<String>, true);
+                let mut all = Pieces::new();
+                while let Some(name) = fields.next_key::<Cow<'_, str>>()? {
+                    let value = match &*name {
+                        "name" => RawJson::of(of_name.insert(fields.next_value()?)),
+                        "arguments" => RawJson::of(arguments.insert(fields.next_value()?)),
+                        _ => {
+                            known = false;
+                            fields.next_value()?
+                        }
+                    };
+                    all.add(&name, &value);
+                }
+                let name = of_name.ok_or_else(|| A::Error::missing_field("name"))?;
+                let arguments = arguments.ok_or_else(|| A::Error::missing_field("arguments"))?;
+                let whole = if known { None } else { Some(all.end::<A::Error>()?.into()) };
+                Ok(Function { function: ToolFunction { name, arguments }, whole })
+            }
+        }
+        deserializer.deserialize_map(Object(Reader))
+    }
+}
+
+impl<'de> Deserialize<'de> for ImageUrl {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let Image { url, .. } = Image::deserialize(deserializer)?;
+        url.ok_or_else(|| D::Error::custom("an image has a url and a detail"))
+    }
+}
