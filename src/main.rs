@@ -36,6 +36,10 @@ use tokio_util::sync::CancellationToken;
 /// How long the end of an agent may take: longer than it takes to be asked, terminated and killed.
 const DISPOSE: Duration = Duration::from_secs(20);
 
+/// How long a stop may wait for the work that is under way, and then for the database: less than 30 s together.
+const STOPPING: Duration = Duration::from_secs(24);
+const CLOSING: Duration = Duration::from_secs(3);
+
 /// A request makes and drops a few dozen small things, in threads that hand them to one another. The system's allocator
 /// takes longer for them; this one takes 18 MiB of memory more as the server starts.
 #[global_allocator]
@@ -158,8 +162,18 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let command =
         cli.command.unwrap_or(Command::Serve { place: cli.place, server: Box::new(cli.server), create: cli.create });
-    let outcome = match tokio::runtime::Builder::new_multi_thread().worker_threads(workers()).enable_all().build() {
-        Ok(runtime) => runtime.block_on(run(command)),
+    // A launcher only waits, and there are many of them.
+    let mut runtime = match command {
+        Command::LaunchAgent { .. } => tokio::runtime::Builder::new_current_thread(),
+        _ => tokio::runtime::Builder::new_multi_thread(),
+    };
+    let outcome = match runtime.worker_threads(workers()).enable_all().build() {
+        Ok(runtime) => {
+            let outcome = runtime.block_on(run(command));
+            // A thread that deletes or reads files cannot be stopped, and what it does can be done again.
+            runtime.shutdown_timeout(Duration::from_secs(1));
+            outcome
+        }
         Err(error) => Err(Failure::new(1, error)),
     };
     match outcome {
@@ -279,11 +293,17 @@ async fn run_server(settings: Settings, create: bool) -> Result<ExitCode, Failur
         default_executor: settings.default_executor.clone(),
         max_child_depth: settings.max_child_depth.into(),
     };
+    for missing in settings.executors.iter().filter_map(|(name, executor)| executor.missing(name)) {
+        tracing::warn!("{missing}");
+    }
     let executors = executors.start(&surroundings);
     let names: Vec<String> = executors.keys().cloned().collect();
     let runs = Runs::start(repository.clone(), feed, executors, options).await;
     let runs = runs.map_err(|error| Failure::of_storage(&settings.db, error))?;
-    let worktrees = Worktrees::new(Git::default(), settings.worktrees.clone());
+    let grace = settings.grace.min(Duration::from_secs(10));
+    let git = Git { launcher: cli::agents::launcher(), stop: stop.clone(), grace, ..Git::default() };
+    let worktrees = Worktrees::new(git, settings.worktrees.clone());
+    worktrees.sweep().await;
     lifecycle::start(&runs, &worktrees);
     let routes = api(App::new(runs.clone(), worktrees, settings.limits), access, settings.dev);
     let writer = stop_with_writer(&repository, &stop);
@@ -294,11 +314,22 @@ async fn run_server(settings: Settings, create: bool) -> Result<ExitCode, Failur
         stop.cancelled().await;
         runs.shut_down().await;
     };
-    tokio::join!(serve(listener, routes, &tasks, stop.clone()), stopped);
-    let ended = writer.is_finished();
-    let stopped = repository.check_writable().await;
-    repository.close().await;
-    tasks.finish().await;
+    let orderly = async {
+        tokio::join!(serve(listener, routes, &tasks, stop.clone()), stopped);
+        let ended = writer.is_finished();
+        let stopped = repository.check_writable().await;
+        repository.close().await;
+        tasks.finish().await;
+        (ended, stopped)
+    };
+    let (ended, stopped) = tokio::select! {
+        stopped = orderly => stopped,
+        () = late(&stop) => {
+            tracing::warn!("not all work has ended in time; the next start goes on with it");
+            let _ = tokio::time::timeout(CLOSING, repository.close()).await;
+            return Ok(ExitCode::SUCCESS);
+        }
+    };
     match stopped {
         _ if ended => {
             Err(Failure::new(1, "the writer of the database has ended; the log says why. Start the server again"))
@@ -309,6 +340,12 @@ async fn run_server(settings: Settings, create: bool) -> Result<ExitCode, Failur
             Ok(ExitCode::SUCCESS)
         }
     }
+}
+
+/// A stop that takes too long, whatever it waits for.
+async fn late(stop: &CancellationToken) {
+    stop.cancelled().await;
+    tokio::time::sleep(STOPPING).await;
 }
 
 /// What executors are made with.

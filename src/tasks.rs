@@ -1,8 +1,19 @@
 //! The only place that spawns. Every task is tracked, so that a shutdown can wait for it.
 
-use std::{any::Any, future::Future, sync::Arc};
+use std::{
+    any::Any,
+    future::Future,
+    io,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Arc, OnceLock, mpsc},
+    thread,
+};
 
-use tokio::{sync::Mutex, task::JoinHandle};
+use tokio::{
+    runtime::Handle,
+    sync::{Mutex, oneshot},
+    task::JoinHandle,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// Bytes whose reading, writing, hashing or coding takes a millisecond, where a request takes microseconds otherwise. A
@@ -141,8 +152,8 @@ where
     }
 }
 
-/// Does work that waits for the file system, or takes long, where it holds up no other task. No agent is started there:
-/// Linux ends a process with the thread that started it, and the threads of this pool end when they are idle.
+/// Does work that waits for the file system, or takes long, where it holds up no other task. The threads of this pool end
+/// when they are idle: processes that must outlive that are started by [`starting`].
 ///
 /// # Panics
 /// When the work does.
@@ -166,9 +177,49 @@ where
     }
 }
 
+/// Starts a process, within the runtime, on a thread that ends with this process and not before: Linux tells a process of
+/// the end of the *thread* that started it, and a thread of a pool, or a worker of a runtime, may end at any time.
+pub async fn starting<F, T>(start: F) -> io::Result<T>
+where
+    F: FnOnce() -> io::Result<T> + Send + 'static,
+    T: Send + 'static,
+{
+    let ended = || io::Error::other("the thread that starts processes is not there");
+    let (started, runtime) = (starter().ok_or_else(ended)?, Handle::current());
+    let (answer, answered) = oneshot::channel();
+    let work = move || {
+        let _within = runtime.enter();
+        // When nobody waits any more, what was started is dropped here.
+        let _ = answer.send(start());
+    };
+    started.send(Box::new(work)).map_err(|_| ended())?;
+    answered.await.map_err(|_| io::Error::other("starting a process broke down"))?
+}
+
+type Start = Box<dyn FnOnce() + Send>;
+
+/// The thread that starts processes, named [`STARTER`].
+fn starter() -> Option<&'static mpsc::Sender<Start>> {
+    static SENDER: OnceLock<Option<mpsc::Sender<Start>>> = OnceLock::new();
+    let make = || {
+        let (sender, starts) = mpsc::channel::<Start>();
+        let work = move || {
+            for start in starts {
+                // One that panics must not end the thread, and all that it has started with it.
+                let _ = catch_unwind(AssertUnwindSafe(start));
+            }
+        };
+        thread::Builder::new().name(STARTER.into()).spawn(work).ok().map(|_| sender)
+    };
+    SENDER.get_or_init(make).as_ref()
+}
+
+/// The name of the thread that starts processes.
+pub const STARTER: &str = "culm-starter";
+
 #[cfg(test)]
 mod tests {
-    use std::{sync::mpsc, time::Duration};
+    use std::time::Duration;
 
     use super::*;
 
@@ -189,5 +240,14 @@ mod tests {
         let here = std::thread::current().id();
         assert_eq!(on_bytes(MUCH - 1, || std::thread::current().id()).await, here);
         assert_ne!(on_bytes(MUCH, || std::thread::current().id()).await, here);
+    }
+
+    #[tokio::test]
+    async fn one_thread_starts_all_processes_whatever_becomes_of_one() {
+        let name = || Ok(thread::current().name().map(String::from));
+        assert_eq!(starting(name).await.unwrap().as_deref(), Some(STARTER));
+        let first = starting(|| Ok(thread::current().id())).await.unwrap();
+        assert!(starting(|| -> io::Result<()> { panic!("on purpose") }).await.is_err());
+        assert_eq!(starting(|| Ok(thread::current().id())).await.unwrap(), first);
     }
 }

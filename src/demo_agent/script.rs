@@ -7,10 +7,10 @@ use agent_client_protocol::{
     v1::{
         ConnectionTo,
         schema::{
-            ContentBlock, ContentChunk, PermissionOption, PermissionOptionKind, Plan, PlanEntry, PlanEntryPriority,
-            PlanEntryStatus, PromptResponse, ReadTextFileRequest, RequestPermissionOutcome, RequestPermissionRequest,
-            SessionId, SessionNotification, SessionUpdate, StopReason, TextContent, ToolCall, ToolCallStatus,
-            ToolCallUpdate, ToolCallUpdateFields, Usage, UsageUpdate, WriteTextFileRequest,
+            ContentBlock, ContentChunk, Meta, PermissionOption, PermissionOptionKind, Plan, PlanEntry,
+            PlanEntryPriority, PlanEntryStatus, PromptResponse, ReadTextFileRequest, RequestPermissionOutcome,
+            RequestPermissionRequest, SessionId, SessionNotification, SessionUpdate, StopReason, TextContent, ToolCall,
+            ToolCallStatus, ToolCallUpdate, ToolCallUpdateFields, Usage, UsageUpdate, WriteTextFileRequest,
         },
     },
 };
@@ -32,7 +32,12 @@ The demo agent repeats the user's last message, word by word. A line that begins
   /tool NAME TEXT         call a tool, with this result
   /fail-tool NAME TEXT    call a tool that fails
   /plan A | B | C         make a plan; its first point is done
-  /permit TITLE           ask for permission to call a tool, and say what was answered
+  /permit TITLE | INPUT   ask for permission to call a tool with this input, as JSON, and say what was answered
+  /permit-first TITLE     ask for permission for a call before it is announced, and carry it out
+  /tools COUNT            call so many tools at once, and end them
+  /late TEXT              end the turn, and say this shortly after that
+  /claude NAME            call a tool, and name it where Claude's agent does
+  /quota IN OUT           say the tokens of the turn where Gemini does
   /read PATH              have the client read a file, and say what is in it
   /write PATH TEXT        have the client write a file
   /ext METHOD             ask the client for what it may not know, and say what it answers
@@ -58,18 +63,20 @@ pub(super) struct Playing {
     told: Told,
     slow: Duration,
     deaf: bool,
+    quota: Option<Meta>,
 }
 
 impl Playing {
     pub(super) fn new(session: SessionId, client: ConnectionTo<Client>, told: Told) -> Self {
-        Self { session, client, told, slow: Duration::from_millis(20), deaf: false }
+        Self { session, client, told, slow: Duration::from_millis(20), deaf: false, quota: None }
     }
 
     /// Plays until it comes to its end or is cancelled.
     pub(super) async fn play(mut self, cancel: &CancellationToken) -> Result<PromptResponse, Error> {
         let last = self.told.prompts.last().cloned().unwrap_or_default();
-        // What comes before the last blank line is context.
-        let script = last.rsplit("\n\n").next().unwrap_or_default().to_owned();
+        // What comes before the last blank line is context; after the result of a call, it goes on with what it was at.
+        let mut paragraphs = last.rsplit("\n\n").filter(|paragraph| !paragraph.starts_with("[result of a call]"));
+        let script = paragraphs.next().unwrap_or(&last).to_owned();
         for line in script.lines() {
             let stepped = match self.deaf {
                 true => Some(self.step(line).await),
@@ -83,7 +90,11 @@ impl Playing {
             }
         }
         let words = script.split_whitespace().count() as u64;
-        Ok(PromptResponse::new(StopReason::EndTurn).usage(Usage::new(2 * words, words, words)))
+        let response = PromptResponse::new(StopReason::EndTurn);
+        Ok(match self.quota {
+            Some(quota) => response.meta(quota),
+            None => response.usage(Usage::new(2 * words, words, words)),
+        })
     }
 
     async fn step(&mut self, line: &str) -> Result<Option<StopReason>, Error> {
@@ -100,6 +111,11 @@ impl Playing {
             "/fail-tool" => self.tool(rest, ToolCallStatus::Failed)?,
             "/plan" => self.plan(rest)?,
             "/permit" => self.permit(rest).await?,
+            "/permit-first" => self.permit_first(rest).await?,
+            "/tools" => self.tools(rest.parse().unwrap_or(1))?,
+            "/late" => self.late(rest)?,
+            "/claude" => self.claude(rest)?,
+            "/quota" => self.quota = Some(quota(rest)),
             "/read" => self.read(rest).await?,
             "/write" => self.write(rest).await?,
             "/ext" => self.ask_foreign(rest).await?,
@@ -163,7 +179,18 @@ impl Playing {
         self.update(SessionUpdate::Plan(Plan::new(entries.collect())))
     }
 
-    async fn permit(&self, title: &str) -> Result<(), Error> {
+    /// Asks for permission to call a tool, that was not announced.
+    async fn permit(&self, rest: &str) -> Result<(), Error> {
+        let (title, input) = rest.split_once(" | ").unwrap_or((rest, ""));
+        let fields = ToolCallUpdateFields::new().title(title.to_owned());
+        let fields = match serde_json::from_str::<serde_json::Value>(input) {
+            Ok(input) => fields.raw_input(input),
+            Err(_) => fields,
+        };
+        self.ask(&uuid::Uuid::now_v7().to_string(), fields).await
+    }
+
+    async fn ask(&self, id: &str, fields: ToolCallUpdateFields) -> Result<(), Error> {
         use PermissionOptionKind as K;
         let options = [
             ("allow", "Allow", K::AllowOnce),
@@ -171,8 +198,7 @@ impl Playing {
             ("reject", "Reject", K::RejectOnce),
         ];
         let options = options.map(|(id, name, kind)| PermissionOption::new(id, name, kind)).into();
-        let call =
-            ToolCallUpdate::new(uuid::Uuid::now_v7().to_string(), ToolCallUpdateFields::new().title(title.to_owned()));
+        let call = ToolCallUpdate::new(id.to_owned(), fields);
         let asked = RequestPermissionRequest::new(self.session.clone(), call, options);
         let answer = self.client.send_request(asked).block_task().await?;
         match answer.outcome {
@@ -181,6 +207,47 @@ impl Playing {
             }
             _ => self.say("answered: nothing").await,
         }
+    }
+
+    /// As Codex's agent does it.
+    async fn permit_first(&self, title: &str) -> Result<(), Error> {
+        let (id, input) = (uuid::Uuid::now_v7().to_string(), serde_json::json!({ "command": title }));
+        self.ask(&id, ToolCallUpdateFields::new().title(title.to_owned()).raw_input(input.clone())).await?;
+        let call = ToolCall::new(id.clone(), title).raw_input(input).status(ToolCallStatus::InProgress);
+        self.update(SessionUpdate::ToolCall(call))?;
+        let ended = ToolCallUpdateFields::new().status(ToolCallStatus::Completed).content(vec![block("done").into()]);
+        self.update(SessionUpdate::ToolCallUpdate(ToolCallUpdate::new(id.clone(), ended.clone())))?;
+        // Some say it twice.
+        self.update(SessionUpdate::ToolCallUpdate(ToolCallUpdate::new(id, ended)))
+    }
+
+    fn tools(&self, count: usize) -> Result<(), Error> {
+        let id = |number: usize| format!("{}-{number}", self.session.0);
+        for number in 0..count {
+            let call = ToolCall::new(id(number), format!("call {number}")).status(ToolCallStatus::InProgress);
+            self.update(SessionUpdate::ToolCall(call))?;
+        }
+        for number in 0..count {
+            let ended = ToolCallUpdateFields::new().status(ToolCallStatus::Completed);
+            self.update(SessionUpdate::ToolCallUpdate(ToolCallUpdate::new(id(number), ended)))?;
+        }
+        Ok(())
+    }
+
+    fn claude(&self, name: &str) -> Result<(), Error> {
+        let meta = serde_json::json!({ "claudeCode": { "toolName": name } });
+        let call = ToolCall::new(uuid::Uuid::now_v7().to_string(), "Runs it").meta(meta.as_object().cloned());
+        self.update(SessionUpdate::ToolCall(call.status(ToolCallStatus::Completed)))
+    }
+
+    /// Says something once the turn has ended.
+    fn late(&self, text: &str) -> Result<(), Error> {
+        let said = SessionNotification::new(self.session.clone(), SessionUpdate::AgentMessageChunk(chunk(text)));
+        let client = self.client.clone();
+        self.client.spawn(async move {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            client.send_notification(said)
+        })
     }
 
     async fn read(&self, path: &str) -> Result<(), Error> {
@@ -229,4 +296,11 @@ async fn print(text: &str) -> Result<(), Error> {
     let mut out = stdout();
     out.write_all(text.as_bytes()).await.map_err(Error::into_internal_error)?;
     out.flush().await.map_err(Error::into_internal_error)
+}
+
+/// What Gemini's agent says of a turn's tokens.
+fn quota(rest: &str) -> Meta {
+    let counts: Vec<u64> = rest.split_whitespace().filter_map(|count| count.parse().ok()).collect();
+    let tokens = serde_json::json!({ "input_tokens": counts.first(), "output_tokens": counts.get(1) });
+    Meta::from_iter([("quota".into(), serde_json::json!({ "token_count": tokens, "model_usage": [] }))])
 }

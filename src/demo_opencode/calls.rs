@@ -99,6 +99,15 @@ pub(super) async fn children(State(server): State<Arc<Server>>, Path(id): Path<S
     Json(json!(server.children(&id)))
 }
 
+/// A message, as far as permission was asked in it.
+pub(super) async fn message(
+    State(server): State<Arc<Server>>,
+    Path((_, message)): Path<(String, String)>,
+) -> Json<Value> {
+    let call = held(&server.calls).get(&message).cloned();
+    Json(json!({ "info": { "id": message }, "parts": call.into_iter().collect::<Vec<_>>() }))
+}
+
 pub(super) async fn delete(State(server): State<Arc<Server>>, Path(id): Path<String>) -> Response {
     if !held(&server.sessions).contains_key(&id) {
         return missing(&id);

@@ -85,6 +85,8 @@ struct Server {
     password: String,
     sessions: Mutex<HashMap<String, Session>>,
     busy: Mutex<HashMap<String, Work>>,
+    /// The calls that permission was asked for, by their messages.
+    calls: Mutex<HashMap<String, Value>>,
     /// What was asked, and is not answered yet.
     asked: Mutex<HashMap<String, oneshot::Sender<Value>>>,
     /// What happens, and in which directory.
@@ -115,6 +117,7 @@ impl Server {
             password: std::env::var("OPENCODE_SERVER_PASSWORD").unwrap_or_default(),
             sessions: Mutex::new(sessions),
             busy: Mutex::default(),
+            calls: Mutex::default(),
             asked: Mutex::default(),
             events: broadcast::channel(EVENTS).0,
         })
@@ -189,6 +192,7 @@ pub async fn serve(manner: Manner) -> io::Result<()> {
         .route("/session/status", get(calls::status))
         .route("/session/{id}", get(calls::session).delete(calls::delete))
         .route("/session/{id}/children", get(calls::children))
+        .route("/session/{id}/message/{message}", get(calls::message))
         .route("/session/{id}/prompt_async", post(calls::prompt))
         .route("/session/{id}/abort", post(calls::abort))
         .route("/permission/{id}/reply", post(calls::reply))

@@ -20,7 +20,7 @@ The demo server repeats the user's last message, word by word. A line that begin
   /tool NAME TEXT         call a tool, with this result
   /fail-tool NAME TEXT    call a tool that fails
   /plan A | B | C         make a plan; its first point is done
-  /permit PATTERN         ask for permission to call a tool, and say what was answered
+  /permit PATTERN | INPUT ask for permission to call a tool with this input, as JSON, and say what was answered
   /ask QUESTION | A | B   ask the user, and say what was answered
   /child LINE             have a session below this one carry out a line, and wait for its end
   /memory                 say what this session was told so far
@@ -203,8 +203,14 @@ impl Answer<'_> {
         self.tell("todo.updated", json!({ "todos": todos.collect::<Vec<_>>() }));
     }
 
-    async fn permit(&self, pattern: &str) {
-        let asked = json!({ "permission": "bash", "patterns": [pattern], "metadata": {}, "always": [] });
+    async fn permit(&self, rest: &str) {
+        let (pattern, input) = rest.split_once(" | ").unwrap_or((rest, ""));
+        let mut asked = json!({ "permission": "bash", "patterns": [pattern], "metadata": {}, "always": [] });
+        if let Ok(input) = serde_json::from_str::<Value>(input) {
+            let call = json!({ "type": "tool", "tool": "bash", "callID": "call_1", "state": { "status": "running", "input": input } });
+            held(&self.server.calls).insert(self.message.clone(), call);
+            asked["tool"] = json!({ "messageID": self.message, "callID": "call_1" });
+        }
         let answer = self.asked("per", "permission.asked", asked).await;
         self.say("text", [format!("answered: {}", answer["reply"].as_str().unwrap_or_default())]).await;
     }

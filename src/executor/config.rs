@@ -1,6 +1,6 @@
 //! The executors of a configuration file: read, checked, made. What a kind can be told is known to the kind.
 
-use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, ffi::OsString, fmt, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Deserializer};
 
@@ -9,6 +9,7 @@ use crate::{
     agent_sessions::AgentSessions,
     attachments::AttachmentReader,
     model::{Invalid, Limits},
+    program,
 };
 
 /// One `[executors.NAME]`.
@@ -30,6 +31,24 @@ impl fmt::Display for ExecutorConfig {
             Self::Acp(config) => config.fmt(f),
             Self::OpenCode(config) => config.fmt(f),
         }
+    }
+}
+
+impl ExecutorConfig {
+    /// What is to be said at start when the program of this executor is not there: its runs will fail until it is. One that
+    /// is named by a path from the working directory cannot be looked for: each session has its own.
+    pub fn missing(&self, name: &str) -> Option<String> {
+        let (command, env) = match self {
+            Self::OpenAi(_) => return None,
+            Self::Acp(config) => (config.command.first()?, &config.env),
+            Self::OpenCode(config) => (config.command.first()?, &config.env),
+        };
+        let path = env.get("PATH").map(OsString::from).or_else(|| std::env::var_os("PATH")).unwrap_or_default();
+        let relative = command.contains('/') && !command.starts_with('/');
+        let there = relative || program::find(command.as_ref(), &path).is_some();
+        (!there).then(|| {
+            format!("executors.{name}: the command '{command}' is not there or cannot be run; its runs will fail")
+        })
     }
 }
 

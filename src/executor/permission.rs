@@ -1,14 +1,24 @@
 //! Permissions that agents ask for, put to the user as questions. What an agent calls its answers is known to its kind.
+//!
+//! **A permission is for what was shown.** An agent forgets what it asked when it ends, and asks again after a restart.
+//! The stored answer is given to it only when session, tool, input and options are the same. Anything else asks again.
+
+use std::collections::BTreeMap;
 
 use serde::Deserialize;
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 use tokio::sync::oneshot;
 
-use super::{Question, content};
-use crate::model::{Message, NewMessage, RawObject, Role, ToolCall};
+use super::{Question, Turn, content, told};
+use crate::model::{Limits, Message, NewMessage, RawObject, Role, SessionId, ToolCall, hex};
 
 /// The name of the call that asks for a permission.
 pub(super) const TOOL: &str = "request_permission";
+/// The field of the asking message's metadata that says what its answer is for. Agents cannot write it.
+const ASKED: &str = "asked";
+/// Bytes of a question, and of an input in it, that are shown. The call that asks has all of it.
+const SHOWN: usize = 8 << 10;
 
 /// Who answers when an agent asks for permission.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
@@ -23,12 +33,62 @@ pub enum Permissions {
     Deny,
 }
 
-/// What is asked, in words.
-pub(super) fn question(title: &str) -> String {
-    format!("The agent asks for permission: {title}")
+/// What is asked, in words: the agent's title for it, and the tool with what it is to be called with.
+pub(super) fn question(title: &str, tool: &str, input: &Value) -> String {
+    let title = visible(cut(title, SHOWN), false);
+    let asked = format!("The agent asks for permission: {title}");
+    let tool = Some(visible(cut(tool, 200), false)).filter(|tool| !tool.is_empty());
+    match (input.is_null(), tool) {
+        (true, _) => asked,
+        (false, Some(tool)) => format!("{asked}\n\n{tool} {}", shown(input)),
+        (false, None) => format!("{asked}\n\n{}", shown(input)),
+    }
+}
+
+/// More of a question: words of ours, and a line of the agent's.
+pub(super) fn line(words: &str, said: &str) -> String {
+    format!("{words}{}", visible(cut(said, SHOWN), false))
+}
+
+/// JSON for people: escaped, so that no text in it can pass for the question's own words, and with its keys in order, so
+/// that the same input looks the same.
+fn shown(input: &Value) -> String {
+    let text = visible(&serde_json::to_string_pretty(&sorted(input)).unwrap_or_default(), true);
+    match text.len() > SHOWN {
+        true => format!("{}\n[{} more bytes are in the call that asks]", cut(&text, SHOWN), text.len() - SHOWN),
+        false => text,
+    }
+}
+
+/// The same JSON with the keys of all objects in order: their order says nothing.
+fn sorted(json: &Value) -> Value {
+    match json {
+        Value::Object(fields) => {
+            let fields: BTreeMap<&String, Value> = fields.iter().map(|(name, value)| (name, sorted(value))).collect();
+            fields.into_iter().map(|(name, value)| (name.clone(), value)).collect()
+        }
+        Value::Array(items) => items.iter().map(sorted).collect(),
+        other => other.clone(),
+    }
+}
+
+fn cut(text: &str, most: usize) -> &str {
+    &text[..text.floor_char_boundary(most)]
+}
+
+/// Writes out the characters that are not seen, or make others look different.
+fn visible(text: &str, lines: bool) -> String {
+    let hides = |c: char| {
+        let unseen =
+            matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
+        (c.is_control() && !(lines && c == '\n')) || unseen
+    };
+    let written = |c: char| if hides(c) { c.escape_default().to_string() } else { c.to_string() };
+    text.chars().map(written).collect()
 }
 
 /// What a user is asked for an agent.
+#[derive(Debug, Clone)]
 pub(super) struct Asking {
     /// The name of the call that asks.
     pub(super) tool: &'static str,
@@ -37,27 +97,98 @@ pub(super) struct Asking {
     pub(super) allow_custom: bool,
     /// What the agent would do, in its own words.
     pub(super) input: Value,
+    /// All else that the answer is for: the tool's name, what the options mean.
+    pub(super) about: Value,
 }
 
-/// The message that asks the user, and the question in it.
-pub(super) fn ask(asking: Asking, answer: oneshot::Sender<Message>) -> (NewMessage, Question) {
-    let Asking { tool, question, options, allow_custom, input } = asking;
-    let id = format!("permission-{}", uuid::Uuid::now_v7());
-    let arguments = json!({ "question": question, "options": options, "input": input });
-    let message = NewMessage {
-        tool_calls: Some(vec![ToolCall::new(&id, tool, arguments.to_string())]),
-        phase: Some("commentary".into()),
-        ..NewMessage::text(Role::Assistant, String::new())
-    };
-    (message, Question { tool_call_id: id, tool_name: tool.into(), question, options, allow_custom, answer })
+impl Asking {
+    /// What the answer is for, as a hash of all that was shown, and of the session.
+    fn binding(&self, session: &SessionId) -> String {
+        let Self { tool, question, options, allow_custom, input, about } = self;
+        let all = json!([session, tool, question, options, allow_custom, input, about]);
+        hex(&Sha256::digest(sorted(&all).to_string()))
+    }
 }
 
-/// An answer that was given to a question which an earlier run asked: the agent, which has forgotten that it asked, is
-/// given it when it asks the same again.
-pub(super) fn given(messages: &[Message]) -> Option<(String, String)> {
+/// Puts questions to the user of a session.
+pub(super) struct Desk {
+    session: SessionId,
+    limits: Limits,
+    /// The answer that an earlier run was waiting for, and what it is for.
+    given: Option<(String, String)>,
+}
+
+impl Desk {
+    pub(super) fn of(turn: &Turn, limits: Limits) -> Self {
+        Self { session: turn.session_id.clone(), limits, given: given(&turn.messages) }
+    }
+
+    /// The answer that the user gave to exactly this. It is given once.
+    pub(super) fn answered(&mut self, asking: &Asking) -> Option<String> {
+        let given = self.given.take_if(|(binding, _)| *binding == asking.binding(&self.session));
+        given.map(|(_, answer)| answer)
+    }
+
+    /// The message that asks the user, and the question in it.
+    pub(super) fn ask(&self, asking: Asking, answer: oneshot::Sender<Message>) -> (NewMessage, Question) {
+        let binding = asking.binding(&self.session);
+        let Asking { tool, question, options, allow_custom, input, about } = asking;
+        let id = format!("permission-{}", uuid::Uuid::now_v7());
+        let (input, about) = (told::bounded(&input, &self.limits), told::bounded(&about, &self.limits));
+        let arguments = json!({ "question": question, "options": options, "input": input, "about": about });
+        let message = NewMessage {
+            tool_calls: Some(vec![ToolCall::new(&id, tool, arguments.to_string())]),
+            phase: Some("commentary".into()),
+            metadata: Some(json!({ ASKED: binding }).into()),
+            ..NewMessage::text(Role::Assistant, String::new())
+        };
+        (message, Question { tool_call_id: id, tool_name: tool.into(), question, options, allow_custom, answer })
+    }
+}
+
+/// The answer to a question that an earlier run asked, and what it is for.
+fn given(messages: &[Message]) -> Option<(String, String)> {
     let answer = messages.last().filter(|last| last.role == Role::Tool)?;
     let id = answer.tool_call_id.as_deref()?;
-    let mut calls = messages.iter().rev().flat_map(content::calls).filter(|call| call.id.as_deref() == Some(id));
-    let arguments: RawObject = serde_json::from_str(&calls.next()?.function.arguments?).ok()?;
-    Some((arguments.field("question")?, answer.content.clone()))
+    let asks = |message: &&Message| content::calls(message).iter().any(|call| call.id.as_deref() == Some(id));
+    let asked = messages.iter().rev().find(asks)?;
+    let metadata = RawObject::try_from(asked.metadata.clone()?).ok()?;
+    Some((metadata.field(ASKED)?, answer.content.clone()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asking(question: &str, input: Value) -> Asking {
+        let options = vec!["Allow".into()];
+        Asking { tool: TOOL, question: question.into(), options, allow_custom: false, input, about: json!({ "t": 1 }) }
+    }
+
+    #[test]
+    fn an_answer_is_for_session_question_input_and_options() {
+        let (here, there) = ("here".parse().unwrap(), "there".parse().unwrap());
+        let one = asking("x", json!({ "a": 1, "b": [2] }));
+        let same = asking("x", serde_json::from_str(r#"{ "b": [2], "a": 1 }"#).unwrap());
+        assert_eq!(one.binding(&here), same.binding(&here), "the order of keys says nothing");
+        let others = [
+            asking("y", one.input.clone()),
+            asking("x", json!({ "a": 1, "b": [3] })),
+            Asking { options: vec!["Deny".into()], ..one.clone() },
+            Asking { about: json!({ "t": 2 }), ..one.clone() },
+            Asking { tool: "question", ..one.clone() },
+        ];
+        assert!(others.iter().all(|other| other.binding(&here) != one.binding(&here)));
+        assert_ne!(one.binding(&there), one.binding(&here));
+    }
+
+    #[test]
+    fn a_question_shows_the_input_and_hides_nothing() {
+        let shown = question("ls\n\u{202e}x", "Bash", &json!({ "command": "rm -rf /\n\u{200b}ls" }));
+        let input = "{\n  \"command\": \"rm -rf /\\n\\u{200b}ls\"\n}";
+        assert_eq!(shown, format!("The agent asks for permission: ls\\n\\u{{202e}}x\n\nBash {input}"));
+        let long = question("t", "", &json!("x".repeat(2 * SHOWN)));
+        assert!(long.len() < SHOWN + 200 && long.ends_with("more bytes are in the call that asks]"), "{long}");
+        assert_eq!(question("touch it", "bash", &Value::Null), "The agent asks for permission: touch it");
+    }
 }

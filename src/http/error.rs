@@ -324,9 +324,15 @@ impl From<WorktreeError> for Problem {
             WorktreeError::Failed(E::BranchInUse { branch, place }) => {
                 of(StatusCode::CONFLICT, "branch_in_use", "Branch is in use").with("branch", branch).with("path", place)
             }
+            WorktreeError::Failed(E::Stopping) => of(StatusCode::SERVICE_UNAVAILABLE, "stopping", "The server stops"),
             WorktreeError::Failed(error) => {
                 tracing::warn!(%error, "git or the file system failed");
-                of(StatusCode::INTERNAL_SERVER_ERROR, "git_failed", "Git failed")
+                // Git's own words are for the log.
+                let detail = match &error {
+                    E::Git { what, .. } => format!("git {what} failed; the log has its words"),
+                    _ => detail,
+                };
+                Self::new(StatusCode::INTERNAL_SERVER_ERROR, "git_failed", "Git failed", detail)
             }
         }
     }

@@ -23,7 +23,7 @@ use crate::{
     lifecycle,
     model::{
         Cleanup, CleanupMode, Message, MessageFilter, ModelRef, NewMessage, PAGE_BYTES, RawJson, RawObject,
-        ReasoningEffort, Role, Session, SessionId, SessionUpdate, Window,
+        ReasoningEffort, Reply, Role, Session, SessionId, SessionUpdate, Window,
     },
     runs,
     storage::{Error, Storage},
@@ -164,7 +164,7 @@ pub(super) async fn respond(
     found(&app, &at.id).await?;
     set_effort(&app, &at.id, reasoning_effort).await?;
     let model = model_ref.map(|named| named.model).or(model);
-    let (runs, answer) = (app.runs.clone(), response.clone());
+    let (runs, answer) = (app.runs.clone(), Reply { response: response.clone(), tool_call_id: None });
     let answered = app.repository.tasks().detached(async move { runs.answer(&at.id, answer, model).await }).await;
     let answered = answered.map_err(not_answered)?;
     let auto_resume_status = if answered.asked { ALREADY_RUNNING } else { STARTED }.into();

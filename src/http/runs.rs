@@ -16,7 +16,7 @@ use super::{
     sessions::InSession,
 };
 use crate::{
-    model::{NewMessage, PendingQuestion, Role, Run, RunFilter, RunId, SessionId},
+    model::{NewMessage, PendingQuestion, Reply, Role, Run, RunFilter, RunId, SessionId},
     runs::Start,
     storage::{Error, Storage},
 };
@@ -211,6 +211,10 @@ pub(super) async fn question(
 pub(super) struct AnswerBody {
     /// One of the question's options, or any text where it allows that.
     response: String,
+    /// The `tool_call_id` of the question that is answered. If another question is pending by then, the answer is refused
+    /// with 409 `no_pending_question`. Without it, the pending question is answered, whichever that is.
+    #[serde(default)]
+    tool_call_id: Option<String>,
 }
 
 /// What goes on with the answer.
@@ -227,13 +231,13 @@ pub(super) async fn answer(
     _: NoQuery,
     body: Json<AnswerBody>,
 ) -> Result<Answer<200, AnsweredBody>, Problem> {
-    let response = body.value.response;
+    let AnswerBody { response, tool_call_id } = body.value;
     let checked = NewMessage::text(Role::Tool, &response).check(&app.limits);
     checked.map_err(|invalid| Problem::of_text("response", &invalid))?;
     if response.trim().is_empty() {
         return Err(Problem::invalid("response", "not blank"));
     }
-    let (runs, id) = (app.runs.clone(), at.id.clone());
-    let answered = app.repository.tasks().detached(async move { runs.answer(&id, response, None).await }).await?;
+    let (runs, id, reply) = (app.runs.clone(), at.id.clone(), Reply { response, tool_call_id });
+    let answered = app.repository.tasks().detached(async move { runs.answer(&id, reply, None).await }).await?;
     Ok(Answer::new(&AnsweredBody { success: true, session_id: at.id, run: answered.run }))
 }

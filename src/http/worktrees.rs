@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     lifecycle::{self, WorktreeError},
-    model::{AttachWorktree, Removed, Worktree},
+    model::{AttachWorktree, Findings, Removed, Worktree},
     storage::{Error, Storage},
 };
 
@@ -35,10 +35,20 @@ pub(super) async fn read(
     Ok(Answer::new(&WorktreeBody { worktree }))
 }
 
+/// The worktree of a tree, as it was attached.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct AttachedBody {
+    worktree: Worktree,
+    /// Files of a new worktree that a filter such as Git LFS would have made. Culm runs no filter that a repository names,
+    /// so they are as they are committed: have the filter's own tool check them out. Absent if there are none.
+    #[serde(default, skip_serializing_if = "Findings::is_empty")]
+    unfiltered: Findings,
+}
+
 /// A worktree that was attached now, or by the same request before.
 pub(super) enum Attached {
-    Now(WorktreeBody),
-    Before(WorktreeBody),
+    Now(AttachedBody),
+    Before(AttachedBody),
 }
 
 impl IntoResponse for Attached {
@@ -51,14 +61,14 @@ impl IntoResponse for Attached {
 }
 
 impl OperationOutput for Attached {
-    type Inner = WorktreeBody;
+    type Inner = AttachedBody;
 
     fn inferred_responses(
         ctx: &mut GenContext,
         operation: &mut openapi::Operation,
     ) -> Vec<(Option<u16>, openapi::Response)> {
-        let mut responses = Answer::<201, WorktreeBody>::inferred_responses(ctx, operation);
-        responses.extend(Answer::<200, WorktreeBody>::inferred_responses(ctx, operation));
+        let mut responses = Answer::<201, AttachedBody>::inferred_responses(ctx, operation);
+        responses.extend(Answer::<200, AttachedBody>::inferred_responses(ctx, operation));
         responses
     }
 }
@@ -71,8 +81,9 @@ pub(super) async fn attach(
 ) -> Result<Attached, Problem> {
     body.value.check()?;
     let attached = lifecycle::attach_worktree(&app.repository, &app.worktrees, &at.id, body.value).await;
-    let (worktree, new) = attached.map_err(Problem::from)?;
-    Ok(if new { Attached::Now(WorktreeBody { worktree }) } else { Attached::Before(WorktreeBody { worktree }) })
+    let lifecycle::Attached { worktree, new, unfiltered } = attached.map_err(Problem::from)?;
+    let body = AttachedBody { worktree, unfiltered };
+    Ok(if new { Attached::Now(body) } else { Attached::Before(body) })
 }
 
 /// How to remove a worktree.

@@ -12,7 +12,7 @@ mod worktree;
 
 pub use cleanup::cleanup;
 pub use close::{Close, SessionResult, close, open, preview};
-pub use worktree::{WorktreeError, attach_worktree, detach_worktree};
+pub use worktree::{Attached, WorktreeError, attach_worktree, detach_worktree};
 
 use crate::{
     model::{DeleteOptions, DeleteReceipt, SessionId},

@@ -9,7 +9,8 @@ use sha2::{Digest, Sha256};
 use super::close;
 use crate::{
     model::{
-        AtRisk, AttachWorktree, Removed, SessionId, Teardown, Timestamp, Worktree, WorktreeState, WorktreeStep, hex,
+        AtRisk, AttachWorktree, Findings, Removed, SessionId, Teardown, Timestamp, Worktree, WorktreeState,
+        WorktreeStep, hex,
     },
     repository::SessionRepository,
     runs::Runs,
@@ -40,14 +41,24 @@ pub enum WorktreeError {
     Failed(#[from] worktree::Error),
 }
 
-/// Attaches a worktree to the tree of a session. Whether it was made now: the same request again is answered with what
-/// is there.
+/// A worktree that a tree has now.
+#[derive(Debug)]
+pub struct Attached {
+    /// The worktree.
+    pub worktree: Worktree,
+    /// Whether it was made now: the same request again is answered with what is there.
+    pub new: bool,
+    /// Files of a new one that a filter would have made: no filter of a repository is run, so they are as committed.
+    pub unfiltered: Findings,
+}
+
+/// Attaches a worktree to the tree of a session.
 pub async fn attach_worktree(
     repository: &SessionRepository,
     worktrees: &Worktrees,
     id: &SessionId,
     ask: AttachWorktree,
-) -> Result<(Worktree, bool), WorktreeError> {
+) -> Result<Attached, WorktreeError> {
     let (repository, worktrees, id) = (repository.clone(), worktrees.clone(), id.clone());
     let tasks = repository.tasks().clone();
     tasks.detached(async move { attach(&repository, &worktrees, &id, &ask).await }).await
@@ -58,7 +69,7 @@ async fn attach(
     worktrees: &Worktrees,
     id: &SessionId,
     ask: &AttachWorktree,
-) -> Result<(Worktree, bool), WorktreeError> {
+) -> Result<Attached, WorktreeError> {
     let asked_for = hex(&Sha256::digest(json!(ask).to_string()));
     let there = match repository.worktree_of(id).await {
         // Whether it was deleted or never there is the write's to say.
@@ -68,7 +79,7 @@ async fn attach(
     if let Some(there) = there {
         let settled = matches!(there.state, WorktreeState::Attached | WorktreeState::Retained);
         return match settled && there.asked_for == asked_for {
-            true => Ok((there, false)),
+            true => Ok(Attached { worktree: there, new: false, unfiltered: Findings::default() }),
             false => Err(storage::Error::WorktreeExists { root: there.session_id, path: there.path }.into()),
         };
     }
@@ -87,7 +98,14 @@ async fn attach(
         }
     };
     match repository.advance_worktree(&root, WorktreeStep::Attached { git_dir: git_dir.clone() }).await {
-        Ok(worktree) => Ok((worktree, true)),
+        Ok(worktree) => {
+            // It is there, whether that can be said or not.
+            let unfiltered = worktrees.unfiltered(&worktree).await.unwrap_or_else(|error| {
+                tracing::warn!(%error, path = %worktree.path, "whether filters are missing in a worktree was not found out");
+                Findings::default()
+            });
+            Ok(Attached { worktree, new: true, unfiltered })
+        }
         // The tree was deleted meanwhile: nobody knows of it any more.
         Err(error) => {
             let _ = abandon(repository, worktrees, &Worktree { git_dir: Some(git_dir), ..planned }).await;

@@ -72,7 +72,7 @@ pub use message::{
 pub use receipt::{
     ClearReceipt, DeleteCounts, DeleteOptions, DeleteReceipt, MessageReceipt, TruncateReceipt, UsageRecord,
 };
-pub use run::{Answered, NewRun, PendingQuestion, Run, RunEnd, RunFilter};
+pub use run::{Answered, NewRun, PendingQuestion, Reply, Run, RunEnd, RunFilter};
 pub use search::{
     HitMessage, HitSession, HitType, MAX_TERMS, Partial, Rank, Ranked, SearchGroup, SearchHit, SearchIn, SearchOrder,
     SearchPage, SearchPosition, SearchQuery, Snippet, Term,

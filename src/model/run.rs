@@ -116,6 +116,15 @@ pub struct PendingQuestion {
     pub tool_name: String,
 }
 
+/// An answer to a question.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reply {
+    /// One of the question's options, or any text where it allows that.
+    pub response: String,
+    /// The call that asks, where the answer is for that one alone: another question may be pending by now.
+    pub tool_call_id: Option<String>,
+}
+
 /// An answer that was stored.
 #[derive(Debug, Clone)]
 pub struct Answered {

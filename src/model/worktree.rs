@@ -276,7 +276,8 @@ impl Findings {
         }
     }
 
-    fn is_empty(&self) -> bool {
+    /// Whether there is nothing.
+    pub fn is_empty(&self) -> bool {
         self.count == 0
     }
 }
@@ -359,6 +360,12 @@ pub struct Removed {
     /// Why it was left where it is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub left: Option<String>,
+    /// Where files are now that could not be deleted, such as those of another user.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub set_aside: Option<AbsolutePath>,
+    /// Files that were too large for the rescue ref, and are deleted.
+    #[serde(default, skip_serializing_if = "Findings::is_empty")]
+    pub left_out: Findings,
 }
 
 #[cfg(test)]

@@ -234,9 +234,9 @@ impl Storage for SessionRepository {
         self.write(touched, |storage| async move { storage.ask_question(&run, question).await }).await
     }
 
-    async fn answer_question(&self, id: &SessionId, response: String, next: NewRun) -> Result<Answered> {
+    async fn answer_question(&self, id: &SessionId, reply: Reply, next: NewRun) -> Result<Answered> {
         let key = id.clone();
-        self.write(Touched::one(id), |storage| async move { storage.answer_question(&key, response, next).await }).await
+        self.write(Touched::one(id), |storage| async move { storage.answer_question(&key, reply, next).await }).await
     }
 
     async fn create_child(

@@ -28,7 +28,7 @@ pub use registry::Registry;
 use crate::{
     executor::Executor,
     feed::Feed,
-    model::{Answered, NewRun, Run, RunEnd, RunFilter, RunId, RunStatus, SessionId, SessionUpdate},
+    model::{Answered, NewRun, Reply, Run, RunEnd, RunFilter, RunId, RunStatus, SessionId, SessionUpdate},
     repository::SessionRepository,
     storage::{self, Claim, Storage},
     tasks::Tasks,
@@ -408,12 +408,7 @@ impl Runs {
 
     /// Stores the answer to a session's question; the run that asked goes on with it, or a new one does, on this model
     /// or on that of the last run.
-    pub async fn answer(
-        &self,
-        session: &SessionId,
-        response: String,
-        model: Option<String>,
-    ) -> Result<Answered, Error> {
+    pub async fn answer(&self, session: &SessionId, reply: Reply, model: Option<String>) -> Result<Answered, Error> {
         let filter = RunFilter { session: Some(session.clone()), ..RunFilter::default() };
         let last = match self.0.repository.runs(&filter, None, 1).await {
             Ok(mut page) => page.items.pop(),
@@ -434,7 +429,7 @@ impl Runs {
         };
         let model = model.or_else(|| last.and_then(|run| run.model));
         let next = NewRun { id: None, executor, model, message: None };
-        let answered = self.0.repository.answer_question(session, response, next).await?;
+        let answered = self.0.repository.answer_question(session, reply, next).await?;
         let waiting = self.registry().answer(&answered.run.id);
         if let Some(answer) = waiting {
             let _ = answer.send(answered.message.clone());

@@ -74,8 +74,8 @@ pub enum Error {
     /// The run has ended, or never began: nothing more is taken from it.
     #[error("the run '{0}' is not running")]
     RunOver(RunId),
-    /// The session has no question that waits for an answer.
-    #[error("the session '{0}' has no pending question")]
+    /// The session has no question that waits for an answer, or not the one that is answered.
+    #[error("the session '{0}' has no such pending question")]
     NoPendingQuestion(SessionId),
     /// The tree has a worktree already, or the worktree has a tree.
     #[error("the tree of '{root}' works in {path}")]

@@ -37,7 +37,7 @@ use crate::model::{
     ChildUpdate, Cleanup, CleanupReceipt, CleanupStep, ClearReceipt, Closing, ContinuedChild, CreatedChild,
     DeleteOptions, DeleteReceipt, EventPage, EventScope, Message, MessageFilter, MessageId, MessagePage,
     MessageReceipt, NewAttachment, NewChild, NewMessage, NewRun, NewSession, NewWorktree, Openness, Page,
-    PendingQuestion, Position, RawObject, Receipt, ReceiptId, Run, RunEnd, RunFilter, RunId, SearchPage,
+    PendingQuestion, Position, RawObject, Receipt, ReceiptId, Reply, Run, RunEnd, RunFilter, RunId, SearchPage,
     SearchPosition, SearchQuery, Session, SessionFilter, SessionId, SessionSave, SessionTree, SessionUpdate, Teardown,
     TeardownJob, Truncate, TruncateReceipt, UpdatedChild, UsageRecord, WholeSession, Worktree, WorktreeStep,
 };
@@ -235,9 +235,9 @@ pub trait Storage: Send + Sync {
     async fn ask_question(&self, run: &Run, question: PendingQuestion) -> Result<()>;
 
     /// Stores the answer as the result of the call that asked, and takes the question away. Where the run that asked is
-    /// no more, `next` is asked for in the same transaction. Fails with [`Error::NoPendingQuestion`], and with
-    /// [`Error::InvalidAnswer`] when it is none of the only answers allowed.
-    async fn answer_question(&self, id: &SessionId, response: String, next: NewRun) -> Result<Answered>;
+    /// no more, `next` is asked for in the same transaction. Fails with [`Error::NoPendingQuestion`], also when another
+    /// question is pending than the answer is for, and with [`Error::InvalidAnswer`] when it is none of the only answers allowed.
+    async fn answer_question(&self, id: &SessionId, reply: Reply, next: NewRun) -> Result<Answered>;
 
     /// Creates a child with its system prompt and its assignment, and asks for its first run where one is given. It takes
     /// over what its parent works with: model, budget, workspace, tasks. Fails with [`Error::NotRootSession`] when it

@@ -15,14 +15,23 @@ use super::{
     shadow::{Access, Bytes, Shadow},
     walk::kind_of,
 };
-use crate::model::{AbsolutePath, AttachWorktree, NewWorktree, SessionId, Worktree};
+use crate::{
+    model::{AbsolutePath, AttachWorktree, NewWorktree, SessionId, Worktree},
+    tasks,
+};
+
+/// Bytes of a part of a branch's name: it is a file's name, and git writes another one beside it.
+const NAME: usize = 240;
 
 impl Worktrees {
     /// What is to be attached, as it was asked for. Nothing is made yet.
     pub async fn plan(&self, root: &SessionId, ask: &AttachWorktree) -> Result<NewWorktree, Error> {
         match (&ask.adopt, &ask.repository) {
-            (Some(path), _) => self.plan_adoption(path).await,
-            (None, Some(repository)) => self.plan_creation(root, repository, ask).await,
+            (Some(path), _) => self.plan_adoption(path).await.map_err(|error| unusable("adopt", error)),
+            (None, Some(repository)) => {
+                let planned = self.plan_creation(root, repository, ask).await;
+                planned.map_err(|error| unusable("repository", error))
+            }
             (None, None) => Err(invalid("repository", "either a repository, or a worktree to adopt")),
         }
     }
@@ -117,10 +126,15 @@ impl Worktrees {
         let none = || invalid("repository", "it is gone");
         let repository = Repository::at(worktree.repository.as_path()).ok_or_else(none)?;
         let path = worktree.path.as_path();
-        if let Some(parent) = path.parent() {
-            tokio::fs::create_dir_all(parent).await?;
+        let place = path.to_owned();
+        let made = tasks::blocking(move || make_place(&place)).await?;
+        if let Err(error) = self.add(worktree, &repository, &reason).await {
+            if made {
+                // Git removes what it made itself.
+                let _ = tokio::fs::remove_dir(path).await;
+            }
+            return Err(error);
         }
-        self.add(worktree, &repository, &reason).await?;
         let git_dir = repository.git_dir_of(path).ok_or_else(|| Error::Git {
             what: "worktree add".into(),
             why: "the repository does not know the worktree that was made".into(),
@@ -189,14 +203,29 @@ async fn start(shadow: &Shadow, branch: Option<&str>, commit: Option<&str>) -> R
         return Ok((commit.ok_or_else(|| invalid("commit", "there is none"))?, false));
     };
     let name = format!("refs/heads/{branch}");
-    if shadow.call(&["check-ref-format", &name]).run().await?.code() != Some(0) {
+    let long = branch.split('/').any(|part| part.len() > NAME);
+    if long || branch == "HEAD" || shadow.call(&["check-ref-format", &name]).run().await?.code() != Some(0) {
         return Err(invalid("branch", "git takes no branch of this name"));
     }
+    check_beside(shadow, branch).await?;
     match (resolve(shadow, &name).await?, commit) {
         (Some(_), Some(_)) => Err(invalid("branch", "it is there: leave out the commit, or name another branch")),
         (Some(there), None) => Ok((there, false)),
         (None, Some(commit)) => Ok((commit, true)),
         (None, None) => Ok((origin_of(shadow, branch).await?, true)),
+    }
+}
+
+/// A branch is a file, and its name's parts are directories: neither can be where the other is.
+async fn check_beside(shadow: &Shadow, branch: &str) -> Result<(), Error> {
+    let above: Vec<String> = branch.match_indices('/').map(|(at, _)| format!("refs/heads/{}", &branch[..at])).collect();
+    let below = format!("refs/heads/{branch}/");
+    let words = ["for-each-ref", "--format=%(refname)", &below];
+    let there = shadow.call(&words).args(&above).ok().await?;
+    let in_the_way = lines(&there).into_iter().find(|name| above.contains(name) || name.starts_with(&below));
+    match in_the_way.as_deref().and_then(|name| name.strip_prefix("refs/heads/")) {
+        Some(other) => Err(invalid("branch", format!("there cannot be both this branch and '{other}'"))),
+        None => Ok(()),
     }
 }
 
@@ -213,7 +242,9 @@ async fn origin_of(shadow: &Shadow, branch: &str) -> Result<String, Error> {
 
 async fn resolve(shadow: &Shadow, name: &str) -> Result<Option<String>, Error> {
     let output = shadow.call(&["rev-parse", "--verify", "--quiet", &format!("{name}^{{commit}}")]).run().await?;
-    Ok(first(&output.stdout).filter(|_| output.code() == Some(0)))
+    // Of "^name" it is told what is left out, which is no commit to begin at.
+    let is_name = |name: &String| matches!(name.len(), 40 | 64) && name.bytes().all(|byte| byte.is_ascii_hexdigit());
+    Ok(first(&output.stdout).filter(|name| output.code() == Some(0) && is_name(name)))
 }
 
 /// The branch of the repository's HEAD: where work is expected to be merged into.
@@ -255,8 +286,42 @@ fn free_place(path: &Path) -> Result<PathBuf, Error> {
     match fs::read_dir(&place).map(|mut entries| entries.next().is_none()) {
         Ok(true) => Ok(place),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(place),
+        Err(error) if error.kind() != io::ErrorKind::NotADirectory => Err(invalid("path", error.kind().to_string())),
         _ => Err(invalid("path", "something is there")),
     }
+}
+
+/// Makes the directory of a new worktree, and those above it. Whether it was not there.
+fn make_place(path: &Path) -> Result<bool, Error> {
+    let made = match path.parent().map_or(Ok(()), fs::create_dir_all) {
+        Ok(()) => fs::create_dir(path),
+        failed => failed,
+    };
+    match made {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(false),
+        // Of a full disk nobody is to be told that the path is wrong.
+        Err(error) if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => {
+            Err(error.into())
+        }
+        Err(error) => Err(invalid("path", format!("{} cannot be made: {}", path.display(), error.kind()))),
+    }
+}
+
+/// Why what was asked for cannot be used, where git or the file system says so before anything was made.
+fn unusable(param: &'static str, error: Error) -> Error {
+    let reason = match &error {
+        Error::Git { what, why } => {
+            tracing::debug!(what, why, "git cannot read a repository");
+            "git cannot read it".into()
+        }
+        Error::Unreadable(_) | Error::TooLong { .. } | Error::TooMuch => error.to_string(),
+        Error::Io(io) if !matches!(io.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => {
+            format!("it cannot be read: {}", io.kind())
+        }
+        _ => return error,
+    };
+    invalid(param, reason)
 }
 
 fn first(answer: &[u8]) -> Option<String> {

@@ -5,7 +5,7 @@
 //! each is made from a [`super::shadow::Shadow`], whose configuration is Culm's. What is set here is a second wall.
 
 use std::{
-    ffi::OsStr,
+    ffi::{OsStr, OsString},
     future::Future,
     io,
     path::{Path, PathBuf},
@@ -19,7 +19,10 @@ use tokio::{
     process::{Child, ChildStdin, Command},
 };
 
+use tokio_util::sync::CancellationToken;
+
 use super::Error;
+use crate::{program, tasks};
 
 /// Bytes that a call may answer at most: the names of about half a million files.
 const ANSWER: usize = 64 << 20;
@@ -76,23 +79,43 @@ const ENVIRONMENT: [(&str, &str); 22] = [
 pub struct Git {
     /// Its path, or a name that is looked for on PATH.
     pub program: PathBuf,
+    /// What ends git, with all that it started, when the server is killed: a program, and the arguments before the
+    /// server's process. Where none is named, git is started without it.
+    pub launcher: Vec<OsString>,
+    /// Cancelled when the server stops.
+    pub stop: CancellationToken,
+    /// How long calls may go on then.
+    pub grace: Duration,
     /// How long a call may take that only looks.
     pub look: Duration,
     /// How long a call may take that writes files or objects.
     pub write: Duration,
+    /// Bytes of files that a rescue keeps at most. Of more, the largest are left out, and named.
+    pub rescue: u64,
 }
 
 impl Default for Git {
     fn default() -> Self {
-        Self { program: "git".into(), look: Duration::from_secs(120), write: Duration::from_secs(1800) }
+        Self {
+            program: "git".into(),
+            launcher: Vec::new(),
+            stop: CancellationToken::new(),
+            grace: Duration::from_secs(10),
+            look: Duration::from_secs(60),
+            write: Duration::from_secs(1800),
+            rescue: 2 << 30,
+        }
     }
 }
 
 /// One call, before it is made.
 pub(super) struct Call {
+    program: PathBuf,
     command: Command,
     what: String,
     deadline: Duration,
+    stop: CancellationToken,
+    grace: Duration,
 }
 
 /// What a call answered.
@@ -104,9 +127,21 @@ pub(super) struct Output {
 }
 
 impl Git {
+    /// Pending until the server stops, and a little longer.
+    pub(super) async fn stopping(&self) {
+        stopping(&self.stop, self.grace).await;
+    }
+
     /// A call that only looks, in this directory and with a home that is not there.
     pub(super) fn call(&self, dir: &Path, words: &[&str]) -> Call {
-        let mut command = Command::new(&self.program);
+        let mut command = match self.launcher.as_slice() {
+            [launcher, arguments @ ..] => {
+                let mut command = Command::new(launcher);
+                command.args(arguments).arg(std::process::id().to_string()).arg("--").arg(&self.program);
+                command
+            }
+            [] => Command::new(&self.program),
+        };
         command.current_dir(dir).env_clear().envs(ENVIRONMENT).env("HOME", dir.join("no-home"));
         if let Some(path) = std::env::var_os("PATH") {
             command.env("PATH", path);
@@ -116,7 +151,8 @@ impl Git {
         }
         command.args(words).process_group(0).kill_on_drop(true);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        Call { command, what: words.first().copied().unwrap_or_default().into(), deadline: self.look }
+        let (program, what) = (self.program.clone(), words.first().copied().unwrap_or_default().into());
+        Call { program, command, what, deadline: self.look, stop: self.stop.clone(), grace: self.grace }
     }
 }
 
@@ -170,22 +206,38 @@ impl Call {
         self.carry_out(Some(feed)).await?.ok()
     }
 
-    async fn carry_out<F, W>(mut self, feed: Option<F>) -> Result<Output, Error>
+    async fn carry_out<F, W>(self, feed: Option<F>) -> Result<Output, Error>
     where
         F: FnOnce(ChildStdin) -> W,
         W: Future<Output = io::Result<()>>,
     {
-        let mut child = self.command.spawn().map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => Error::NoGit,
-            _ => Error::Io(error),
-        })?;
-        let mut group = Group(child.id().and_then(|id| Pid::from_raw(id.cast_signed())));
-        let ended = tokio::time::timeout(self.deadline, converse(&mut child, feed)).await;
-        let Ok(ended) = ended else {
-            drop(group);
-            // Reaped, so that nothing of it is left.
-            let _ = child.wait().await;
-            return Err(Error::TooLong { what: self.what, after: self.deadline });
+        if program::find(self.program.as_os_str(), &std::env::var_os("PATH").unwrap_or_default()).is_none() {
+            return Err(Error::NoGit);
+        }
+        let mut command = self.command;
+        let start = move || {
+            let child = command.spawn()?;
+            let group = Group(child.id().and_then(|id| Pid::from_raw(id.cast_signed())));
+            Ok((group, child))
+        };
+        let (mut group, mut child) = tasks::starting(start).await?;
+        let stopping = stopping(&self.stop, self.grace);
+        let ended = tokio::select! {
+            biased;
+            ended = tokio::time::timeout(self.deadline, converse(&mut child, feed)) => ended.map_err(|_| Error::TooLong {
+                what: self.what.clone(),
+                after: self.deadline,
+            }),
+            () = stopping => Err(Error::Stopping),
+        };
+        let ended = match ended {
+            Ok(ended) => ended,
+            Err(error) => {
+                drop(group);
+                // Reaped, so that nothing of it is left.
+                let _ = child.wait().await;
+                return Err(error);
+            }
         };
         let (status, stdout, stderr, fed) = ended?;
         // It was reaped: its number may be another's from now on.
@@ -197,6 +249,11 @@ impl Call {
         let stderr = String::from_utf8_lossy(&stderr).trim().to_owned();
         Ok(Output { what: self.what, status, stdout, stderr })
     }
+}
+
+async fn stopping(stop: &CancellationToken, grace: Duration) {
+    stop.cancelled().await;
+    tokio::time::sleep(grace).await;
 }
 
 type Ended = (ExitStatus, Vec<u8>, Vec<u8>, io::Result<()>);

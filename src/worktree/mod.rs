@@ -5,11 +5,13 @@
 //! - **Nothing is lost unless it is said**, and then a ref holds it: `preflight.rs`, `rescue.rs`.
 //! - **A removal that was interrupted goes on**: `remove.rs`.
 
+mod checkout;
 mod commits;
 mod create;
 mod git;
 mod preflight;
 mod processes;
+mod readable;
 mod remove;
 mod repository;
 mod rescue;
@@ -70,12 +72,18 @@ pub enum Error {
         /// How long it could take.
         after: Duration,
     },
+    /// The server stops.
+    #[error("the server stops: this goes on with its next start")]
+    Stopping,
     /// Files were not deleted in time.
     #[error("deleting its files took longer than {} s", after.as_secs())]
     Late {
         /// How long it could take.
         after: Duration,
     },
+    /// Git would not come to an end with what lies there.
+    #[error("git cannot read what is there: {0}")]
+    Unreadable(String),
     /// There is more than can be looked at.
     #[error("there are more files than can be looked at")]
     TooMuch,
@@ -121,12 +129,20 @@ impl Worktrees {
     /// Removes a worktree, with all that is in it kept by a rescue ref; without `force`, only if nothing is at risk.
     /// Goes on where an earlier removal was interrupted. It needs no more than the record. The caller has the turn.
     pub async fn remove(&self, worktree: &Worktree, force: bool) -> Result<Removed, Refusal> {
-        let desk = self.desk(worktree).await?;
+        let desk = match self.desk(worktree).await {
+            Err(Error::Unreadable(why)) => return remove::unreadable_repository(&why, force),
+            desk => desk?,
+        };
         loop {
             if let Step::Done(removed) = self.step(&desk, worktree, force).await? {
                 return Ok(removed);
             }
         }
+    }
+
+    /// Deletes what calls of servers that were killed have left beside.
+    pub async fn sweep(&self) {
+        crate::tasks::blocking(shadow::sweep).await;
     }
 
     /// Waits until nobody else works on the worktree at this place. **Who changes one does all of it in one turn**: from

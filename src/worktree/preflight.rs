@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use super::{
-    Error,
+    Error, checkout,
     commits::Commits,
     processes,
     repository::{self, WorkingTree},
@@ -39,6 +39,8 @@ pub(super) struct Survey {
     pub(super) status: Status,
     /// Directories that are repositories of their own.
     pub(super) nested: Vec<PathBuf>,
+    /// Submodules in which nothing would be lost.
+    pub(super) clean: Vec<PathBuf>,
 }
 
 /// Looks at a working tree, or at what is left of one whose directory is gone. Processes that are to end are none.
@@ -49,19 +51,26 @@ pub(super) async fn survey(
     there: bool,
     ending: &[i32],
 ) -> Result<Survey, Error> {
-    let status = Status::of(shadow, &tree.git_dir, there.then_some(&tree.path)).await?;
+    let mut status = Status::of(shadow, &tree.git_dir, there.then_some(&tree.path)).await?;
     let mut at_risk = AtRisk::default();
-    let nested = match there {
-        true => files(&mut at_risk, &status, &tree.path, ending).await?,
-        false => Vec::new(),
+    let (nested, clean) = match there {
+        true => {
+            let filtered = checkout::clean_files(shadow, tree, &status.changed).await?;
+            status.changed.retain(|changed| !filtered.contains(&changed.path));
+            let nested = files(&mut at_risk, &status, &tree.path, ending).await?;
+            let clean = checkout::clean_submodules(shadow.git(), tree, &nested).await;
+            nested.into_iter().partition(|dir| !clean.contains(dir))
+        }
+        false => (Vec::new(), Vec::new()),
     };
+    at_risk.nested_repositories = findings(nested.iter().map(|path| shown(path)));
     changes(&mut at_risk, &status);
     under_way(&mut at_risk, &tree.git_dir);
     let commits = Commits { shadow, git_dir: &tree.git_dir, head: status.head.as_deref() };
     at_risk.unmerged_commits = findings(commits.unmerged(worktree).await?);
     at_risk.detached_commits = findings(commits.detached().await?);
     at_risk.stashes = findings(commits.stashes(status.branch.as_deref()).await?);
-    Ok(Survey { at_risk, status, nested })
+    Ok(Survey { at_risk, status, nested, clean })
 }
 
 fn changes(at_risk: &mut AtRisk, status: &Status) {
@@ -85,11 +94,15 @@ async fn files(at_risk: &mut AtRisk, status: &Status, top: &Path, ending: &[i32]
     let (dir, working, ending) = (top.to_owned(), top.to_owned(), ending.to_owned());
     let nested = tasks::blocking(move || walk::nested_repositories(&dir, &made_again)).await?;
     at_risk.processes = findings(tasks::blocking(move || processes::working_in(&working, &ending)).await);
-    at_risk.nested_repositories = findings(nested.iter().map(|path| shown(path)));
     at_risk.ignored = findings(kept.into_iter().map(|path| shown(path)));
     let files = status.untracked.iter().filter(|path| !nested.contains(path));
     at_risk.untracked = findings(files.map(|path| shown(path)));
     Ok(nested)
+}
+
+/// Whether something is under way in a working tree.
+pub(super) fn is_under_way(git_dir: &Path) -> bool {
+    OPERATIONS.iter().any(|(name, _)| git_dir.join(name).exists())
 }
 
 fn under_way(at_risk: &mut AtRisk, git_dir: &Path) {

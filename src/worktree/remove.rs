@@ -9,6 +9,8 @@ use std::{
     fs, io,
     os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
+    time::Instant,
 };
 
 use sha2::{Digest, Sha256};
@@ -22,8 +24,8 @@ use super::{
     walk::{Kind, kind_of},
 };
 use crate::{
-    model::{AtRisk, Removed, Worktree, hex},
-    tasks,
+    model::{AbsolutePath, AtRisk, Findings, Removed, Worktree, hex},
+    removal, tasks,
 };
 
 /// How often one worktree can have been rescued: each time, somebody put it back by hand.
@@ -48,7 +50,11 @@ pub enum Step {
 }
 
 /// Where a worktree is looked at: its repository, and how that is asked. None of it where the repository is gone.
-pub(super) struct Desk(Option<(Repository, Shadow)>);
+pub(super) struct Desk {
+    of: Option<(Repository, Shadow)>,
+    /// What was too large to be rescued here.
+    left_out: Mutex<Findings>,
+}
 
 /// What there is of a worktree.
 struct Remains {
@@ -69,7 +75,10 @@ impl Worktrees {
         if worktree.main {
             return Ok(AtRisk::default());
         }
-        let desk = self.desk(worktree).await?;
+        let desk = match self.desk(worktree).await {
+            Err(error) => return unreadable(error),
+            Ok(desk) => desk,
+        };
         let remains = desk.remains(worktree).await?;
         let dir = remains.tree.as_deref().or(remains.renamed.as_deref());
         if dir.is_none() && !remains.git_dir.is_dir() {
@@ -90,9 +99,9 @@ impl Worktrees {
         match Repository::at(worktree.repository.as_path()) {
             Some(repository) => {
                 let shadow = Shadow::of(self.git(), &repository, Access::Look, Bytes::Converted).await?;
-                Ok(Desk(Some((repository, shadow))))
+                Ok(Desk { of: Some((repository, shadow)), left_out: Mutex::default() })
             }
-            None => Ok(Desk(None)),
+            None => Ok(Desk { of: None, left_out: Mutex::default() }),
         }
     }
 
@@ -103,7 +112,7 @@ impl Worktrees {
         let remains = desk.remains(worktree).await?;
         match &remains {
             Remains { renamed: Some(dir), rescued: true, .. } => {
-                self.delete(dir).await?;
+                self.delete(dir, &aside(dir, &remains.rescue_ref)).await?;
                 Ok(Step::Deleted)
             }
             Remains { renamed: Some(dir), .. } => {
@@ -115,13 +124,14 @@ impl Worktrees {
             }
             Remains { tree: Some(_), repository: None, .. } => without_repository(force),
             Remains { tree: Some(tree), .. } => self.rename(desk, worktree, &remains, tree, force).await,
-            Remains { repository: None, .. } => Ok(done(&remains, false)),
+            Remains { repository: None, .. } => Ok(done(desk, worktree, &remains, false)),
             _ if remains.git_dir.is_dir() && !remains.rescued => self.keep(desk, worktree, &remains, None, force).await,
             _ if remains.git_dir.is_dir() => {
-                self.delete(forgettable(&remains)?).await?;
+                let git_dir = forgettable(&remains)?;
+                self.delete(git_dir, &aside(worktree.path.as_path(), &format!("{}-git", remains.rescue_ref))).await?;
                 Ok(Step::Forgotten)
             }
-            _ => self.finish(worktree, &remains).await,
+            _ => self.finish(desk, worktree, &remains).await,
         }
     }
 
@@ -166,48 +176,63 @@ impl Worktrees {
             Ok(survey) if force => Some(survey),
             Ok(survey) => Some(survey.refuse()?),
             // Git cannot say what there is, and it goes all the same: then it is kept as it lies there.
-            Err(Error::Git { .. } | Error::TooLong { .. } | Error::TooMuch) if force => None,
+            Err(Error::Git { .. } | Error::TooLong { .. } | Error::TooMuch | Error::Unreadable(_)) if force => None,
             Err(error) => return Err(refuse_unread(error)),
         };
-        rescue(self.git(), worktree, &place, dir.is_some(), survey, &remains.rescue_ref).await?;
+        let rescued = rescue(self.git(), worktree, &place, dir.is_some(), survey, &remains.rescue_ref, force).await;
+        let left_out = rescued.map_err(|error| match error {
+            Error::Unreadable(_) if !force => refuse_unread(error),
+            error => Refusal::Failed(error),
+        })?;
+        if left_out.count > 0 {
+            tracing::warn!(path = %worktree.path, files = left_out.count, "a rescue leaves out what is too large");
+        }
+        *desk.left_out.lock().unwrap_or_else(PoisonError::into_inner) = left_out;
         Ok(Step::Rescued)
     }
 
-    /// Deletes a directory with all below it, for as long as a call may take that writes. A thread cannot be stopped: what
-    /// is late goes on, and who tries again helps it along.
-    async fn delete(&self, dir: &Path) -> Result<(), Refusal> {
-        let (dir, after) = (dir.to_owned(), self.git().write);
-        let deleting = tasks::blocking(move || match fs::remove_dir_all(dir) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::Io(error)),
-            _ => Ok(()),
+    /// Deletes a directory with all below it, for as long as a call may take that writes. What cannot be deleted is set
+    /// aside. A thread cannot be stopped: what is late goes on, and who tries again helps it along.
+    async fn delete(&self, dir: &Path, aside: &Path) -> Result<(), Refusal> {
+        let (dir, aside, after) = (dir.to_owned(), aside.to_owned(), self.git().write);
+        let deleting = tasks::blocking(move || {
+            let left = match removal::delete(&dir, Instant::now() + after) {
+                Err(error) if error.kind() == io::ErrorKind::TimedOut => return Err(Error::Late { after }),
+                left => left?,
+            };
+            match left.is_nothing() {
+                true => Ok(()),
+                false => Ok(fs::rename(&dir, &aside)?),
+            }
         });
         tokio::select! {
             biased;
             () = tokio::time::sleep(after) => Err(Error::Late { after }.into()),
+            () = self.git().stopping() => Err(Error::Stopping.into()),
             deleted = deleting => Ok(deleted?),
         }
     }
 
     /// The branch goes too, where it was made for the worktree and all of it is merged: git says whether.
-    async fn finish(&self, worktree: &Worktree, remains: &Remains) -> Result<Step, Refusal> {
+    async fn finish(&self, desk: &Desk, worktree: &Worktree, remains: &Remains) -> Result<Step, Refusal> {
         let (Some(repository), Some(branch)) = (&remains.repository, &worktree.branch) else {
-            return Ok(done(remains, false));
+            return Ok(done(desk, worktree, remains, false));
         };
         if !worktree.branch_created {
-            return Ok(done(remains, false));
+            return Ok(done(desk, worktree, remains, false));
         }
         let shadow = Shadow::of(self.git(), repository, Access::Write, Bytes::Converted).await?;
         let deleted = shadow.call(&["branch", "-d", "-q", "--", branch]).run().await?;
         let there = is_rescued(&shadow, &format!("refs/heads/{branch}")).await?;
         tracing::debug!(branch, code = deleted.code(), "git branch -d");
-        Ok(done(remains, !there))
+        Ok(done(desk, worktree, remains, !there))
     }
 }
 
 impl Desk {
     /// What there is of it, under which names.
     async fn remains(&self, worktree: &Worktree) -> Result<Remains, Error> {
-        let (repository, shadow) = self.0.as_ref().map(|(repository, shadow)| (repository.clone(), shadow)).unzip();
+        let (repository, shadow) = self.of.as_ref().map(|(repository, shadow)| (repository.clone(), shadow)).unzip();
         let git_dir = match (&worktree.git_dir, &repository) {
             (Some(git_dir), _) => git_dir.as_path().to_owned(),
             (None, repository) => half_made(worktree, repository.as_ref())?.unwrap_or_else(|| NOWHERE.into()),
@@ -246,7 +271,7 @@ impl Desk {
         ending: &[i32],
     ) -> Result<Survey, Error> {
         let gone = || Error::Git { what: "worktree".into(), why: GONE.into() };
-        let (_, shadow) = self.0.as_ref().ok_or_else(gone)?;
+        let (_, shadow) = self.of.as_ref().ok_or_else(gone)?;
         survey(shadow, worktree, &remains.place(dir).ok_or_else(gone)?, dir.is_some(), ending).await
     }
 }
@@ -305,9 +330,27 @@ fn forgettable(remains: &Remains) -> Result<&Path, Refusal> {
     Ok(git_dir)
 }
 
-fn done(remains: &Remains, branch_deleted: bool) -> Step {
+fn done(desk: &Desk, worktree: &Worktree, remains: &Remains, branch_deleted: bool) -> Step {
     let rescue_ref = remains.rescued.then(|| remains.rescue_ref.clone());
-    Step::Done(Removed { removed: true, rescue_ref, branch_deleted, left: None })
+    let aside = aside(worktree.path.as_path(), &remains.rescue_ref);
+    let set_aside = aside.is_dir().then(|| AbsolutePath::new(aside)).flatten();
+    let left_out = desk.left_out.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    Step::Done(Removed { removed: true, rescue_ref, branch_deleted, left: None, set_aside, left_out })
+}
+
+/// Where what cannot be deleted is put: nobody looks for a worktree there.
+fn aside(tree: &Path, rescue_ref: &str) -> PathBuf {
+    let hash = hex(&Sha256::digest(rescue_ref));
+    tree.with_file_name(format!("culm-left-{}", &hash[..16]))
+}
+
+/// What there is to do where git cannot read the repository: nothing of it can be kept there.
+pub(super) fn unreadable_repository(why: &str, force: bool) -> Result<Removed, Refusal> {
+    let why = format!("its repository cannot be read: {why}");
+    match force {
+        true => Ok(Removed { left: Some(format!("{why}; nothing can be rescued into it")), ..Removed::default() }),
+        false => Err(Refusal::AtRisk(Box::new(AtRisk { unreadable: Some(why), ..AtRisk::default() }))),
+    }
 }
 
 fn left(why: &str) -> Step {
@@ -325,7 +368,12 @@ fn without_repository(force: bool) -> Result<Step, Refusal> {
 /// What git cannot say is a risk of its own.
 fn unreadable(error: Error) -> Result<AtRisk, Error> {
     match error {
-        Error::Git { .. } | Error::TooLong { .. } | Error::TooMuch => {
+        // Not its own words: they are for whoever knows git, and in the log.
+        Error::Git { what, why } if why != GONE => {
+            tracing::warn!(what, why, "git cannot say what is in a worktree");
+            Ok(AtRisk { unreadable: Some(format!("git {what} failed")), ..AtRisk::default() })
+        }
+        Error::Git { .. } | Error::TooLong { .. } | Error::TooMuch | Error::Unreadable(_) => {
             Ok(AtRisk { unreadable: Some(error.to_string()), ..AtRisk::default() })
         }
         error => Err(error),

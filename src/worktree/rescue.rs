@@ -30,7 +30,7 @@ use super::{
     walk::{self, Kind},
 };
 use crate::{
-    model::{Timestamp, Worktree, hex},
+    model::{Findings, Timestamp, Worktree, hex},
     tasks,
 };
 
@@ -56,9 +56,12 @@ struct Kept {
     files: Tree,
     /// Names of what may be commits.
     named: HashSet<String>,
+    /// Files that are too large to be kept.
+    left_out: Findings,
 }
 
-/// Writes the ref. `survey` is none where git cannot say what there is: then everything is kept as if it were new.
+/// Writes the ref. `survey` is none where git cannot say what there is: then everything is kept as if it were new. What was
+/// too large to be kept; without `force`, that is an error, and nothing is written.
 pub(super) async fn rescue(
     git: &Git,
     worktree: &Worktree,
@@ -66,10 +69,14 @@ pub(super) async fn rescue(
     there: bool,
     survey: Option<Survey>,
     name: &str,
-) -> Result<(), Error> {
+    force: bool,
+) -> Result<Findings, Error> {
     let shadow = Shadow::of(git, &tree.repository, Access::Write, Bytes::Raw).await?;
-    let looked_at = tree.clone();
-    let kept = tasks::blocking(move || gather(&looked_at, there, survey)).await?;
+    let (looked_at, most) = (tree.clone(), git.rescue);
+    let kept = tasks::blocking(move || gather(&looked_at, there, survey, most)).await?;
+    if kept.left_out.count > 0 && !force {
+        return Err(Error::Unreadable(format!("more than {most} bytes would have to be kept")));
+    }
     let rest = commits_of(&shadow, worktree, tree, &kept).await?;
     let script = Script { name, title: title(worktree), at: Timestamp::now().0 / 1_000_000, dot_git: dot_git(&kept) };
     let words = [
@@ -97,7 +104,7 @@ pub(super) async fn rescue(
         out.into_inner().shutdown().await
     })
     .await
-    .map(drop)
+    .map(|_| kept.left_out)
 }
 
 /// Whether a ref is there.
@@ -134,23 +141,53 @@ async fn commits_of(
     commits.only_here(&named).await
 }
 
-fn gather(tree: &WorkingTree, there: bool, survey: Option<Survey>) -> Result<Kept, Error> {
+fn gather(tree: &WorkingTree, there: bool, survey: Option<Survey>, most: u64) -> Result<Kept, Error> {
     let mut kept = Kept::default();
-    keep_git_dir(&mut kept, &tree.git_dir)?;
+    // Of clean submodules nothing would be lost.
+    let clean = survey.iter().flat_map(|survey| &survey.clean);
+    let clean = clean.filter_map(|dir| WorkingTree::at(&tree.path.join(dir)).map(|submodule| submodule.git_dir));
+    keep_git_dir(&mut kept, &tree.git_dir, &clean.collect::<Vec<_>>())?;
     match survey {
         Some(survey) => keep_known(&mut kept, tree, there, &survey)?,
         None if there => keep_all(&mut kept, &tree.path)?,
         None => {}
     }
+    bound(&mut kept, most);
     Ok(kept)
 }
 
-fn keep_git_dir(kept: &mut Kept, git_dir: &Path) -> Result<(), Error> {
+/// Leaves out the largest files, until the rest is no more than a rescue may take.
+fn bound(kept: &mut Kept, most: u64) {
+    let size = |file: &Path| fs::symlink_metadata(file).map_or(0, |found| found.len());
+    let all = kept.rest.files.iter().chain(&kept.files.files);
+    let mut sizes: Vec<(u64, PathBuf)> = all.map(|(file, _)| (size(file), file.clone())).collect();
+    sizes.sort();
+    let mut sum = 0_u64;
+    let fits = |(size, _): &&(u64, PathBuf)| {
+        sum = sum.saturating_add(*size);
+        sum <= most
+    };
+    let out = &sizes[sizes.iter().take_while(fits).count()..];
+    if out.is_empty() {
+        return;
+    }
+    let out: HashSet<&PathBuf> = out.iter().map(|(_, file)| file).collect();
+    for tree in [&mut kept.rest, &mut kept.files] {
+        for (file, path) in tree.files.extract_if(.., |(file, _)| out.contains(file)) {
+            kept.left_out.add(format!("{} ({} bytes)", path.display(), size(&file)));
+        }
+    }
+}
+
+fn keep_git_dir(kept: &mut Kept, git_dir: &Path, but: &[PathBuf]) -> Result<(), Error> {
     if !git_dir.is_dir() {
         return Ok(());
     }
     for path in walk::files(git_dir)? {
         let file = git_dir.join(&path);
+        if but.iter().any(|left| file.starts_with(left)) {
+            continue;
+        }
         if !path.starts_with("modules") {
             name_objects(&mut kept.named, &file)?;
         }
@@ -186,7 +223,7 @@ fn keep_known(kept: &mut Kept, tree: &WorkingTree, there: bool, survey: &Survey)
             keep_change(kept, &tree.path, &changed.path)?;
         }
     }
-    let nested = |path: &Path| survey.nested.iter().any(|dir| path.starts_with(dir));
+    let nested = |path: &Path| survey.nested.iter().chain(&survey.clean).any(|dir| path.starts_with(dir));
     let ignored = survey.status.ignored.iter().filter(|path| !walk::is_made_again(&tree.path, path));
     for path in survey.status.untracked.iter().chain(ignored) {
         for file in walk::files(&tree.path.join(path))? {
@@ -281,6 +318,14 @@ fn is_dot_git(name: &[u8]) -> bool {
     })
 }
 
+/// What the commit says of files that it does not have.
+fn left_out(files: &Findings) -> String {
+    match files.count {
+        0 => String::new(),
+        count => format!("\n\n{count} files were too large, and are left out:\n{}", files.first.join("\n")),
+    }
+}
+
 fn title(worktree: &Worktree) -> String {
     let branch = worktree.branch.as_deref().unwrap_or("no branch");
     format!("All that was in the worktree {} ({branch}) of session {}", worktree.path, worktree.session_id)
@@ -306,8 +351,11 @@ impl Script<'_> {
         let parents = [head, vec![":1".into(), ":2".into()]].concat();
         let text = format!(
             "{}\n\nThe files are as they were, with those that git did not follow.\nThe last two parents are the index, and \
-             the rest: git-dir/, nested/, unmerged/.\nA .git in it is written {}; names like it, {}- with their bytes.",
-            self.title, self.dot_git, self.dot_git
+             the rest: git-dir/, nested/, unmerged/.\nA .git in it is written {}; names like it, {}- with their bytes.{}",
+            self.title,
+            self.dot_git,
+            self.dot_git,
+            left_out(&kept.left_out)
         );
         self.commit(out, 3, &text, &parents, &kept.files).await?;
         out.write_all(b"done\n").await

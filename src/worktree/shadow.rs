@@ -4,19 +4,31 @@
 //! override: filters and the like can have any name, and a list of them would be out of date when it is used.
 
 use std::{
-    fs, io,
-    os::unix::fs::symlink,
+    fs::{self, File},
+    io,
+    os::unix::{ffi::OsStrExt, fs::symlink},
     path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
 
+use rustix::{
+    fs::{FlockOperation, flock},
+    io::Errno,
+};
 use tempfile::TempDir;
 
 use super::{
     Error,
     git::{Call, Git},
+    readable,
     repository::{self, Repository},
 };
-use crate::tasks;
+use crate::{removal, tasks};
+
+/// How often a directory may be swept away before it is in use.
+const SWEPT: usize = 10;
+/// How long deleting one directory that was left may take.
+const SWEEP: Duration = Duration::from_secs(10);
 
 /// What is said of the repository's format, in its own words, where they are among these.
 const FORMAT: [(&str, &[&str]); 4] = [
@@ -63,14 +75,16 @@ pub(super) enum Bytes {
 pub(super) struct Shadow {
     git: Git,
     dir: TempDir,
+    /// Locked, as long as the directory is in use: see [`sweep`].
+    _lock: File,
 }
 
 impl Shadow {
     /// A stand-in for this repository.
     pub(super) async fn of(git: &Git, repository: &Repository, access: Access, bytes: Bytes) -> Result<Self, Error> {
         let common = repository.common.clone();
-        let dir = tasks::blocking(move || lay_out(&common, access, bytes)).await?;
-        let shadow = Self { git: git.clone(), dir };
+        let (dir, lock) = tasks::blocking(move || lay_out(&common, access, bytes)).await?;
+        let shadow = Self { git: git.clone(), dir, _lock: lock };
         shadow.configure(&repository.common).await?;
         Ok(shadow)
     }
@@ -78,6 +92,11 @@ impl Shadow {
     /// Its directory.
     pub(super) fn path(&self) -> &Path {
         self.dir.path()
+    }
+
+    /// The git that is called.
+    pub(super) fn git(&self) -> &Git {
+        &self.git
     }
 
     /// A call on the repository itself.
@@ -123,7 +142,7 @@ impl Shadow {
     }
 
     async fn list(&self, config: &Path) -> Result<Vec<u8>, Error> {
-        if !config.is_file() {
+        if !readable::is_small(config) {
             return Ok(Vec::new());
         }
         let list = self.git.call(self.path(), &["config", "--no-includes", "--list", "-z", "--file"]).arg(config);
@@ -153,8 +172,43 @@ fn taken_over(key: &str, value: &str) -> Result<String, Error> {
     Ok(format!("[{section}]\n\t{name} = {value}\n"))
 }
 
-fn lay_out(common: &Path, access: Access, bytes: Bytes) -> io::Result<TempDir> {
-    let dir = tempfile::Builder::new().prefix("culm-git-").tempdir()?;
+/// How the directories of all stand-ins are named.
+const PREFIX: &str = "culm-git-";
+
+/// A new directory that is locked while it is in use. One that is swept away before that is made again.
+fn locked_dir() -> io::Result<(TempDir, File)> {
+    for _ in 0..SWEPT {
+        let dir = tempfile::Builder::new().prefix(PREFIX).tempdir()?;
+        let lock = match File::open(dir.path()) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            lock => lock?,
+        };
+        match flock(&lock, FlockOperation::NonBlockingLockShared) {
+            Err(Errno::WOULDBLOCK) => {}
+            _ if dir.path().exists() => return Ok((dir, lock)),
+            _ => {}
+        }
+    }
+    Err(io::Error::other("each directory for a call of git is swept away at once"))
+}
+
+/// Deletes the directories that nobody has locked: those of servers that were killed.
+pub(super) fn sweep() {
+    for entry in fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten() {
+        if !entry.file_name().as_bytes().starts_with(PREFIX.as_bytes()) {
+            continue;
+        }
+        let Ok(lock) = File::open(entry.path()) else { continue };
+        if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok() {
+            let left = removal::delete(&entry.path(), Instant::now() + SWEEP);
+            tracing::debug!(path = %entry.path().display(), ?left, "a directory that a killed server left was deleted");
+        }
+    }
+}
+
+fn lay_out(common: &Path, access: Access, bytes: Bytes) -> Result<(TempDir, File), Error> {
+    readable::check_repository(common)?;
+    let (dir, lock) = locked_dir()?;
     let own = dir.path();
     let link = |name: &str| symlink(common.join(name), own.join(name));
     // Also where nothing is yet: what git or somebody else makes there meanwhile is seen.
@@ -171,7 +225,10 @@ fn lay_out(common: &Path, access: Access, bytes: Bytes) -> io::Result<TempDir> {
         link("reftable")?;
     }
     fs::create_dir(own.join("info"))?;
-    symlink(common.join("info/exclude"), own.join("info/exclude"))?;
+    // Without it, more is at risk.
+    if readable::is_small(&common.join("info/exclude")) {
+        symlink(common.join("info/exclude"), own.join("info/exclude"))?;
+    }
     if bytes == Bytes::Raw {
         // Goes before what any file in a working tree says.
         fs::write(own.join("info/attributes"), "* -text -ident !eol !working-tree-encoding\n")?;
@@ -187,5 +244,5 @@ fn lay_out(common: &Path, access: Access, bytes: Bytes) -> io::Result<TempDir> {
     // A link in its place is taken for a ref of another kind.
     fs::write(own.join("HEAD"), repository::read(&common.join("HEAD"))?)?;
     fs::create_dir(own.join("nothing"))?;
-    Ok(dir)
+    Ok((dir, lock))
 }

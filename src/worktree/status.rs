@@ -8,7 +8,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{Error, shadow::Shadow};
+use super::{Error, readable, shadow::Shadow};
+use crate::tasks;
 
 /// An object with its mode, as git writes them; a mode of zeros stands for none.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,6 +55,8 @@ pub(super) struct Status {
 impl Status {
     /// Reads a working tree, or what is staged where it is gone.
     pub(super) async fn of(shadow: &Shadow, git_dir: &Path, tree: Option<&Path>) -> Result<Self, Error> {
+        let (own, top) = (git_dir.to_owned(), tree.map(Path::to_owned));
+        tasks::blocking(move || readable::check_tree(&own, top.as_deref())).await?;
         let index = git_dir.join("index");
         match index.is_file() {
             true => drop(tokio::fs::copy(index, shadow.index()).await?),

@@ -1,4 +1,5 @@
-"""Drives one agent through the life of a session, on a server of its own, against the demo model.
+"""Drives one agent through the life of a session, on a server of its own, against the demo model, or against the fake
+API that its agent speaks (fake_api.py).
 
 drive.py AGENT FOLDER CULM: the agent was installed in FOLDER by `run`, which calls this where there is no network.
 """
@@ -64,7 +65,45 @@ def vibe(folder, place, model):
     return "acp", [f"{folder}/vibe/bin/vibe-acp"], {"VIBE_HOME": home, "DEMO_KEY": "none"}
 
 
-AGENTS = {"opencode": opencode_acp, "qwen": qwen, "vibe": vibe, "opencode-serve": opencode_serve}
+def codex(folder, place, model):
+    home = os.path.join(place, "codex-home")
+    os.makedirs(home, exist_ok=True)
+    with open(os.path.join(home, "config.toml"), "w") as file:
+        file.write(
+            'model = "demo"\nmodel_provider = "fake"\ncheck_for_update_on_startup = false\n[analytics]\nenabled = false\n'
+            f'[model_providers.fake]\nname = "fake"\nbase_url = "{model}"\nwire_api = "responses"\n'
+            "requires_openai_auth = false\nstream_max_retries = 0\n"
+        )
+    [binary] = glob.glob(f"{folder}/codex/node_modules/@zed-industries/codex-acp-linux-*/bin/codex-acp")
+    return "acp", [binary], {"CODEX_HOME": home, "OPENAI_API_KEY": "none"}
+
+
+def claude(folder, place, model):
+    modules = f"{folder}/claude/node_modules"
+    [node] = glob.glob(f"{modules}/node-linux-*/bin/node")
+    environment = {
+        "ANTHROPIC_BASE_URL": model.removesuffix("/v1"),
+        "ANTHROPIC_API_KEY": "none",
+        "ANTHROPIC_MODEL": "claude-sonnet-4-5",
+        "CLAUDE_CONFIG_DIR": os.path.join(place, "claude-home"),
+        "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
+        "DISABLE_AUTOUPDATER": "1",
+        "DISABLE_TELEMETRY": "1",
+        "IS_SANDBOX": "1",
+    }
+    return "acp", [node, f"{modules}/@zed-industries/claude-agent-acp/dist/index.js"], environment
+
+
+AGENTS = {
+    "opencode": opencode_acp,
+    "qwen": qwen,
+    "vibe": vibe,
+    "codex": codex,
+    "claude": claude,
+    "opencode-serve": opencode_serve,
+}
+# Those that speak an API of their own.
+FAKE = ("codex", "claude")
 
 
 def bring_lo_up():
@@ -96,13 +135,19 @@ class Drive:
         self.log = open(f"{folder}/{agent}.drive.log", "w")
         model_port, self.port = free_port(), free_port()
         self.model_url = f"http://127.0.0.1:{model_port}"
-        self.model = self.start("demo-model", "--listen", f"127.0.0.1:{model_port}")
+        self.model = self.start_model(agent, model_port)
         self.kind, command, environment = AGENTS[agent](folder, self.place, f"{self.model_url}/v1")
         with open(f"{self.place}/culm.toml", "w") as file:
             file.write(f"[executors.agent]\nkind = '{self.kind}'\ncommand = {json.dumps(command)}\n")
             variables = ", ".join(f"{name} = {json.dumps(value)}" for name, value in environment.items())
             file.write(f"permissions = 'allow'\nstart_timeout = '5m'\nenv = {{ {variables} }}\n")
         self.serve()
+
+    def start_model(self, agent, port):
+        if agent not in FAKE:
+            return self.start("demo-model", "--listen", f"127.0.0.1:{port}")
+        program = os.path.join(os.path.dirname(os.path.abspath(__file__)), "fake_api.py")
+        return subprocess.Popen([sys.executable, program, str(port)], stdout=self.log, stderr=self.log)
 
     def start(self, *arguments):
         return subprocess.Popen([self.culm, *arguments], stdout=self.log, stderr=self.log, cwd=self.place)

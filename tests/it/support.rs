@@ -12,7 +12,7 @@ use culm::{
     attachments::AttachmentReader,
     model::{
         Appended, Attachment, Cleanup, CleanupMode, KindFilter, Message, MessageFilter, MessageId, NewAttachment,
-        NewMessage, NewSession, PAGE_BYTES, Role, Session, SessionFilter, SessionId, SessionUpdate, Timestamp,
+        NewMessage, NewSession, PAGE_BYTES, Reply, Role, Session, SessionFilter, SessionId, SessionUpdate, Timestamp,
         ToolCall, Window,
     },
     repository::SessionRepository,
@@ -223,6 +223,11 @@ pub(crate) fn said(role: Role, text: &str) -> NewMessage {
 pub(crate) fn calls(text: &str, ids: &[&str]) -> NewMessage {
     let call = |id: &&str| ToolCall::new(*id, "read", "{}");
     NewMessage { tool_calls: Some(ids.iter().map(call).collect()), ..said(Role::Assistant, text) }
+}
+
+/// An answer to whichever question is pending.
+pub(crate) fn reply(text: &str) -> Reply {
+    Reply { response: text.into(), tool_call_id: None }
 }
 
 pub(crate) fn result(text: &str, call: &str) -> NewMessage {

@@ -204,6 +204,72 @@ async fn an_agent_works_in_the_worktree_of_its_tree() {
     assert_eq!(last(&server).await, elsewhere);
 }
 
+/// A git that never ends, and has started something that does not end either; it writes both numbers down.
+fn hanging_git(place: &Place) -> std::path::PathBuf {
+    use std::os::unix::fs::PermissionsExt;
+    let (dir, pids) = (place.folder.path().join("bin"), place.folder.path().join("pids"));
+    std::fs::create_dir(&dir).unwrap();
+    let script =
+        format!("#!/bin/sh\ntail -f /dev/null &\necho $$ $! > '{0}.new'\nmv '{0}.new' '{0}'\nwait\n", pids.display());
+    std::fs::write(dir.join("git"), script).unwrap();
+    std::fs::set_permissions(dir.join("git"), std::fs::Permissions::from_mode(0o755)).unwrap();
+    dir
+}
+
+/// However the server ends while git hangs, it ends soon, git ends with it, and nothing is left beside.
+#[tokio::test]
+async fn a_git_that_hangs_ends_with_the_server() {
+    for signal in ["TERM", "KILL"] {
+        let (place, yard) = (Place::new(""), Yard::new());
+        let (bin, pids, temporary) =
+            (hanging_git(&place), place.folder.path().join("pids"), tempfile::tempdir().unwrap());
+        let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
+        let mut command = culm(&place.db(), &["--grace-seconds", "1"]);
+        let mut server = Serving::start(command.env("PATH", path).env("TMPDIR", temporary.path()), &place.db());
+        assert_eq!(server.post("/sessions", json!({ "id": "s" })).await.0, 201);
+        let attach = crate::support::client()
+            .put(format!("{}/api/v1/sessions/s/worktree", server.url))
+            .bearer_auth(&server.token)
+            .json(&json!({ "repository": yard.repo() }));
+        let attaching = culm::tasks::owned(attach.send());
+        crate::scripted::soon(async {
+            while !pids.exists() {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+        let code = server.signal(signal);
+        assert_eq!(code, if signal == "TERM" { 0 } else { -1 });
+        drop(attaching);
+        let pids = std::fs::read_to_string(pids).unwrap();
+        let is_there = |pid: &str| {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            stat.rsplit(") ").next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with(['Z', 'X']))
+        };
+        crate::scripted::soon(async {
+            while pids.split_whitespace().any(is_there) {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+        let left = || std::fs::read_dir(temporary.path()).unwrap().count();
+        if signal == "TERM" {
+            assert_eq!(left(), 0);
+        }
+        let _next = Serving::start(culm(&place.db(), &[]).env("TMPDIR", temporary.path()), &place.db());
+        assert_eq!(left(), 0, "the next start sweeps");
+    }
+}
+
+#[tokio::test]
+async fn a_command_that_does_not_exist_is_said_at_start() {
+    let place = Place::new("[executors.gone]\nkind = 'acp'\ncommand = ['no-such-agent']\n");
+    let config = place.config();
+    let _server = Serving::logging(&mut culm(&place.db(), &["--config", config.to_str().unwrap()]), &place.db());
+    let log = crate::cli::logged(&place.db(), "executors.gone: the command 'no-such-agent' is not there").await;
+    assert!(!log.contains("executors.demo:"), "{log}");
+}
+
 #[tokio::test]
 async fn agents_are_listed_and_tried() {
     let shared = format!("[executors.shared]\nkind = 'opencode'\ncommand = ['{CULM}', 'demo-opencode']\n");

@@ -23,14 +23,13 @@ use tokio::{
     sync::{mpsc, oneshot},
 };
 use tokio_util::{
-    codec::{AnyDelimiterCodec, FramedRead, FramedWrite, LinesCodec},
+    codec::{FramedRead, FramedWrite, LinesCodec},
     sync::{CancellationToken, DropGuard},
 };
 
+use super::lines::{self, Line};
 use crate::{executor::process::Tail, tasks::Tasks};
 
-/// Bytes of one line at most. An agent that reads a large file for its user sends it in one.
-const LINE: usize = 32 << 20;
 /// What an agent said that waits for its turn at most; an agent that is faster waits.
 const SAID: usize = 64;
 
@@ -85,12 +84,18 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    /// Speaks over a process's pipes.
-    pub(super) async fn open(input: ChildStdin, output: ChildStdout, tail: &Tail, tasks: &Tasks) -> Option<Self> {
+    /// Speaks over a process's pipes, in lines of at most so many bytes.
+    pub(super) async fn open(
+        input: ChildStdin,
+        output: ChildStdout,
+        tail: &Tail,
+        tasks: &Tasks,
+        most: usize,
+    ) -> Option<Self> {
         let (inbox, stop, closed) = (Inbox::default(), CancellationToken::new(), CancellationToken::new());
         let lines = Lines::new(
             SinkExt::<String>::sink_map_err(FramedWrite::new(input, LinesCodec::new()), io::Error::other),
-            lines(output, inbox.clone(), tail.clone()),
+            said(output, inbox.clone(), tail.clone(), most),
         );
         let (up, agent) = oneshot::channel();
         let (serving, ended, end) = (drive(lines, inbox.clone(), up), stop.clone(), closed.clone().drop_guard());
@@ -186,17 +191,27 @@ pub(super) fn refused() -> RequestPermissionResponse {
     RequestPermissionResponse::new(RequestPermissionOutcome::Cancelled)
 }
 
-/// What an agent writes, line by line. What cannot be a message is taken as a complaint: some log to the wrong end.
-fn lines(output: ChildStdout, inbox: Inbox, tail: Tail) -> impl Stream<Item = io::Result<String>> + Send + 'static {
-    let codec = AnyDelimiterCodec::new_with_max_length(b"\n".to_vec(), b"\n".to_vec(), LINE);
-    FramedRead::new(output, codec).filter_map(move |line| {
+/// What an agent writes, line by line. What cannot be a message is taken as a complaint: some log to the wrong end. News
+/// in a line that is too long are left out; of anything else that is too long somebody waits, and the line ends.
+fn said(
+    output: ChildStdout,
+    inbox: Inbox,
+    tail: Tail,
+    most: usize,
+) -> impl Stream<Item = io::Result<String>> + Send + 'static {
+    FramedRead::new(output, lines::Lines::new(most)).filter_map(move |line| {
         let (inbox, tail) = (inbox.clone(), tail.clone());
         async move {
             let line = match line {
-                Ok(line) => String::from_utf8_lossy(&line).into_owned(),
+                Ok(Line::Whole(line)) => line,
+                Ok(Line::TooLong(head)) => {
+                    tail.push(&format!("(it sent a line of more than {most} bytes)"));
+                    let news = head.contains("\"session/update\"") || !head.trim_start().starts_with('{');
+                    return (!news).then(|| Err(io::Error::other("the agent sent a line that is too long")));
+                }
                 Err(error) => {
-                    tail.push(&format!("(a line of more than {LINE} bytes, or a broken pipe: {error})"));
-                    return Some(Err(io::Error::other(error)));
+                    tail.push(&format!("(its output is broken: {error})"));
+                    return Some(Err(error));
                 }
             };
             if !line.trim_start().starts_with('{') {

@@ -3,8 +3,10 @@
 //! The protocol's crate is known here and to the demo agent alone. Agents differ in what they can do and say so when
 //! they start: what they do not offer is not asked of them.
 
+mod calls;
 mod connection;
 mod files;
+mod lines;
 mod models;
 mod permission;
 mod settings;
@@ -37,7 +39,8 @@ use self::{
     told::Told,
 };
 use super::{
-    Error, Event, Outcome, Turn, permission as permissions,
+    Error, Event, Outcome, Turn,
+    permission::Desk,
     pool::{Backend, Known, Warm},
     process::{self, AgentProcess, Launch, Program, Started},
     prompt::{self, Piece},
@@ -51,6 +54,11 @@ pub use self::settings::{Config, Files, Settings};
 
 /// How long an agent may take to close a session before its process is ended.
 const CLOSE: Duration = Duration::from_secs(2);
+
+/// Bytes of an agent's line at most, in messages of the largest size: a character may be written as six.
+const LINES: usize = 8;
+/// And at least: an agent that reads a file for its user sends it in one line.
+const LINE: usize = 1 << 20;
 
 /// Agents that speak ACP.
 pub struct Acp {
@@ -90,7 +98,8 @@ impl Acp {
         let program = Program { command, environment, directory };
         let Started { mut process, input, output } = self.launch.start(backend, &program).await?;
         let begun = async {
-            let connection = Connection::open(input, output, process.tail(), &self.launch.tasks).await?;
+            let most = (LINES * self.limits.message).max(LINE);
+            let connection = Connection::open(input, output, process.tail(), &self.launch.tasks, most).await?;
             let said = self.agree(&connection).await;
             Some((connection, said))
         };
@@ -321,7 +330,7 @@ impl Warm for Agent {
             cancel,
             told: Told::new(self.limits),
             directory: &self.directory,
-            given: permissions::given(&turn.messages),
+            desk: Desk::of(turn, self.limits),
         };
         // Until it has come to its end, it is in the midst of something.
         self.lost = true;
@@ -330,8 +339,8 @@ impl Warm for Agent {
         match end {
             End::Said(Ok(response)) => {
                 self.lost = false;
-                if let Some(usage) = &response.usage {
-                    let _ = events.send(told.counted(usage)).await;
+                if let Some(counted) = told.counted(&response) {
+                    let _ = events.send(counted).await;
                 }
                 let phase = if response.stop_reason == StopReason::EndTurn { "final_answer" } else { "commentary" };
                 if response.stop_reason != StopReason::Cancelled

@@ -27,17 +27,31 @@ use super::{
     told::Told,
 };
 use crate::{
-    executor::{Error, Event, Outcome},
+    executor::{
+        Error, Event, Outcome,
+        permission::{Asking, Desk},
+    },
     model::Message,
     tasks,
 };
 
 /// How long an agent may take to end its turn once it was told to.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long an agent must be quiet after the end of its turn until it has said its last word.
+const QUIET: Duration = Duration::from_millis(300);
+/// How long it may go on talking then.
+const LATE: Duration = Duration::from_secs(3);
 /// Requests for permission that wait while another one is asked, at most; further ones are refused.
 const WAITING: usize = 32;
 
 type Asked = (Box<RequestPermissionRequest>, Responder<RequestPermissionResponse>);
+
+/// What the user is asked, and where the answer comes.
+struct Open {
+    asked: Asked,
+    shown: Asking,
+    answer: oneshot::Receiver<Message>,
+}
 
 /// A turn that is under way.
 pub(super) struct Talk<'a> {
@@ -48,8 +62,8 @@ pub(super) struct Talk<'a> {
     pub(super) cancel: &'a CancellationToken,
     pub(super) told: Told,
     pub(super) directory: &'a Path,
-    /// An answer to what was asked before, and is asked again.
-    pub(super) given: Option<(String, String)>,
+    /// Where the user is asked.
+    pub(super) desk: Desk,
 }
 
 /// How a turn came to its end.
@@ -75,11 +89,8 @@ impl Talk<'_> {
         let ending = self.converse(&mut said, answer.as_mut()).await;
         let end = match ending {
             Ending::Said(answer) => {
-                // What was said before the answer is there already.
-                while let Ok(said) = said.try_recv() {
-                    if let Said::Update(update) = said {
-                        self.tell(*update).await;
-                    }
+                if answer.as_ref().is_ok_and(|answer| answer.stop_reason != StopReason::Cancelled) {
+                    self.hear_out(&mut said).await;
                 }
                 End::Said(answer)
             }
@@ -90,12 +101,32 @@ impl Talk<'_> {
         end
     }
 
+    /// Hears what comes shortly after the end of a turn: some agents answer the prompt before their last words.
+    async fn hear_out(&mut self, said: &mut mpsc::Receiver<Said>) {
+        let over = Instant::now() + LATE;
+        loop {
+            let quiet = over.min(Instant::now() + QUIET);
+            tokio::select! {
+                biased;
+                () = self.cancel.cancelled() => return,
+                () = self.events.closed() => return,
+                Some(said) = said.recv() => match said {
+                    Said::Update(update) => self.tell(*update).await,
+                    Said::Permission(_, responder) => { let _ = responder.respond(refused()); }
+                    // Dropped, it is refused.
+                    Said::Read(..) | Said::Write(..) => {}
+                },
+                () = tokio::time::sleep_until(quiet) => return,
+            }
+        }
+    }
+
     async fn converse(
         &mut self,
         said: &mut mpsc::Receiver<Said>,
         mut answer: impl Future<Output = Result<PromptResponse, Refusal>> + Unpin,
     ) -> Ending {
-        let (mut asking, mut waiting) = (None::<(Asked, oneshot::Receiver<Message>)>, VecDeque::<Asked>::new());
+        let (mut asking, mut waiting) = (None::<Open>, VecDeque::<Asked>::new());
         let (mut over, mut silent) = (Instant::now() + self.settings.turn, Instant::now() + self.settings.silence);
         loop {
             if asking.is_none()
@@ -112,7 +143,8 @@ impl Talk<'_> {
                     // The user's time is not the agent's.
                     over += asked_at.elapsed();
                     match answered {
-                        Some((asked, text)) => { let _ = asked.1.respond(permission::response(&asked.0, &text)); }
+                        Some((open, _)) if self.has_changed(&open) => waiting.push_front(open.asked),
+                        Some((Open { asked, .. }, text)) => { let _ = asked.1.respond(permission::response(&asked.0, &text)); }
                         None => return Ending::Cancelled,
                     }
                 }
@@ -147,31 +179,42 @@ impl Talk<'_> {
     }
 
     /// Answers a request for permission, or asks the user.
-    async fn ask(&mut self, (request, responder): Asked) -> Option<(Asked, oneshot::Receiver<Message>)> {
-        for event in self.told.update(request.tool_call.clone()) {
+    async fn ask(&mut self, (request, responder): Asked) -> Option<Open> {
+        for event in self.told.asked(request.tool_call.clone()) {
             self.send(event).await;
         }
         if let Some(event) = self.told.begin(&request.tool_call.tool_call_id) {
             self.send(event).await;
         }
-        let given = self.given.take_if(|(question, _)| *question == permission::question(&request));
-        let decided = match (given, permission::decide(self.settings.permissions, &request)) {
-            (Some((_, answer)), _) => Some(permission::response(&request, &answer)),
-            (None, Some(decided)) => Some(decided),
-            (None, None) => request.options.is_empty().then(refused),
+        let asking =
+            self.told.known(&request.tool_call.tool_call_id).map(|call| permission::asking(call, &request.options));
+        let decided = match (permission::decide(self.settings.permissions, &request), &asking) {
+            (Some(decided), _) => Some(decided),
+            (None, Some(asking)) if !request.options.is_empty() => {
+                self.desk.answered(asking).map(|answer| permission::response(&request, &answer))
+            }
+            (None, _) => Some(refused()),
         };
-        if let Some(decided) = decided {
-            let _ = responder.respond(decided);
+        let (None, Some(asking)) = (&decided, asking) else {
+            let _ = responder.respond(decided.unwrap_or_else(refused));
             return None;
-        }
+        };
         if let Some(said) = self.told.said("commentary") {
             self.send(said).await;
         }
         let (answer, answered) = oneshot::channel();
-        let (message, question) = permission::ask(&request, answer);
+        let (message, question) = self.desk.ask(asking.clone(), answer);
         self.send(Event::Message(message)).await;
         self.send(Event::Question(question)).await;
-        Some(((request, responder), answered))
+        Some(Open { asked: (request, responder), shown: asking, answer: answered })
+    }
+
+    /// Whether the agent has told meanwhile that the call is another one than was shown: then it is asked again.
+    fn has_changed(&mut self, open: &Open) -> bool {
+        let request = &open.asked.0;
+        let now =
+            self.told.known(&request.tool_call.tool_call_id).map(|call| permission::asking(call, &request.options));
+        now.is_some_and(|now| now.input != open.shown.input || now.about["tool"] != open.shown.about["tool"])
     }
 
     async fn read(&self, request: ReadTextFileRequest, responder: Responder<ReadTextFileResponse>) {
@@ -227,12 +270,11 @@ enum Ending {
     Late(String),
 }
 
-/// The user's answer to what is asked; for ever nothing where nothing is. None when there will be none.
-async fn answered(asking: &mut Option<(Asked, oneshot::Receiver<Message>)>) -> Option<(Asked, String)> {
-    let Some((_, answer)) = asking else { return std::future::pending().await };
-    let answer = answer.await;
-    let (asked, _) = asking.take()?;
-    Some((asked, answer.ok()?.content))
+/// The user's answer to what is asked; pending forever if nothing is. None when there will be none.
+async fn answered(asking: &mut Option<Open>) -> Option<(Open, String)> {
+    let Some(open) = asking else { return std::future::pending().await };
+    let answer = (&mut open.answer).await;
+    Some((asking.take()?, answer.ok()?.content))
 }
 
 /// Whether a turn came to a usual end, and what to say of it if not.

@@ -1,13 +1,12 @@
 //! What an agent tells during a turn, as messages: its text, its thoughts, and its calls of tools with what came of them.
 
-use std::collections::HashMap;
-
 use agent_client_protocol::v1::schema::{
-    ContentBlock, Plan, PlanEntry, SessionUpdate, ToolCall, ToolCallContent, ToolCallId, ToolCallStatus,
-    ToolCallUpdate, UsageUpdate,
+    ContentBlock, Plan, PlanEntry, PromptResponse, SessionUpdate, ToolCall, ToolCallContent, ToolCallId,
+    ToolCallStatus, ToolCallUpdate, UsageUpdate,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
+use super::calls::Calls;
 use crate::{
     executor::{
         Event,
@@ -16,33 +15,27 @@ use crate::{
     model::{JsonObject, Limits, NewMessage},
 };
 
-/// Calls of one turn that have not ended, at most; an agent that has more forgets its oldest.
-const CALLS: usize = 256;
+/// Places in files that are kept of a call.
+const LOCATIONS: usize = 100;
 
 /// What was told so far, and is not yet a message.
 pub(super) struct Told {
     words: Words,
-    calls: HashMap<ToolCallId, Call>,
+    calls: Calls,
     usage: JsonObject,
     limits: Limits,
 }
 
-struct Call {
-    call: ToolCall,
-    /// Whether there is a message of it.
-    stored: bool,
-}
-
 impl Told {
     pub(super) fn new(limits: Limits) -> Self {
-        Self { words: Words::default(), calls: HashMap::new(), usage: JsonObject::new(), limits }
+        Self { words: Words::new(&limits), calls: Calls::default(), usage: JsonObject::new(), limits }
     }
 
     /// What an update says to whoever listens.
     pub(super) fn hear(&mut self, update: SessionUpdate) -> Vec<Event> {
         match update {
-            SessionUpdate::AgentMessageChunk(chunk) => vec![self.words.text(&shown(&chunk.content))],
-            SessionUpdate::AgentThoughtChunk(chunk) => vec![self.words.reasoning(&shown(&chunk.content))],
+            SessionUpdate::AgentMessageChunk(chunk) => self.words.text(&shown(&chunk.content)),
+            SessionUpdate::AgentThoughtChunk(chunk) => self.words.reasoning(&shown(&chunk.content)),
             SessionUpdate::ToolCall(call) => self.call(call),
             SessionUpdate::ToolCallUpdate(update) => self.update(update),
             SessionUpdate::Plan(plan) => vec![tasks(&plan)],
@@ -57,53 +50,58 @@ impl Told {
     fn call(&mut self, call: ToolCall) -> Vec<Event> {
         // What was said before it is a message of its own, because the call's comes when all is known of it.
         let mut events: Vec<Event> = self.said("commentary").into_iter().collect();
-        if self.calls.len() >= CALLS {
-            self.calls.clear();
-        }
-        let id = call.tool_call_id.clone();
-        self.calls.insert(id.clone(), Call { call, stored: false });
+        let id = self.calls.announce(call);
         events.extend(self.progress(&id));
         events
     }
 
-    pub(super) fn update(&mut self, update: ToolCallUpdate) -> Vec<Event> {
+    fn update(&mut self, update: ToolCallUpdate) -> Vec<Event> {
         let id = update.tool_call_id.clone();
-        if !self.calls.contains_key(&id) {
-            // An update of a call that was never told of tells of it.
-            let title = update.fields.title.clone().unwrap_or_default();
-            let mut events = self.call(ToolCall::new(id, title));
-            events.extend(self.update(update));
-            return events;
-        }
-        if let Some(call) = self.calls.get_mut(&id) {
-            call.call.update(update.fields);
-        }
-        self.progress(&id)
+        // An update of a call that was never told of tells of it.
+        let new = !self.calls.knows(&id);
+        let mut events: Vec<Event> = new.then(|| self.said("commentary")).flatten().into_iter().collect();
+        self.calls.update(update);
+        events.extend(self.progress(&id));
+        events
+    }
+
+    /// What a request for permission tells of its call.
+    pub(super) fn asked(&mut self, call: ToolCallUpdate) -> Vec<Event> {
+        self.calls.renew(&call.tool_call_id);
+        self.update(call)
     }
 
     /// What a call's state says: that it goes on, that it began, or what came of it.
     fn progress(&mut self, id: &ToolCallId) -> Vec<Event> {
         let limits = self.limits;
-        let Some(Call { call, stored }) = self.calls.get_mut(id) else { return Vec::new() };
-        let ended = matches!(call.status, ToolCallStatus::Completed | ToolCallStatus::Failed);
+        let Some(known) = self.calls.get(id).filter(|known| !known.ended) else { return Vec::new() };
+        let ends = matches!(known.call.status, ToolCallStatus::Completed | ToolCallStatus::Failed);
         let mut events = Vec::new();
-        if (ended || call.status == ToolCallStatus::InProgress) && !*stored {
-            *stored = true;
-            events.push(Event::Message(called(call)));
+        if (ends || known.call.status == ToolCallStatus::InProgress) && !std::mem::replace(&mut known.stored, true) {
+            events.push(Event::Message(called(&known.call, &limits)));
         }
-        if ended {
-            events.push(Event::Message(result(call, &limits)));
-            self.calls.remove(id);
+        if ends {
+            known.ended = true;
+            events.push(Event::Message(result(&known.call, &limits)));
+            // Only that it was told is of use from here on.
+            (known.call.content, known.call.raw_input, known.call.raw_output) = (Vec::new(), None, None);
         } else {
-            events.push(Event::ToolProgress { tool_call_id: id.0.to_string(), text: call.title.clone() });
+            let (tool_call_id, text) = (told::call_id(&id.0), told::name(&known.call.title));
+            events.push(Event::ToolProgress { tool_call_id, text });
         }
         events
     }
 
     /// A call that waits for a permission has begun.
     pub(super) fn begin(&mut self, id: &ToolCallId) -> Option<Event> {
-        let Call { call, stored } = self.calls.get_mut(id)?;
-        (!std::mem::replace(stored, true)).then(|| Event::Message(called(call)))
+        let limits = self.limits;
+        let known = self.calls.get(id)?;
+        (!std::mem::replace(&mut known.stored, true)).then(|| Event::Message(called(&known.call, &limits)))
+    }
+
+    /// A call that has not ended, as far as it was told of.
+    pub(super) fn known(&mut self, id: &ToolCallId) -> Option<&ToolCall> {
+        self.calls.get(id).filter(|known| !known.ended).map(|known| &known.call)
     }
 
     fn count(&mut self, usage: &UsageUpdate) -> Event {
@@ -115,16 +113,18 @@ impl Told {
         Event::Usage(self.usage.clone())
     }
 
-    /// The counts of a turn that ended.
-    pub(super) fn counted(&mut self, usage: &agent_client_protocol::v1::schema::Usage) -> Event {
-        for (name, value) in [
-            ("prompt_tokens", usage.input_tokens),
-            ("completion_tokens", usage.output_tokens),
-            ("total_tokens", usage.total_tokens),
-        ] {
-            self.usage.insert(name.into(), value.into());
+    /// The counts of a turn that ended. Gemini has them in a place of its own.
+    pub(super) fn counted(&mut self, response: &PromptResponse) -> Option<Event> {
+        let counts = match &response.usage {
+            Some(usage) => [Some(usage.input_tokens), Some(usage.output_tokens), Some(usage.total_tokens)],
+            None => quota(response.meta.as_ref()?.get("quota")?)?,
+        };
+        for (name, count) in ["prompt_tokens", "completion_tokens", "total_tokens"].into_iter().zip(counts) {
+            if let Some(count) = count {
+                self.usage.insert(name.into(), count.into());
+            }
         }
-        Event::Usage(self.usage.clone())
+        Some(Event::Usage(self.usage.clone()))
     }
 
     /// The text so far as a message, if there is any.
@@ -149,17 +149,27 @@ fn shown(content: &ContentBlock) -> String {
     }
 }
 
+/// Tokens in, out and together, as Gemini counts them.
+fn quota(quota: &Value) -> Option<[Option<u64>; 3]> {
+    let counts = quota.get("token_count")?;
+    let count = |name: &str| counts.get(name).and_then(|count| count.as_u64().or_else(|| Some(count.as_f64()? as u64)));
+    let (read, written) = (count("input_tokens"), count("output_tokens"));
+    let sum = || Some(read?.saturating_add(written?));
+    Some([read, written, count("total_tokens").or_else(sum)])
+}
+
 /// The name of the tool, or its kind where it has none.
-fn name(call: &ToolCall) -> String {
+pub(super) fn name(call: &ToolCall) -> String {
     let kind = || json!(call.kind).as_str().map(String::from);
     let name = call.name.clone().filter(|name| !name.is_empty());
     name.or_else(kind).unwrap_or_default()
 }
 
 /// A call as a message.
-fn called(call: &ToolCall) -> NewMessage {
-    let metadata = json!({ "title": call.title, "kind": call.kind, "locations": call.locations });
-    told::called(&call.tool_call_id.0, name(call), call.raw_input.as_ref(), metadata)
+fn called(call: &ToolCall, limits: &Limits) -> NewMessage {
+    let locations = &call.locations[..call.locations.len().min(LOCATIONS)];
+    let metadata = json!({ "title": told::name(&call.title), "kind": call.kind, "locations": locations });
+    told::called(&call.tool_call_id.0, &name(call), call.raw_input.as_ref(), &metadata, limits)
 }
 
 /// What came of a call.

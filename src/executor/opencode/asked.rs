@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::session::Session;
 use crate::executor::{
     Error,
-    permission::{self, Asking, Permissions},
+    permission::{self, Asking, Desk, Permissions},
 };
 
 /// The answers to a request for permission, and what the server calls them.
@@ -27,16 +27,32 @@ pub(super) struct Asked {
 }
 
 impl Asked {
-    /// A request for permission.
-    pub(super) fn permission(said: &Value) -> Self {
-        let patterns: Vec<&str> = said["patterns"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
-        let title = format!("{} {}", said["permission"].as_str().unwrap_or_default(), patterns.join(" "));
+    /// A request for permission. `call` is the call of a tool that it is for, where the server knows it.
+    pub(super) fn permission(said: &Value, call: Option<Value>) -> Self {
+        let texts = |name: &str| {
+            let texts = said[name].as_array().into_iter().flatten().filter_map(Value::as_str);
+            texts.map(String::from).collect::<Vec<_>>()
+        };
+        let (kind, patterns, always) =
+            (said["permission"].as_str().unwrap_or_default(), texts("patterns"), texts("always"));
+        let title = format!("{kind} {}", patterns.join(" "));
+        let tool = call.as_ref().and_then(|call| call["tool"].as_str()).unwrap_or(kind).to_owned();
+        let input = call.map(|mut call| call["state"]["input"].take()).filter(|input| !is_empty(input));
+        // Some describe what they would do by this alone, such as the changes to a file.
+        let shown = input.clone().or_else(|| Some(said["metadata"].clone()).filter(|metadata| !is_empty(metadata)));
+        let mut question = permission::question(title.trim(), &tool, &shown.unwrap_or_default());
+        if !always.is_empty() {
+            question.push_str(&permission::line("\n\nAlways allow stands for: ", &always.join(", ")));
+        }
         let asking = Asking {
             tool: permission::TOOL,
-            question: permission::question(title.trim()),
+            question,
             options: ANSWERS.map(|(answer, _)| answer.into()).into(),
             allow_custom: false,
-            input: said["metadata"].clone(),
+            input: input.unwrap_or_default(),
+            about: json!({
+                "tool": tool, "permission": kind, "patterns": patterns, "always": always, "metadata": said["metadata"],
+            }),
         };
         Self { id: id(said), permission: true, questions: VecDeque::from([asking]), answers: Vec::new() }
     }
@@ -53,6 +69,7 @@ impl Asked {
                 allow_custom: options.is_empty() || question["custom"] != false,
                 options,
                 input: question.clone(),
+                about: Value::Null,
             }
         });
         Self { id: id(said), permission: false, questions: questions.collect(), answers: Vec::new() }
@@ -70,11 +87,11 @@ impl Asked {
     }
 
     /// What is asked next, if it was not answered before.
-    pub(super) fn next(&mut self, given: &mut Option<(String, String)>) -> Option<Asking> {
+    pub(super) fn next(&mut self, desk: &mut Desk) -> Option<Asking> {
         loop {
             let next = self.questions.pop_front()?;
-            match given.take_if(|(question, _)| *question == next.question) {
-                Some((_, answer)) => self.answers.push(answer),
+            match desk.answered(&next) {
+                Some(answer) => self.answers.push(answer),
                 None => return Some(next),
             }
         }
@@ -96,6 +113,10 @@ impl Asked {
         let path = [kind, self.id.as_str(), "reply"];
         session.server.api.call(Method::POST, &path, &session.directory, Some(&body)).await.map(drop)
     }
+}
+
+fn is_empty(value: &Value) -> bool {
+    value.is_null() || value.as_object().is_some_and(|object| object.is_empty())
 }
 
 fn id(said: &Value) -> String {

@@ -26,7 +26,8 @@ use self::{
     told::{Told, marked},
 };
 use super::{
-    Error, Event, Outcome, Turn, permission,
+    Error, Event, Outcome, Turn,
+    permission::Desk,
     pool::{Backend, Known, Warm},
     process::Launch,
     prompt::{self, Piece},
@@ -236,8 +237,8 @@ impl Warm for Talking {
         // Until it has come to its end, it is in the midst of something.
         self.doing = Doing::Prompted;
         let told = Told::new(turn.run_id.to_string(), self.limits);
-        let given = permission::given(&turn.messages);
-        let mut talk = Talk { settings: self.settings(), session: &self.session, events, cancel, told, given };
+        let desk = Desk::of(turn, self.limits);
+        let mut talk = Talk { settings: self.settings(), session: &self.session, events, cancel, told, desk };
         let ending = talk.hold(&prompt).await;
         let begun = talk.told.has_begun();
         match ending {

@@ -18,6 +18,8 @@ const STOP: Duration = Duration::from_secs(5);
 const BEGIN: Duration = Duration::from_secs(2);
 /// How often is looked.
 const LOOK: Duration = Duration::from_millis(20);
+/// How often is looked for the input of a call, at most.
+const LOOKS: usize = 10;
 /// Sessions below one that are looked at, at most.
 const FAMILY: usize = 1000;
 
@@ -125,6 +127,26 @@ impl Session {
             at += 1;
         }
         Ok(family)
+    }
+
+    /// The call of a tool that a request is for, by what the request says. The server asks while it writes the call down:
+    /// then there is no input yet.
+    pub(super) async fn call_of(&self, said: &Value) -> Option<Value> {
+        let (session, tool) = (said["sessionID"].as_str()?, &said["tool"]);
+        let (message, call) = (tool["messageID"].as_str()?, tool["callID"].as_str()?);
+        let mut found = None;
+        for _ in 0..LOOKS {
+            let path = ["session", session, "message", message];
+            let answer = self.server.api.call(Method::GET, &path, &self.directory, None).await.ok().flatten()?;
+            let parts = answer["parts"].as_array()?;
+            found = parts.iter().find(|part| part["callID"] == call).cloned();
+            let has_input = |part: &Value| part["state"]["input"].as_object().is_some_and(|input| !input.is_empty());
+            if found.as_ref().is_some_and(has_input) {
+                return found;
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+        found
     }
 
     /// Whether another session is one of those below it.

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{asked::Asked, session::Session, settings::Settings, told::Told};
 use crate::{
-    executor::{Error, Event, Outcome, permission},
+    executor::{Error, Event, Outcome, permission::Desk},
     model::Message,
 };
 
@@ -27,8 +27,8 @@ pub(super) struct Talk<'a> {
     pub(super) events: &'a mpsc::Sender<Event>,
     pub(super) cancel: &'a CancellationToken,
     pub(super) told: Told,
-    /// An answer to what was asked before, and is asked again.
-    pub(super) given: Option<(String, String)>,
+    /// Where the user is asked.
+    pub(super) desk: Desk,
 }
 
 /// How a turn came to its end.
@@ -120,13 +120,14 @@ impl Talk<'_> {
     async fn hear(&mut self, event: &Value) -> Heard {
         let (kind, said) = (event["type"].as_str().unwrap_or_default(), &event["properties"]);
         let session = said["sessionID"].as_str().unwrap_or_default();
-        let asked = match kind {
-            "permission.asked" => Some(Asked::permission(said)),
-            "question.asked" => Some(Asked::question(said)),
-            _ => None,
-        };
-        if let Some(asked) = asked {
-            return if self.session.is_above(session).await { Heard::Asked(asked) } else { Heard::Foreign };
+        if matches!(kind, "permission.asked" | "question.asked") {
+            if !self.session.is_above(session).await {
+                return Heard::Foreign;
+            }
+            return Heard::Asked(match kind {
+                "permission.asked" => Asked::permission(said, self.session.call_of(said).await),
+                _ => Asked::question(said),
+            });
         }
         if session != self.session.id {
             return Heard::Foreign;
@@ -156,7 +157,7 @@ impl Talk<'_> {
     /// Answers a request, or asks the user what is to be answered next.
     async fn ask(&mut self, mut asked: Asked) -> Result<Option<Open>, Error> {
         asked.decide(self.settings.permissions);
-        let Some(asking) = asked.next(&mut self.given) else {
+        let Some(asking) = asked.next(&mut self.desk) else {
             asked.reply(self.session).await?;
             return Ok(None);
         };
@@ -164,7 +165,7 @@ impl Talk<'_> {
             self.send(said).await;
         }
         let (answer, answered) = oneshot::channel();
-        let (message, question) = permission::ask(asking, answer);
+        let (message, question) = self.desk.ask(asking, answer);
         self.send(Event::Message(message)).await;
         self.send(Event::Question(question)).await;
         Ok(Some((asked, answered)))

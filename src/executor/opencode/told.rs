@@ -61,7 +61,7 @@ impl Told {
             answers: HashMap::new(),
             parts: HashMap::new(),
             calls: HashMap::new(),
-            words: Words::default(),
+            words: Words::new(&limits),
             usage: JsonObject::new(),
             error: None,
             limits,
@@ -178,8 +178,8 @@ impl Told {
     fn tell(&mut self, reasoning: bool, more: &str) -> Vec<Event> {
         match (more.is_empty(), reasoning) {
             (true, _) => Vec::new(),
-            (false, true) => vec![self.words.reasoning(more)],
-            (false, false) => vec![self.words.text(more)],
+            (false, true) => self.words.reasoning(more),
+            (false, false) => self.words.text(more),
         }
     }
 
@@ -197,20 +197,16 @@ impl Told {
             events.extend(self.said());
         }
         if stage >= Call::Begun && known.is_none_or(|known| known < Call::Begun) {
-            let name = part["tool"].as_str().unwrap_or_default().to_owned();
-            events.push(Event::Message(told::called(
-                &id,
-                name,
-                state.get("input"),
-                json!({ "title": state["title"] }),
-            )));
+            let name = part["tool"].as_str().unwrap_or_default();
+            let metadata = json!({ "title": state["title"].as_str().map(told::name) });
+            events.push(Event::Message(told::called(&id, name, state.get("input"), &metadata, &self.limits)));
         }
         match stage {
             Call::Ended if known == Some(Call::Ended) => {}
             Call::Ended => events.push(Event::Message(self.result(&id, state))),
             _ => {
                 let text = state["title"].as_str().or_else(|| part["tool"].as_str()).unwrap_or_default();
-                events.push(Event::ToolProgress { tool_call_id: id, text: text.into() });
+                events.push(Event::ToolProgress { tool_call_id: told::call_id(&id), text: told::name(text) });
             }
         }
         events

@@ -11,7 +11,7 @@ use std::{
     path::{Path, PathBuf},
     process::Stdio,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
@@ -26,6 +26,7 @@ pub use self::launcher::launch;
 use super::Error;
 use crate::{
     model::{AgentSession, BackendId, Process},
+    removal,
     tasks::{self, Tasks},
 };
 
@@ -37,6 +38,8 @@ const TERM: Duration = Duration::from_secs(2);
 const LAST: Duration = Duration::from_secs(5);
 /// How long the system may take to remove a process that was killed.
 const KILL: Duration = Duration::from_secs(5);
+/// How long deleting a home may take at one time.
+const HOME: Duration = Duration::from_secs(600);
 /// How often is looked whether it is gone.
 const LOOK: Duration = Duration::from_millis(10);
 /// Lines of an agent's complaints that are kept, and bytes of each.
@@ -94,9 +97,8 @@ impl Launch {
         remove_home(&self.homes, backend).await
     }
 
-    /// Starts a backend's program as the leader of a group of its own, with a home of its own. Here, on one of the
-    /// runtime's workers: a program ends with the thread that started it (see `launcher.rs`), and these live as long as
-    /// the server.
+    /// Starts a backend's program as the leader of a group of its own, with a home of its own; on the thread that lives as
+    /// long as the server (see `launcher.rs`).
     pub(super) async fn start(&self, backend: &BackendId, program: &Program<'_>) -> Result<Started, Error> {
         let (home, work) = (self.home(backend), self.make_home(backend).await?);
         let [launcher, arguments @ ..] = self.launcher.as_slice() else {
@@ -116,20 +118,23 @@ impl Launch {
         command.env("HOME", &home).envs(program.environment).env(found::MARK, backend.as_str());
         command.current_dir(program.directory.unwrap_or(&work));
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command
-            .process_group(0)
-            .kill_on_drop(true)
-            .spawn()
-            .map_err(|error| Error::Unavailable(format!("the agent cannot be started: {error}")))?;
-        let (input, output, complaints) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
-        let (Some(input), Some(output), Some(complaints)) = (input, output, complaints) else {
+        command.process_group(0).kill_on_drop(true);
+        let (backend, tail) = (backend.clone(), Tail::default());
+        let listening = tail.clone();
+        let start = move || {
+            let mut child = command.spawn()?;
+            let (input, output, complaints) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+            let identity = child.id().and_then(|pid| i32::try_from(pid).ok()).and_then(found::identity);
+            // From here on its group goes with it.
+            let process = AgentProcess { backend, child, identity, tail, ended: false };
+            Ok((process, input, output, complaints))
+        };
+        let started = tasks::starting(start).await;
+        let started = started.map_err(|error| Error::Unavailable(format!("the agent cannot be started: {error}")))?;
+        let (process, Some(input), Some(output), Some(complaints)) = started else {
             return Err(Error::Unavailable("the agent's pipes cannot be made".into()));
         };
-        let tail = Tail::default();
-        self.tasks.spawn(tail.clone().follow(complaints));
-        let pid = child.id().and_then(|pid| i32::try_from(pid).ok());
-        let identity = pid.and_then(found::identity);
-        let process = AgentProcess { backend: backend.clone(), child, identity, tail, ended: false };
+        self.tasks.spawn(listening.follow(complaints));
         Ok(Started { process, input, output })
     }
 }
@@ -233,14 +238,19 @@ pub async fn purge(backend: &AgentSession, homes: &Path) -> Result<(), Error> {
     remove_home(homes, &backend.id).await
 }
 
+/// Removes a backend's home, also what its tools made read-only. What cannot be deleted is set aside: it would be in
+/// nobody's way, but for a job that is never done.
 async fn remove_home(homes: &Path, backend: &BackendId) -> Result<(), Error> {
-    let home = homes.join(backend.as_str());
-    match tasks::blocking(move || fs::remove_dir_all(home)).await {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(Error::Failed(format!("the agent's home stays: {error}")))
+    let (home, aside) = (homes.join(backend.as_str()), homes.join(format!("{backend}.left")));
+    let removing = move || -> io::Result<()> {
+        let left = removal::delete(&home, Instant::now() + HOME)?;
+        if !left.is_nothing() {
+            fs::rename(&home, &aside)?;
+            tracing::warn!(left = left.count, path = %aside.display(), "part of an agent's home cannot be deleted; it was set aside");
         }
-        _ => Ok(()),
-    }
+        Ok(())
+    };
+    tasks::blocking(removing).await.map_err(|error| Error::Failed(format!("the agent's home stays: {error}")))
 }
 
 /// The processes of backends that are warm, by their numbers: their groups, and all that carry a mark of theirs.

@@ -61,6 +61,7 @@ pub(super) const CODES: &[Code] = &[
     code(500, "git_failed", "git or the file system failed."),
     code(503, "executor_unavailable", "No executor is configured, or it cannot be started."),
     code(503, "git_unavailable", "git is not installed."),
+    code(503, "stopping", "The server stops; its next start goes on with what was begun."),
     code(503, "storage_busy", "The database cannot be written at the moment. `Retry-After` says when to try again."),
     code(503, "overloaded", "Too much is under way. `Retry-After` says when to try again."),
     code(503, "clock_out_of_range", "The server's clock shows a year that cannot be stored."),

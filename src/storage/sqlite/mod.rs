@@ -65,7 +65,7 @@ use crate::{
         ChildUpdate, Cleanup, CleanupReceipt, CleanupStep, ClearReceipt, Closing, ContinuedChild, CreatedChild,
         DeleteOptions, DeleteReceipt, EventPage, EventScope, Message, MessageFilter, MessageId, MessagePage,
         MessageReceipt, NewAttachment, NewChild, NewMessage, NewRun, NewSession, NewWorktree, Openness, Page,
-        PendingQuestion, Position, RawObject, Receipt, ReceiptId, Run, RunEnd, RunFilter, RunId, SearchPage,
+        PendingQuestion, Position, RawObject, Receipt, ReceiptId, Reply, Run, RunEnd, RunFilter, RunId, SearchPage,
         SearchPosition, SearchQuery, Session, SessionFilter, SessionId, SessionSave, SessionTree, SessionUpdate,
         Teardown, TeardownJob, Truncate, TruncateReceipt, UpdatedChild, UsageRecord, WholeSession, Worktree,
         WorktreeStep,
@@ -300,9 +300,9 @@ impl Storage for SqliteStorage {
         self.writer.call(input, |conn, (run, question)| Box::pin(runs::ask(conn, run, question))).await
     }
 
-    async fn answer_question(&self, id: &SessionId, response: String, next: NewRun) -> Result<Answered> {
+    async fn answer_question(&self, id: &SessionId, reply: Reply, next: NewRun) -> Result<Answered> {
         let next = runs::Create::new(id, next, None);
-        let input = runs::Answer { session: id.clone(), message: MessageId::mint(), response, next };
+        let input = runs::Answer { session: id.clone(), message: MessageId::mint(), reply, next };
         self.writer.call(input, |conn, input| Box::pin(runs::answer(conn, input))).await
     }
 

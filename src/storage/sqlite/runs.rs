@@ -19,7 +19,7 @@ use super::{
 use crate::{
     model::{
         Answered, Appended, EventKind, Message, MessageId, NewMessage, NewRun, Page, PendingQuestion, Position,
-        RawObject, Role, Run, RunEnd, RunFilter, RunId, RunStatus, SessionId, Timestamp,
+        RawObject, Reply, Role, Run, RunEnd, RunFilter, RunId, RunStatus, SessionId, Timestamp,
     },
     storage::{Claim, Error, Result},
 };
@@ -469,7 +469,7 @@ pub(super) async fn ask(conn: &mut SqliteConnection, run: &RunId, question: &Pen
 pub(super) struct Answer {
     pub(super) session: SessionId,
     pub(super) message: MessageId,
-    pub(super) response: String,
+    pub(super) reply: Reply,
     pub(super) next: Create,
 }
 
@@ -477,8 +477,10 @@ pub(super) async fn answer(conn: &mut SqliteConnection, input: &Answer) -> Resul
     let session = sessions::row_to_write(conn, &input.session).await?;
     let (key, last_seq) = (session.session_key, session.last_seq);
     let question = session.into_session().pending_question.and_then(|question| question.parse());
-    let question: PendingQuestion = question.ok_or_else(|| Error::NoPendingQuestion(input.session.clone()))?;
-    if !question.allow_custom && !question.options.is_empty() && !question.options.contains(&input.response) {
+    let Reply { response, tool_call_id } = &input.reply;
+    let meant = |question: &PendingQuestion| tool_call_id.as_ref().is_none_or(|id| *id == question.tool_call_id);
+    let question = question.filter(meant).ok_or_else(|| Error::NoPendingQuestion(input.session.clone()))?;
+    if !question.allow_custom && !question.options.is_empty() && !question.options.contains(response) {
         return Err(Error::InvalidAnswer(question.options));
     }
     let active = select_runs!("where r.session_key = ?1 and r.status in ('pending', 'running')", key);
@@ -488,11 +490,11 @@ pub(super) async fn answer(conn: &mut SqliteConnection, input: &Answer) -> Resul
         id: Some(input.message.clone()),
         tool_call_id: Some(question.tool_call_id),
         tool_success: Some(true),
-        ..NewMessage::text(Role::Tool, &input.response)
+        ..NewMessage::text(Role::Tool, response)
     };
     let run = active.as_ref().map(|row| &row.id);
     let mut messages = add(conn, &input.session, last_seq, std::slice::from_ref(&result), run).await?;
-    let told = json!({ "response": input.response });
+    let told = json!({ "response": response });
     events::tell(conn, key, EventKind::QuestionAnswered, told).await?;
     let message = messages.remove(0);
     match active {

@@ -56,7 +56,11 @@ async fn an_answer_goes_to_the_run_that_asked() {
     assert_eq!(wrong.status, 400);
     assert!(wrong.body.to_string().contains("red") && wrong.body.to_string().contains("blue"), "{wrong:?}");
     assert_eq!(answer(&server, " ").await.body["param"], "response");
-    let right = answer(&server, "blue").await;
+    // One that was shown before, and is pending no more.
+    let other = json!({ "response": "blue", "tool_call_id": "another" });
+    assert_eq!(server.post("/sessions/a/question/answer", other).await.code(), (409, "no_pending_question"));
+    let right = json!({ "response": "blue", "tool_call_id": "call" });
+    let right = server.post("/sessions/a/question/answer", right).await;
     assert_eq!((right.status.as_u16(), &right.body["run"]["id"]), (200, &json!(run)));
     let message = soon(answered).await.unwrap();
     assert_eq!((message.role, message.content.as_str()), (Role::Tool, "blue"));

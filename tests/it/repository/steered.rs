@@ -177,7 +177,7 @@ steered! {
     cancel_pending_run(run: &Run) -> Run;
     settle_runs() -> i64;
     ask_question(run: &Run, question: PendingQuestion) -> ();
-    answer_question(id: &SessionId, response: String, next: NewRun) -> Answered;
+    answer_question(id: &SessionId, reply: Reply, next: NewRun) -> Answered;
     create_child(parent: &SessionId, new: NewChild, max_depth: i64, run: Option<NewRun>, claim: Option<Claim>) -> CreatedChild;
     update_child(parent: &SessionId, child: &SessionId, update: ChildUpdate) -> UpdatedChild;
     continue_child(parent: &SessionId, child: &SessionId, step: ChildStep, run: Option<NewRun>, claim: Option<Claim>) -> ContinuedChild;

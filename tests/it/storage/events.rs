@@ -40,7 +40,7 @@ pub(super) async fn each_write_tells_what_it_did_in_order(storage: &dyn Storage)
     let run = storage.claim_runs(1).await.unwrap().remove(0);
     storage.append_run_messages(&run, vec![calls("asks", &["call"])]).await.unwrap();
     storage.ask_question(&run, question(&[])).await.unwrap();
-    storage.answer_question(&id("b"), "red".into(), asked("x")).await.unwrap();
+    storage.answer_question(&id("b"), reply("red"), asked("x")).await.unwrap();
     storage.finish_run(&run, RunEnd::with(RunStatus::Completed)).await.unwrap();
     let whole = [
         (K::SessionCreated, "a"),
@@ -86,7 +86,7 @@ pub(super) async fn a_write_that_fails_tells_nothing(storage: &dyn Storage) {
     let before = log(storage, &EventScope::All, 0).await;
     assert!(storage.create_run(&id("a"), asked("r"), None).await.is_err());
     assert!(storage.append_messages(&id("a"), vec![said(Role::User, "x")], Default::default()).await.is_err());
-    assert!(storage.answer_question(&id("a"), "x".into(), asked("r")).await.is_err());
+    assert!(storage.answer_question(&id("a"), reply("x"), asked("r")).await.is_err());
     assert_eq!(storage.cancel_pending_run(&run).await.unwrap().status, RunStatus::Running);
     storage.claim_runs(5).await.unwrap();
     assert_eq!(log(storage, &EventScope::All, 0).await, before);

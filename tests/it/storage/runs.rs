@@ -130,7 +130,7 @@ pub(super) async fn settling_interrupts_what_runs_and_nothing_else(storage: &dyn
 pub(super) async fn an_answer_is_stored_once_and_goes_to_who_asked(storage: &dyn Storage) {
     let (a, run) = (id("a"), running(storage, "a").await);
     let next = || NewRun { id: None, ..asked("x") };
-    let answer = |text: &str| storage.answer_question(&a, text.into(), next());
+    let answer = |text: &str| storage.answer_question(&a, reply(text), next());
     assert_fails!(answer("red").await, Error::NoPendingQuestion(_));
     storage.append_run_messages(&run, vec![calls("asks", &["call"])]).await.unwrap();
     storage.ask_question(&run, question(&["red", "blue"])).await.unwrap();
@@ -156,7 +156,7 @@ pub(super) async fn a_question_goes_with_who_asked_or_when_another_run_is_asked_
         assert_eq!(read(storage, name).await.pending_question.is_some(), end == RunStatus::Interrupted);
         storage.create_run(&id(name), asked(&format!("{name}-next")), None).await.unwrap();
         assert!(read(storage, name).await.pending_question.is_none());
-        let late = storage.answer_question(&id(name), "late".into(), asked("x")).await;
+        let late = storage.answer_question(&id(name), reply("late"), asked("x")).await;
         assert_fails!(late, Error::NoPendingQuestion(_));
         storage.claim_runs(1).await.unwrap();
     }

@@ -1,7 +1,9 @@
 //! Worktrees on real repositories, with the real git: made, looked at, removed, and what is left of them.
 
+mod checkout;
 mod creation;
 mod hostile;
+mod odd;
 mod places;
 mod preflight;
 mod removal;

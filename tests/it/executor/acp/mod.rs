@@ -1,7 +1,7 @@
 //! The executor contract, against an agent that speaks the real protocol over real pipes.
 
 mod cancelled;
-mod said;
+pub(super) mod said;
 mod warm;
 
 use std::{collections::HashMap, path::Path, sync::Mutex};

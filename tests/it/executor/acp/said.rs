@@ -80,31 +80,141 @@ async fn a_permission_is_given_or_not_without_asking() {
     }
 }
 
-#[tokio::test]
-async fn an_answer_that_came_after_a_restart_is_given_when_the_agent_asks_again() {
-    let mut agent = Talking::to(&[], "");
-    let mut running = agent.running("/permit touch it");
+/// What is stored once a run has asked, and was answered after its server had ended.
+pub(in crate::executor) async fn answered_after_a_restart(
+    agent: &mut Talking,
+    script: &str,
+    answer: &str,
+) -> (Question, Vec<NewMessage>) {
+    let mut running = agent.running(script);
     let asking = running.until(|event| match event {
-        Event::Message(message) if message.tool_calls.is_some() => {
-            message.tool_calls.clone().filter(|calls| calls[0].function.name == "request_permission")
+        Event::Message(message) => {
+            let asks = |calls: &[culm::model::ToolCall]| calls[0].function.name == "request_permission";
+            message.tool_calls.as_deref().is_some_and(asks).then_some(message)
         }
         _ => None,
     });
-    let calls = asking.await;
+    let asking = asking.await;
     let question = running.until_question().await;
     drop(running);
-    let mut agent = agent.restarted(&[]).await;
-    agent.history.push(NewMessage { tool_calls: Some(calls), ..NewMessage::text(Role::Assistant, "") });
-    agent.history.push(NewMessage {
-        tool_call_id: Some(question.tool_call_id),
-        ..NewMessage::text(Role::Tool, "Always allow\n\n/permit touch it")
-    });
-    // The user's answer alone is what is stored; the rest has this agent ask again.
-    agent.history.last_mut().unwrap().content = "Always allow".into();
-    let turn = turn(agent.history.clone());
-    let (outcome, told) = finish(&*agent.pool, turn).await;
+    let answered = NewMessage {
+        tool_call_id: Some(question.tool_call_id.clone()),
+        tool_success: Some(true),
+        ..NewMessage::text(Role::Tool, answer)
+    };
+    (question, vec![asking, answered])
+}
+
+#[tokio::test]
+async fn an_answer_that_came_after_a_restart_is_given_when_the_agent_asks_again() {
+    let mut agent = Talking::to(&[], "");
+    let (_, stored) = answered_after_a_restart(&mut agent, "/permit touch it", "Always allow").await;
+    let agent = agent.restarted(&[]).await;
+    let (outcome, told) = finish(&*agent.pool, turn(asks_again("/permit touch it", stored))).await;
     assert_eq!(outcome.unwrap(), Outcome::Completed);
     assert!(!told.iter().any(|line| line.starts_with("question")), "{told:#?}");
+    assert!(told.contains(&"text answered: always".to_owned()), "{told:#?}");
+}
+
+/// A history after which the demo agent does this: what a model would do by itself, it has to be told.
+fn asks_again(script: &str, stored: Vec<NewMessage>) -> Vec<NewMessage> {
+    let mut history = stored;
+    history.insert(1, NewMessage::text(Role::User, script));
+    history
+}
+
+/// After a restart the agent asks for something else, in the same words.
+#[tokio::test]
+async fn an_answer_is_for_what_was_shown_and_for_nothing_else() {
+    let shown = r#"/permit Bash | {"command":"ls","in":["a","b"]}"#;
+    for (again, session, asks) in [
+        (r#"/permit Bash | { "in": ["a", "b"], "command": "ls" }"#, "s", false),
+        (r#"/permit Bash | {"command":"rm -rf /","in":["a","b"]}"#, "s", true),
+        (r#"/permit Bash | {"command":"ls","in":["b","a"]}"#, "s", true),
+        ("/permit Bash", "s", true),
+        (r#"/permit bash | {"command":"ls","in":["a","b"]}"#, "s", true),
+        (shown, "other", true),
+    ] {
+        let mut agent = Talking::to(&[], "");
+        let (question, stored) = answered_after_a_restart(&mut agent, shown, "Allow").await;
+        assert!(question.question.contains(r#""command": "ls""#), "it is not shown: {}", question.question);
+        let agent = agent.restarted(&[]).await;
+        let turn = Turn { session_id: session.parse().unwrap(), ..turn(asks_again(again, stored)) };
+        let mut running = Running::of(agent.pool.clone(), turn);
+        let asked = running.until(|event| match event {
+            Event::Question(question) => Some(Some(question)),
+            Event::TextDelta(text) => {
+                assert_eq!(text, "answered: allow", "{again}");
+                Some(None)
+            }
+            _ => None,
+        });
+        assert_eq!(asked.await.is_some(), asks, "{again} in {session}");
+    }
+}
+
+/// An agent that calls a tool by the name of Culm's own question cannot answer it.
+#[tokio::test]
+async fn no_agent_answers_for_the_user() {
+    let mut agent = Talking::to(&[], "");
+    let script = r#"/permit Bash | {"command":"ls"}"#;
+    let (_, stored) = answered_after_a_restart(&mut agent, script, "Allow").await;
+    let [mut asked, answered] = <[NewMessage; 2]>::try_from(stored).unwrap();
+    // All that an agent can have stored: a call with these arguments, and its result.
+    asked.metadata =
+        Some(serde_json::json!({ "title": "request_permission", "kind": "other", "locations": [] }).into());
+    let agent = agent.restarted(&[]).await;
+    let mut running = Running::of(agent.pool.clone(), turn(asks_again(script, vec![asked, answered])));
+    running.until_question().await;
+}
+
+#[tokio::test]
+async fn what_is_configured_now_goes_before_an_answer_of_before() {
+    let mut agent = Talking::to(&[], "");
+    let (_, stored) = answered_after_a_restart(&mut agent, "/permit touch it", "Allow").await;
+    agent.pool.shut_down().await;
+    let denying = Talking::to(&[], "permissions = 'deny'");
+    let (_, told) = finish(&*denying.pool, turn(asks_again("/permit touch it", stored))).await;
+    assert!(told.contains(&"text answered: reject".to_owned()), "{told:#?}");
+}
+
+fn calls_and_results(told: &[String]) -> (usize, usize) {
+    let of = |begin: &str| told.iter().filter(|line| line.starts_with(begin)).count();
+    (of("message [commentary]  "), of("message [result]"))
+}
+
+#[tokio::test]
+async fn a_call_whose_permission_is_asked_before_it_is_announced_is_stored_once() {
+    let mut agent = Talking::to(&[], "permissions = 'allow'");
+    let (outcome, told) = agent.say("/permit-first ls").await;
+    assert_eq!(outcome.unwrap(), Outcome::Completed);
+    assert_eq!(calls_and_results(&told), (1, 1), "{told:#?}");
+    assert!(told.contains(&r#"message [commentary]  other{"command":"ls"}"#.to_owned()), "{told:#?}");
+}
+
+#[tokio::test]
+async fn of_too_many_calls_the_oldest_are_forgotten() {
+    let mut agent = Talking::to(&[], "");
+    let (_, told) = agent.say("/tools 300").await;
+    // Of those that were forgotten, the end tells of the call once more; the first of these takes the place of another.
+    assert_eq!(calls_and_results(&told), (300 + (300 - 256) + 1, 300));
+}
+
+#[tokio::test]
+async fn words_that_come_shortly_after_the_end_of_a_turn_are_kept() {
+    let mut agent = Talking::to(&[], "");
+    let (outcome, told) = agent.say("/slow 0ms\n/late and this").await;
+    assert_eq!(outcome.unwrap(), Outcome::Completed);
+    assert_eq!(told.last().unwrap(), "message [final_answer] and this");
+}
+
+#[tokio::test]
+async fn names_and_counts_are_read_where_an_agent_has_them() {
+    let mut agent = Talking::to(&[], "");
+    let (_, told) = agent.say("/claude Bash\n/quota 7 5").await;
+    assert!(told.contains(&"message [commentary]  Bash{}".to_owned()), "{told:#?}");
+    let usage = r#"usage {"prompt_tokens":7,"completion_tokens":5,"total_tokens":12}"#;
+    assert_eq!(told.last().unwrap(), usage);
 }
 
 #[tokio::test]

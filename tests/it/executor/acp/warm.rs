@@ -32,6 +32,41 @@ async fn after_a_restart_it_goes_on_where_it_can() {
     }
 }
 
+/// Linux tells a process of the end of the thread that started it: that must not be any thread that happens to run a turn.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_outlives_the_thread_that_its_first_turn_was_on() {
+    let mut agent = Talking::to(&[], "");
+    let (turn, pool, runtime) = (agent.turn("one"), agent.pool.clone(), tokio::runtime::Handle::current());
+    let first = std::thread::spawn(move || runtime.block_on(finish(&*pool, turn)));
+    let (outcome, _) = tokio::task::spawn_blocking(|| first.join().unwrap()).await.unwrap();
+    assert_eq!(outcome.unwrap(), Outcome::Completed);
+    agent.history.push(NewMessage::text(Role::Assistant, "one"));
+    let process = agent.row().process;
+    assert_eq!(agent.hears("/slow 100ms\n/memory").await, "[\"one\", \"/slow 100ms\\n/memory\"]");
+    assert_eq!(agent.row().process, process);
+}
+
+/// The signal that tells of a parent's end comes at the end of a thread, too, and anybody may send it.
+#[tokio::test]
+async fn its_launcher_looks_at_its_parent_before_it_kills() {
+    use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+    let own = std::process::id().to_string();
+    let mut launcher = tokio::process::Command::new(CULM);
+    launcher.args(["launch-agent", &own, "--", "cat"]).process_group(0).kill_on_drop(true);
+    let (piped, back) = (std::process::Stdio::piped(), std::process::Stdio::piped());
+    let mut launcher = launcher.stdin(piped).stdout(back).spawn().unwrap();
+    let (mut input, output) = (launcher.stdin.take().unwrap(), launcher.stdout.take().unwrap());
+    let (mut lines, id) = (BufReader::new(output).lines(), launcher.id().unwrap());
+    let id = rustix::process::Pid::from_raw(i32::try_from(id).unwrap()).unwrap();
+    for number in 0..50 {
+        input.write_all(format!("{number}\n").as_bytes()).await.unwrap();
+        assert_eq!(lines.next_line().await.unwrap(), Some(number.to_string()));
+        rustix::process::kill_process(id, rustix::process::Signal::USR1).unwrap();
+    }
+    drop(input);
+    assert!(launcher.wait().await.unwrap().success());
+}
+
 #[tokio::test]
 async fn a_history_that_changed_under_it_is_told_anew() {
     let mut agent = Talking::to(&[], "");

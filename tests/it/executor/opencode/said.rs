@@ -1,6 +1,6 @@
 //! What the server tells and asks during a turn, and what comes of it.
 
-use super::*;
+use super::{super::acp::said::answered_after_a_restart, *};
 
 #[tokio::test]
 async fn its_words_its_thoughts_its_calls_and_its_plan() {
@@ -92,16 +92,9 @@ async fn a_permission_is_given_or_not_without_asking() {
 #[tokio::test]
 async fn an_answer_that_came_after_a_restart_is_given_when_the_agent_asks_again() {
     let mut agent = talking(&[], "");
-    let mut running = agent.running("/permit touch it");
-    let calls =
-        running.until(|event| if let Event::Message(message) = event { message.tool_calls } else { None }).await;
-    let question = running.until_question().await;
-    drop(running);
+    let (_, stored) = answered_after_a_restart(&mut agent, "/permit touch it", "Always allow").await;
     let mut agent = agent.restarted(&[]).await;
-    agent.history.push(NewMessage { tool_calls: Some(calls), ..NewMessage::text(Role::Assistant, "") });
-    agent
-        .history
-        .push(NewMessage { tool_call_id: Some(question.tool_call_id), ..NewMessage::text(Role::Tool, "Always allow") });
+    agent.history.extend(stored);
     // The demo server does what the last line says: the real one's model would ask again by itself.
     agent.history.push(NewMessage::text(Role::User, "/permit touch it"));
     let last = agent.history.len() - 2;
@@ -110,6 +103,34 @@ async fn an_answer_that_came_after_a_restart_is_given_when_the_agent_asks_again(
     assert_eq!(outcome.unwrap(), Outcome::Completed);
     assert!(!told.iter().any(|line| line.starts_with("question")), "{told:#?}");
     assert!(told.contains(&"text answered: always".into()), "{told:#?}");
+}
+
+/// After a restart the agent asks for something else, in the same words.
+#[tokio::test]
+async fn an_answer_is_for_what_was_shown_and_for_nothing_else() {
+    for (again, asks) in [
+        (r#"/permit ls | { "command": "ls" }"#, false),
+        (r#"/permit ls | {"command":"ls; rm -rf /"}"#, true),
+        ("/permit ls", true),
+        (r#"/permit rm | {"command":"ls"}"#, true),
+    ] {
+        let mut agent = talking(&[], "");
+        let (question, mut stored) =
+            answered_after_a_restart(&mut agent, r#"/permit ls | {"command":"ls"}"#, "Allow").await;
+        assert!(question.question.contains(r#""command": "ls""#), "it is not shown: {}", question.question);
+        let agent = agent.restarted(&[]).await;
+        stored.insert(1, NewMessage::text(Role::User, again));
+        let mut running = Running::of(agent.pool.clone(), turn(stored));
+        let asked = running.until(|event| match event {
+            Event::Question(_) => Some(true),
+            Event::TextDelta(text) => {
+                assert_eq!(text, "answered: once", "{again}");
+                Some(false)
+            }
+            _ => None,
+        });
+        assert_eq!(asked.await, asks, "{again}");
+    }
 }
 
 #[tokio::test]
