@@ -103,7 +103,7 @@ pub(super) fn bounded(json: &Value, limits: &Limits) -> Value {
 pub(super) fn called(id: &str, tool: &str, arguments: Option<&Value>, metadata: &Value, limits: &Limits) -> NewMessage {
     let arguments = arguments.map_or_else(|| "{}".into(), |arguments| bounded(arguments, limits).to_string());
     NewMessage {
-        tool_calls: Some(vec![ToolCall::new(&call_id(id), name(tool), arguments)]),
+        tool_calls: Some(vec![ToolCall::new(call_id(id), name(tool), arguments)]),
         phase: Some("commentary".into()),
         metadata: Some(bounded(metadata, limits).into()),
         ..NewMessage::text(Role::Assistant, String::new())
