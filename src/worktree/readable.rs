@@ -33,7 +33,12 @@ pub(super) fn check_repository(common: &Path) -> Result<(), Error> {
     let (mut left, mut seen) = (vec![PathBuf::new()], 0);
     while let Some(dir) = left.pop() {
         let top = dir.as_os_str().is_empty();
-        for entry in fs::read_dir(common.join(&dir))? {
+        let entries = match fs::read_dir(common.join(&dir)) {
+            // Another worktree goes meanwhile.
+            Err(error) if !dir.as_os_str().is_empty() && error.kind() == io::ErrorKind::NotFound => continue,
+            entries => entries?,
+        };
+        for entry in entries {
             let entry = entry?;
             seen += 1;
             if seen > ENTRIES {

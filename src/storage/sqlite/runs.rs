@@ -390,7 +390,7 @@ async fn end_row(conn: &mut SqliteConnection, row: &Row, end: &RunEnd) -> Result
     );
     write.execute(&mut *conn).await.map_err(error::of)?;
     if let Some(used) = &end.usage {
-        log_usage(conn, row, used.clone()).await?;
+        usage::log_run(conn, &row.session_id, (&row.id, &row.executor, row.model.as_ref()), used.clone()).await?;
     }
     follow(conn, row.session_key, end.status, end.error.as_deref(), end.usage.as_ref()).await?;
     let mut told = json!({ "run_id": row.id, "status": end.status });
@@ -398,17 +398,6 @@ async fn end_row(conn: &mut SqliteConnection, row: &Row, end: &RunEnd) -> Result
         told["error"] = json!(error);
     }
     events::record(conn, &row.news(EventKind::RunFinished, EventKind::ChildFinished, told)).await
-}
-
-/// What a run used is a record of its session's log, whatever carried it out.
-async fn log_usage(conn: &mut SqliteConnection, row: &Row, mut record: RawObject) -> Result<()> {
-    record.insert("run_id", &row.id);
-    record.insert("executor", &row.executor);
-    if let Some(model) = &row.model {
-        record.insert("model", model);
-    }
-    let session = row.session_id.clone();
-    usage::append(conn, &usage::NewRecord { session, record }).await.map(drop)
 }
 
 /// With the run that asked, nobody waits for the answer any more.

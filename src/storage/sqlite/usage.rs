@@ -8,7 +8,7 @@ use super::{
     types::{self, Raw},
 };
 use crate::{
-    model::{Page, Position, RawObject, SessionId, Timestamp, UsageRecord},
+    model::{Page, Position, RawObject, RunId, SessionId, Timestamp, UsageRecord},
     storage::Result,
 };
 
@@ -29,6 +29,21 @@ pub(super) async fn append(conn: &mut SqliteConnection, input: &NewRecord) -> Re
     );
     insert.execute(conn).await.map_err(error::of)?;
     Ok(UsageRecord { record: input.record.clone(), created_at: now })
+}
+
+/// What a run used is a record of its session's log, whatever carried it out: its executor, on this model.
+pub(super) async fn log_run(
+    conn: &mut SqliteConnection,
+    session: &SessionId,
+    (run, executor, model): (&RunId, &String, Option<&String>),
+    mut record: RawObject,
+) -> Result<()> {
+    record.insert("run_id", run);
+    record.insert("executor", executor);
+    if let Some(model) = model {
+        record.insert("model", model);
+    }
+    append(conn, &NewRecord { session: session.clone(), record }).await.map(drop)
 }
 
 pub(super) async fn page(
