@@ -18,7 +18,7 @@ fn serve(db: &std::path::Path, demo: &Demo, more: &[&str]) -> Serving {
         "default_executor = 'demo'
          [executors.demo]\nkind = 'openai'\nbase_url = 'http://{}/v1'\nmodel = 'demo'
          [executors.agent]\nkind = 'acp'\ncommand = ['{}', 'demo-agent']
-         [executors.missing]\nkind = 'acp'\ncommand = ['/nowhere/{CANARY}']\n",
+         [executors.missing]\nkind = 'acp'\ncommand = ['/nowhere/agent', '{CANARY}']\n",
         demo.address,
         env!("CARGO_BIN_EXE_culm")
     );
