@@ -57,9 +57,12 @@ async fn messages(conn: &mut SqliteConnection) -> Result<bool> {
         types::object(&forms.collect::<Vec<_>>())
     };
     let forms = tasks::on_bytes(bytes, made).await;
+    // One that has these forms already is left alone: an update that changes no form raises the version.
     let write = sqlx::query!(
         "update messages set content_terms = j.value ->> 1, reasoning_terms = j.value ->> 2, tools_terms = j.value ->> 3
-         from json_each(?1) j where message_key = j.value ->> 0",
+         from json_each(?1) j
+         where message_key = j.value ->> 0
+           and (content_terms is not j.value ->> 1 or reasoning_terms is not j.value ->> 2 or tools_terms is not j.value ->> 3)",
         forms
     );
     write.execute(&mut *conn).await.map_err(error::of)?;
