@@ -26,8 +26,10 @@ const LOOK: Duration = Duration::from_millis(250);
 const SHARE: u32 = 9;
 /// What it may save up of that, in nanoseconds.
 const SAVED: i64 = 20_000_000;
-/// Messages after whose purge the search index is merged, if they were a quarter of what is left or more.
+/// Messages, or bytes of text, after whose purge the search index is merged, if the messages were a quarter of what is left
+/// or more. (Until then the index keeps what was deleted.)
 const MANY_MESSAGES: u64 = 1_000;
+const MANY_BYTES: i64 = 1 << 20;
 
 /// What is left to do.
 #[derive(Debug)]
@@ -169,7 +171,7 @@ impl Housekeeping {
         }
         if let Some(progress) = &mut self.purge {
             if !purge::some(conn, progress, until).await? {
-                self.merge = merge_after(conn, progress.messages).await?.or(self.merge);
+                self.merge = merge_after(conn, progress).await?.or(self.merge);
                 self.purge = None;
                 self.reclaim = true;
             }
@@ -186,12 +188,12 @@ impl Housekeeping {
 }
 
 /// The first step of merging the search index, when so many of its messages were purged that it is worth while.
-async fn merge_after(conn: &mut SqliteConnection, purged: u64) -> Result<Option<i64>> {
-    if purged < MANY_MESSAGES {
+async fn merge_after(conn: &mut SqliteConnection, purged: &purge::Progress) -> Result<Option<i64>> {
+    if purged.messages < MANY_MESSAGES && purged.bytes < MANY_BYTES {
         return Ok(None);
     }
     let left = reindex::indexed(conn).await?;
-    Ok((purged >= left / 4).then_some(-reindex::SMALL_STEP_OF_MERGE))
+    Ok((purged.messages >= left / 4).then_some(-reindex::SMALL_STEP_OF_MERGE))
 }
 
 /// Gives free pages back to the system while more than one in a hundred is free. Whether the time was over before.

@@ -43,6 +43,8 @@ pub(super) struct Progress {
     after: Option<(i64, i64)>,
     /// Messages that were removed.
     pub(super) messages: u64,
+    /// Bytes of text of the sessions that were.
+    pub(super) bytes: i64,
 }
 
 /// Sessions to purge: everything below each of them is among them, or gone.
@@ -90,15 +92,20 @@ pub(super) async fn first_step(conn: &mut SqliteConnection, root: Option<i64>, f
         return Ok(());
     }
     let Some(batch) = next(conn, root).await? else { return Ok(()) };
-    let text = sqlx::query_scalar!(
-        r#"select coalesce(sum(content_bytes), 0) as "bytes!: i64" from sessions where session_key in (select value from json_each(?1))"#,
-        batch.keys
-    );
-    if text.fetch_one(&mut *conn).await.map_err(error::of)? > SMALL_TEXT {
+    if text(conn, &batch.keys).await? > SMALL_TEXT {
         return Ok(());
     }
     let mut end = End { at: Instant::now() + FIRST_STEP, sure: SMALL };
     sessions(conn, root, &mut end, &mut Progress::default()).await.map(drop)
+}
+
+/// Bytes of text that these sessions had.
+async fn text(conn: &mut SqliteConnection, keys: &Keys) -> Result<i64> {
+    let text = sqlx::query_scalar!(
+        r#"select coalesce(sum(content_bytes), 0) as "bytes!: i64" from sessions where session_key in (select value from json_each(?1))"#,
+        keys
+    );
+    text.fetch_one(conn).await.map_err(error::of)
 }
 
 /// Purges until the time is over, of one tree if it is named. Whether there may be more.
@@ -112,6 +119,7 @@ async fn sessions(
         if content(conn, &batch, end, progress).await? {
             return Ok(true);
         }
+        progress.bytes += text(conn, &batch.keys).await?;
         let removed = rows(conn, &batch).await?;
         if end.is_here(removed) {
             return Ok(true);
@@ -155,7 +163,7 @@ async fn next(conn: &mut SqliteConnection, root: Option<i64>) -> Result<Option<B
 async fn content(conn: &mut SqliteConnection, batch: &Batch, end: &mut End, progress: &mut Progress) -> Result<bool> {
     if progress.roots != batch.roots || progress.through < batch.last_event {
         let (roots, through) = (batch.roots.clone(), batch.last_event);
-        *progress = Progress { roots, through, after: Some((0, 0)), messages: progress.messages };
+        *progress = Progress { roots, through, after: Some((0, 0)), ..*progress };
     }
     while let Some(after) = progress.after {
         progress.after = events(conn, &batch.roots, after).await?;
