@@ -70,13 +70,12 @@ impl Budget {
 
     /// So many bytes, or all of its part: a single request is never too large for the budget.
     pub(super) async fn reserve(&self, needs: Needs) -> Result<Arc<Reserved>, Problem> {
-        let (bytes, parts) = match needs {
-            Needs::Nothing => (0, &[][..]),
-            Needs::Call(bytes @ 0..=LITTLE) => (bytes, &[&self.free][..]),
-            Needs::Call(bytes) => (bytes, &[&self.for_large, &self.free][..]),
-            Needs::Transfer(bytes) => (bytes, &[&self.for_transfers, &self.for_large, &self.free][..]),
+        let (bytes, most, parts) = match needs {
+            Needs::Nothing => (0, 0, &[][..]),
+            Needs::Call(bytes @ 0..=LITTLE) => (bytes, self.large, &[&self.free][..]),
+            Needs::Call(bytes) => (bytes, self.large, &[&self.for_large, &self.free][..]),
+            Needs::Transfer(bytes) => (bytes, self.transfers, &[&self.for_transfers, &self.for_large, &self.free][..]),
         };
-        let most = if parts.len() > 2 { self.transfers } else { self.large };
         let units = u32::try_from(bytes.div_ceil(UNIT).min(most)).unwrap_or(u32::MAX);
         let reserve = async {
             let mut permits = Vec::with_capacity(parts.len());

@@ -4,15 +4,18 @@ use culm::model::SearchQuery;
 
 use crate::{schema::small_tree, support::*};
 
+/// How many hits there are in the session.
+async fn found(database: &Database, q: &str) -> usize {
+    let query = SearchQuery { q: q.into(), session: Some(id("a")), ..SearchQuery::default() };
+    database.storage().search(&query, None, 10).await.unwrap().hits.len()
+}
+
 #[tokio::test]
 async fn what_is_written_in_a_shell_is_found_by_any_part() {
     let database = sqlite().await;
     small_tree(&database).await;
     let mut shell = database.shell().await;
-    let found = async |q: &str| {
-        let query = SearchQuery { q: q.into(), session: Some(id("a")), ..SearchQuery::default() };
-        database.storage().search(&query, None, 10).await.unwrap().hits.len()
-    };
+    let found = async |q: &str| found(&database, q).await;
     for (edit, gone, there) in [
         ("update messages set content = '新的索引 table' where id = 'two 数据' and session_key = 2", "数据", "的索"),
         ("update messages set content = 'plain table' where id = 'two 数据' and session_key = 2", "索", "plain"),
@@ -39,10 +42,7 @@ async fn what_is_written_in_a_shell_is_indexed_again_within_a_second() {
     let database = sqlite().await;
     small_tree(&database).await;
     let mut shell = database.shell().await;
-    let found = async |q: &str| {
-        let query = SearchQuery { q: q.into(), session: Some(id("a")), ..SearchQuery::default() };
-        database.storage().search(&query, None, 10).await.unwrap().hits.len()
-    };
+    let found = async |q: &str| found(&database, q).await;
     for (edit, there) in [
         (
             "update messages set content = 'fix 🔘 in getUserName()' where id = 'one' and session_key = 2",

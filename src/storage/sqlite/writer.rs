@@ -282,16 +282,11 @@ impl Working {
             }
             // Nobody's fault, and one by one they would wait one after the other.
             Err(error @ (Error::Busy(_) | Error::Stopped(_))) => {
-                let again = || match &error {
-                    Error::Stopped(reason) => Error::Stopped(reason.clone()),
-                    Error::Busy(reason) => Error::Busy(reason),
-                    other => Error::Failed(other.to_string()),
-                };
                 for append in appends {
-                    let _ = append.reply.send(Err(again()));
+                    let _ = append.reply.send(Err(probe::again(&error)));
                 }
                 for call in calls {
-                    call.answer(Err(again()));
+                    call.answer(Err(probe::again(&error)));
                 }
             }
             // One that a full disk takes is tried again, with the space that was made for it.
