@@ -16,14 +16,14 @@ use crate::{
 };
 
 const MIB: usize = 1 << 20;
-/// What the server takes at most, and what it shows of a page: its defaults.
+/// The server's defaults: the largest body and message, the bytes of a page, the bytes in flight.
 const BODY: usize = 16 * MIB;
 const MESSAGE: usize = 4 * MIB;
 const PAGE: usize = 8 * MIB;
 const IN_FLIGHT: usize = 256 * MIB;
 /// Clients at once.
 const CLIENTS: usize = 32;
-/// What all of them may take together: this many times the budget, and the server itself.
+/// The bound for all of them together: this many times the bytes in flight, and the server itself.
 const TIMES: usize = 4;
 const ITSELF: usize = 64 * MIB;
 
@@ -57,7 +57,7 @@ fn tool_call(text: &str) -> String {
     format!(r#"{{"role":"assistant","content":"","tool_calls":[{call}]}}"#)
 }
 
-/// What a tree of values would take most for.
+/// Metadata of many small values: parsed into a tree, it would take many times its bytes.
 fn many_small_values() -> String {
     let value = r#"[1,2,{"a":[]}]"#;
     format!(r#"{{"a":[{}]}}"#, vec![value; (MESSAGE - 1000) / (value.len() + 1)].join(","))
@@ -74,7 +74,7 @@ fn page(address: &Address) -> Vec<u8> {
 fn serve(bench: &mut Bench) -> Outcome<Server> {
     let plan = Plan { roots: 10, histories: vec![("full".into(), 10)], ..Plan::default() };
     let server = bench.serve("memory", &plan)?;
-    // What it makes once, it has.
+    // Connections and statements are made with the first request.
     let small = post_message(&server.address, "root-0", "hello");
     http::once(&server.address, &small)?;
     Ok(server)
