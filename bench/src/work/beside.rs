@@ -116,6 +116,7 @@ pub(crate) fn purged(database: &Path) -> Outcome<f64> {
     // The header of the file: its pages, and those that are free.
     let mut header = [0; 40];
     File::open(database)?.read_exact(&mut header)?;
-    let number = |at: usize| f64::from(u32::from_be_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]));
+    let number =
+        |at: usize| f64::from(u32::from_be_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]));
     Ok(number(36) / number(28).max(1.0))
 }

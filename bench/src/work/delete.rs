@@ -64,7 +64,11 @@ fn through_libraries(bench: &mut Bench, children: &[usize]) -> Outcome<()> {
         bench.add_sized("delete.sqlite_children", *size, Unit::Microseconds, &by_sets);
         bench.add_sized("delete.sqlite_triggers_children", *size, Unit::Microseconds, &by_triggers);
         if is_last {
-            bench.add_values("delete.mark", Unit::Milliseconds, &culm.iter().map(|took| took / 1e3).collect::<Vec<_>>());
+            bench.add_values(
+                "delete.mark",
+                Unit::Milliseconds,
+                &culm.iter().map(|took| took / 1e3).collect::<Vec<_>>(),
+            );
             bench.add_values("delete.over_sqlite", Unit::Times, &ratios(&whole, &by_sets));
             bench.add_values("delete.over_sqlite_triggers", Unit::Times, &ratios(&whole, &by_triggers));
         }

@@ -126,9 +126,8 @@ fn together(bench: &mut Bench, name: &str, request: impl Fn(&Address) -> Vec<u8>
         let ask = async |address: Address, request: Rc<[u8]>| -> Outcome<u16> {
             Ok(Client::connect(&address).await?.ask(&request).await?.0)
         };
-        let tasks: Vec<_> = (0..CLIENTS)
-            .map(|_| tokio::task::spawn_local(ask(server.address.clone(), request.clone())))
-            .collect();
+        let tasks: Vec<_> =
+            (0..CLIENTS).map(|_| tokio::task::spawn_local(ask(server.address.clone(), request.clone()))).collect();
         let mut answered = 0;
         for task in tasks {
             match task.await?? {
