@@ -265,3 +265,29 @@ begin
   insert into session_index (rowid, title, summary, scope)
   select session_key, title, summary, scope from session_terms where session_key = old.session_key;
 end;
+
+-- Parts of titles, three characters each: for the filter of a list, which finds what stands anywhere in a title. The line
+-- feeds after a title make the last characters of it the beginning of such a part too, so that one or two characters are
+-- found as a range of them.
+create view title_text as select session_key, title || char(10, 10) as title from sessions;
+
+create virtual table title_index using fts5 (
+  title, content = 'title_text', content_rowid = 'session_key', tokenize = 'trigram', columnsize = 0
+);
+
+create trigger title_index_insert after insert on sessions
+begin
+  insert into title_index (rowid, title) values (new.session_key, new.title || char(10, 10));
+end;
+
+create trigger title_index_delete after delete on sessions
+begin
+  insert into title_index (title_index, rowid, title) values ('delete', old.session_key, old.title || char(10, 10));
+end;
+
+create trigger title_index_update after update of title on sessions
+when new.title <> old.title
+begin
+  insert into title_index (title_index, rowid, title) values ('delete', old.session_key, old.title || char(10, 10));
+  insert into title_index (rowid, title) values (new.session_key, new.title || char(10, 10));
+end;

@@ -62,7 +62,8 @@ pub struct SessionFilter {
     /// With this model.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
-    /// Words of the title; the last may be the beginning of one.
+    /// What stands in the title: words in any order, or parts of words as they are typed. Case does not matter; accents do
+    /// not where whole words are meant.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub q: Option<String>,
     /// Created at this time or later.

@@ -11,7 +11,7 @@ use culm::{
 use crate::support::*;
 
 /// Tables whose rows may be those of a deleted session. (Backends and worktrees go when it is marked.)
-const TABLES: [&str; 9] = [
+const TABLES: [&str; 10] = [
     "sessions",
     "messages",
     "runs",
@@ -21,6 +21,7 @@ const TABLES: [&str; 9] = [
     "events",
     "message_index",
     "session_index",
+    "title_index",
 ];
 
 /// What makes a query show nothing of a deleted session, though it does not read `live_sessions`.

@@ -1,6 +1,6 @@
 //! What a shell writes is found: at once as far as SQL can index it, and wholly when the server has looked at it.
 
-use culm::model::SearchQuery;
+use culm::model::{SearchQuery, SessionFilter};
 
 use crate::{schema::small_tree, support::*};
 
@@ -34,6 +34,22 @@ async fn what_is_written_in_a_shell_is_found_by_any_part() {
         run(&mut shell, edit).await;
         assert_sound(&mut shell).await;
         assert_eq!((found(gone).await, found(there).await), (0, 1), "{edit}");
+    }
+}
+
+#[tokio::test]
+async fn a_title_that_is_written_in_a_shell_is_found_by_any_part() {
+    let database = sqlite().await;
+    small_tree(&database).await;
+    let mut shell = database.shell().await;
+    let listed = async |q: &str| {
+        let filter = SessionFilter { q: Some(q.into()), ..everything() };
+        database.storage().sessions(&filter, None, 10).await.unwrap().items.len()
+    };
+    for (title, gone, there) in [("snake_case", "object", "_"), ("a plain one", "_", "lain"), ("x", "lain", "X")] {
+        run(&mut shell, &format!("update sessions set title = '{title}' where id = 'a'")).await;
+        assert_sound(&mut shell).await;
+        assert_eq!((listed(gone).await, listed(there).await), (0, 1), "{title}");
     }
 }
 

@@ -168,7 +168,7 @@ pub(crate) async fn assert_sound(shell: &mut SqliteConnection) {
     let queued = "select count(*) from sessions s left join purges p using (session_key)
         where (s.deleted_at is null) <> (p.session_key is null)";
     assert_eq!(number(shell, queued).await, 0, "deleted sessions that nobody purges");
-    for index in ["message_index", "session_index"] {
+    for index in ["message_index", "session_index", "title_index"] {
         run(shell, &format!("insert into {index} ({index}, rank) values ('integrity-check', 1)")).await;
     }
 }

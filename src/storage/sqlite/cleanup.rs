@@ -14,7 +14,7 @@ use sqlx::{SqliteConnection, SqlitePool};
 use super::{
     deletion, error, purge,
     queue::Writer,
-    search,
+    search::Titles,
     types::{self, Json, Word},
 };
 use crate::{
@@ -330,14 +330,9 @@ async fn doomed(conn: &mut SqliteConnection, cleanup: &Cleanup, roots: &[i64]) -
     let (empty, children) = (cleanup.mode == CleanupMode::Empty, cleanup.mode == CleanupMode::Children);
     let inactive_before = cleanup.inactive_before.map(|time| time.0);
     let ids = cleanup.ids.as_ref().map(types::object);
-    let title = match &filter.q {
-        // Words that nothing can match name no session.
-        Some(words) => match search::title_query(words) {
-            Some(title) => Some(title),
-            None => return Ok(Vec::new()),
-        },
-        None => None,
-    };
+    let title = filter.q.as_deref().map(Titles::of);
+    let (words, parts) = title.as_ref().map(|title| (title.words.as_str(), title.parts.as_str())).unzip();
+    let short = title.as_ref().and_then(|title| title.short.as_deref());
     let kind = match filter.kind.unwrap_or(KindFilter::All) {
         KindFilter::Root => Some("root"),
         KindFilter::Child => Some("child"),
@@ -365,19 +360,21 @@ async fn doomed(conn: &mut SqliteConnection, cleanup: &Cleanup, roots: &[i64]) -
                and (?5 is null or (s.archived_at is not null) = ?5)
                and (?6 is null or s.pinned = ?6)
                and (?7 is null or s.model = ?7)
-               and (?8 is null or s.session_key in (select rowid from session_index where session_index match ?8))
-               and (?9 is null or ?9 = exists (select 1 from runs x where x.session_key = s.session_key
+               and (?8 is null or instr(lower(s.title), ?10) > 0 or s.session_key in (
+                      select rowid from session_index where session_index match ?8
+                      union all select rowid from title_index where title_index match ?9))
+               and (?11 is null or ?11 = exists (select 1 from runs x where x.session_key = s.session_key
                       and x.status in ('pending', 'running') and x.status = 'running'))
-               and (?10 is null or s.parent_key = (select p.session_key from live_sessions p where p.id = ?10))
-               and (?11 is null or s.root_key = (select r.session_key from live_sessions r where r.id = ?11))
-               and s.created_at >= ?12 and s.created_at < ?13 and s.last_activity_at >= ?14 and s.last_activity_at < ?15
+               and (?12 is null or s.parent_key = (select p.session_key from live_sessions p where p.id = ?12))
+               and (?13 is null or s.root_key = (select r.session_key from live_sessions r where r.id = ?13))
+               and s.created_at >= ?14 and s.created_at < ?15 and s.last_activity_at >= ?16 and s.last_activity_at < ?17
              union
              select c.session_key from named cross join live_sessions c on c.parent_key = named.session_key
            ),
            -- but a pinned or archived session keeps the tree below it,
            protected (session_key) as (
              select s.session_key from json_each(?1) j cross join live_sessions s on s.root_key = j.value
-             where (s.pinned = 1 and ?16) or (s.archived_at is not null and ?17)
+             where (s.pinned = 1 and ?18) or (s.archived_at is not null and ?19)
              union
              select c.session_key from protected cross join live_sessions c on c.parent_key = protected.session_key
            ),
@@ -385,11 +382,11 @@ async fn doomed(conn: &mut SqliteConnection, cleanup: &Cleanup, roots: &[i64]) -
              select s.session_key, s.parent_key, s.root_key,
                s.session_key not in (select session_key from named)
                or s.session_key in (select session_key from protected)
-               or coalesce(s.last_activity_at >= ?18, 0)
+               or coalesce(s.last_activity_at >= ?20, 0)
                -- Neither inactive nor empty while a run is active.
-               or ((?19 or ?18 is not null) and exists (select 1 from runs r where r.session_key = s.session_key
+               or ((?21 or ?20 is not null) and exists (select 1 from runs r where r.session_key = s.session_key
                      and r.status in ('pending', 'running')))
-               or (?19 and (s.attachment_count > 0 or s.message_count > 1
+               or (?21 and (s.attachment_count > 0 or s.message_count > 1
                  or exists (select 1 from messages m where m.session_key = s.session_key and m.role not in ('system', 'developer'))))
              from json_each(?1) j cross join live_sessions s on s.root_key = j.value
            ),
@@ -408,7 +405,9 @@ async fn doomed(conn: &mut SqliteConnection, cleanup: &Cleanup, roots: &[i64]) -
         archived,
         filter.pinned,
         filter.model,
-        title,
+        words,
+        parts,
+        short,
         filter.running,
         parent,
         root,

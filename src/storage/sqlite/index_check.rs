@@ -18,7 +18,7 @@ struct Index {
     texts: &'static str,
 }
 
-const INDEXES: [Index; 2] = [
+const INDEXES: [Index; 3] = [
     Index {
         name: "message_index",
         texts: "create temp view message_terms as
@@ -27,6 +27,10 @@ const INDEXES: [Index; 2] = [
     Index {
         name: "session_index",
         texts: "create temp view session_terms as select session_key, title, summary, scope from main.session_terms",
+    },
+    Index {
+        name: "title_index",
+        texts: "create temp view title_text as select session_key, title from main.title_text",
     },
 ];
 

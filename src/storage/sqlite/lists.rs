@@ -13,7 +13,8 @@ use sqlx::{SqliteConnection, SqlitePool};
 
 use super::{
     bounded::{self, Read},
-    error, search,
+    error,
+    search::Titles,
     sessions::{SessionRow, select_sessions},
     types::{self, Json, Raw, Text, Word},
 };
@@ -36,7 +37,7 @@ struct Weak {
     pinned: Option<bool>,
     running: Option<bool>,
     model: Option<String>,
-    title: Option<String>,
+    title: Option<Titles>,
 }
 
 /// The place to go on from, and how many rows to read.
@@ -58,9 +59,7 @@ pub(super) async fn list(
     after: Option<Position>,
     limit: i64,
 ) -> Result<Page<Session>> {
-    let Some(weak) = Weak::of(filter) else {
-        return Ok(Page { items: Vec::new(), next: None });
-    };
+    let weak = Weak::of(filter);
     let mut snapshot = pool.begin().await.map_err(error::of)?;
     let conn = &mut *snapshot;
     let order = filter.order.unwrap_or_default();
@@ -150,7 +149,22 @@ async fn few(conn: &mut SqliteConnection, weak: &Weak, kinds: &[Kind], order: Or
         keys_if_few!(conn, "select session_key from live_sessions where model = ?2", model);
     }
     if let Some(title) = &weak.title {
-        keys_if_few!(conn, "select rowid as session_key from session_index where session_index match ?2", title);
+        match &title.short {
+            Some(short) => {
+                let found = titles_with_short(conn, title, short).await?;
+                if found.is_some() {
+                    return Ok(found);
+                }
+            }
+            None => keys_if_few!(
+                conn,
+                "select session_key from (select rowid as session_key from session_index where session_index match ?2 limit ?1)
+                 union
+                 select session_key from (select rowid as session_key from title_index where title_index match ?3 limit ?1)",
+                title.words,
+                title.parts
+            ),
+        }
     }
     if order == Order::Activity && weak.created != EVER {
         keys_if_few!(
@@ -178,6 +192,21 @@ async fn few(conn: &mut SqliteConnection, weak: &Weak, kinds: &[Kind], order: Or
         );
     }
     Ok(None)
+}
+
+/// Sessions with one or two characters anywhere in the title: those with a part that begins so.
+async fn titles_with_short(conn: &mut SqliteConnection, title: &Titles, short: &str) -> Result<Option<String>> {
+    // Not checked at compile time: the table of parts is the connection's own.
+    let found = sqlx::query_as::<_, (i64, String)>(
+        "select count(*), json_group_array(session_key) from (
+           select session_key from (select rowid as session_key from session_index where session_index match ?2 limit ?1)
+           union
+           select session_key from (select distinct doc as session_key from temp.title_pieces
+                                    where term >= ?3 and term < ?3 || char(1114111) limit ?1)
+           limit ?1)",
+    );
+    let (count, keys) = found.bind(MANY).bind(&title.words).bind(short).fetch_one(conn).await.map_err(error::of)?;
+    Ok((count <= FEW).then_some(keys))
 }
 
 /// The key of one session, as that of few.
@@ -218,30 +247,32 @@ fn page(reads: Vec<Read<SessionRow>>, order: Order, limit: i64) -> Page<Session>
 }
 
 impl Weak {
-    /// None when the filter can meet nothing: a title search without a word.
-    fn of(filter: &SessionFilter) -> Option<Self> {
+    /// What is asked of titles, as the parameters of a list.
+    fn titles(&self) -> (Option<&str>, Option<&str>, Option<&str>) {
+        let title = self.title.as_ref();
+        (title.map(|t| t.words.as_str()), title.map(|t| t.parts.as_str()), title.and_then(|t| t.short.as_deref()))
+    }
+
+    fn of(filter: &SessionFilter) -> Self {
         let bounds =
             |from: Option<Timestamp>, to: Option<Timestamp>| (from.map_or(EVER.0, |t| t.0), to.map_or(EVER.1, |t| t.0));
-        let title = match &filter.q {
-            Some(words) => Some(search::title_query(words)?),
-            None => None,
-        };
-        Some(Self {
+        Self {
             created: bounds(filter.created_after, filter.created_before),
             active: bounds(filter.active_after, filter.active_before),
             pinned: filter.pinned,
             running: filter.running,
             model: filter.model.clone(),
-            title,
-        })
+            title: filter.q.as_deref().map(Titles::of),
+        }
     }
 }
 
 /// A list's query: what drives it, the weaker filters, its order. ?1 to ?3 are the place to go on from and the number
-/// of rows, ?4 to ?11 the weaker filters, the driver's own come after.
+/// of rows, ?4 to ?13 the weaker filters, the driver's own come after.
 macro_rules! list_sessions {
     ($driver:literal, $order:literal, $conn:expr, $weak:expr, $cut:expr $(, $argument:expr)*) => {{
         let (weak, cut): (&Weak, &Cut) = ($weak, $cut);
+        let (words, parts, short) = weak.titles();
         let ((created_from, created_to), (active_from, active_to)) = (weak.created, weak.active);
         let rows = select_sessions!(
             $driver
@@ -250,10 +281,12 @@ macro_rules! list_sessions {
               and (?9 is null or ?9 = exists (select 1 from runs x where x.session_key = s.session_key
                      and x.status in ('pending', 'running') and x.status = 'running'))
               and (?10 is null or s.model = ?10)
-              and (?11 is null or s.session_key in (select rowid from session_index where session_index match ?11)) "
+              and (?11 is null or instr(lower(s.title), ?13) > 0 or s.session_key in (
+                     select rowid from session_index where session_index match ?11
+                     union all select rowid from title_index where title_index match ?12)) "
             $order,
             cut.at, cut.key, cut.rows, created_from, created_to, active_from, active_to, weak.pinned, weak.running,
-            weak.model, weak.title $(, $argument)*
+            weak.model, words, parts, short $(, $argument)*
         )
         .fetch($conn);
         bounded::read(rows, SessionRow::bytes).await
@@ -262,7 +295,7 @@ macro_rules! list_sessions {
 
 async fn by_activity(conn: &mut SqliteConnection, kind: &str, weak: &Weak, cut: &Cut) -> Result<Read<SessionRow>> {
     list_sessions!(
-        "where s.kind = ?12 and s.archived_at is null and (s.last_activity_at, s.session_key) < (?1, ?2)",
+        "where s.kind = ?14 and s.archived_at is null and (s.last_activity_at, s.session_key) < (?1, ?2)",
         "order by s.last_activity_at desc, s.session_key desc limit ?3",
         conn,
         weak,
@@ -278,7 +311,7 @@ async fn archived_by_activity(
     cut: &Cut,
 ) -> Result<Read<SessionRow>> {
     list_sessions!(
-        "where s.kind = ?12 and s.archived_at is not null and (s.last_activity_at, s.session_key) < (?1, ?2)",
+        "where s.kind = ?14 and s.archived_at is not null and (s.last_activity_at, s.session_key) < (?1, ?2)",
         "order by s.last_activity_at desc, s.session_key desc limit ?3",
         conn,
         weak,
@@ -295,7 +328,7 @@ async fn by_creation(
     cut: &Cut,
 ) -> Result<Read<SessionRow>> {
     list_sessions!(
-        "where s.kind = ?12 and (s.archived_at is not null) = ?13 and (s.created_at, s.session_key) < (?1, ?2)",
+        "where s.kind = ?14 and (s.archived_at is not null) = ?15 and (s.created_at, s.session_key) < (?1, ?2)",
         "order by s.created_at desc, s.session_key desc limit ?3",
         conn,
         weak,
@@ -316,7 +349,7 @@ async fn by_creation_of_idle(
 ) -> Result<Read<SessionRow>> {
     match archived {
         false => list_sessions!(
-            "where s.kind = ?12 and s.archived_at is null and (+s.created_at, +s.session_key) < (?1, ?2)",
+            "where s.kind = ?14 and s.archived_at is null and (+s.created_at, +s.session_key) < (?1, ?2)",
             "order by +s.created_at desc, +s.session_key desc limit ?3",
             conn,
             weak,
@@ -324,7 +357,7 @@ async fn by_creation_of_idle(
             kind
         ),
         true => list_sessions!(
-            "where s.kind = ?12 and s.archived_at is not null and (+s.created_at, +s.session_key) < (?1, ?2)",
+            "where s.kind = ?14 and s.archived_at is not null and (+s.created_at, +s.session_key) < (?1, ?2)",
             "order by +s.created_at desc, +s.session_key desc limit ?3",
             conn,
             weak,
@@ -351,10 +384,10 @@ async fn of_few(
     // The plus keeps the indexes of the order out.
     match order {
         Order::Activity => list_sessions!(
-            "where s.session_key in (select value from json_each(?12)) and +s.kind = ?13
-               and (s.archived_at is not null) = ?14 and (+s.last_activity_at, s.session_key) < (?1, ?2)
-               and (?15 is null or s.parent_key = (select p.session_key from live_sessions p where p.id = ?15))
-               and (?16 is null or s.root_key = (select r.session_key from live_sessions r where r.id = ?16))",
+            "where s.session_key in (select value from json_each(?14)) and +s.kind = ?15
+               and (s.archived_at is not null) = ?16 and (+s.last_activity_at, s.session_key) < (?1, ?2)
+               and (?17 is null or s.parent_key = (select p.session_key from live_sessions p where p.id = ?17))
+               and (?18 is null or s.root_key = (select r.session_key from live_sessions r where r.id = ?18))",
             "order by +s.last_activity_at desc, s.session_key desc limit ?3",
             conn,
             weak,
@@ -366,10 +399,10 @@ async fn of_few(
             root
         ),
         Order::Created => list_sessions!(
-            "where s.session_key in (select value from json_each(?12)) and +s.kind = ?13
-               and (s.archived_at is not null) = ?14 and (+s.created_at, s.session_key) < (?1, ?2)
-               and (?15 is null or s.parent_key = (select p.session_key from live_sessions p where p.id = ?15))
-               and (?16 is null or s.root_key = (select r.session_key from live_sessions r where r.id = ?16))",
+            "where s.session_key in (select value from json_each(?14)) and +s.kind = ?15
+               and (s.archived_at is not null) = ?16 and (+s.created_at, s.session_key) < (?1, ?2)
+               and (?17 is null or s.parent_key = (select p.session_key from live_sessions p where p.id = ?17))
+               and (?18 is null or s.root_key = (select r.session_key from live_sessions r where r.id = ?18))",
             "order by +s.created_at desc, s.session_key desc limit ?3",
             conn,
             weak,
@@ -398,9 +431,9 @@ async fn in_one_tree(
     let root = filter.root.as_ref().map(SessionId::as_str);
     match (parent, order) {
         (Some(parent), Order::Created) => list_sessions!(
-            "where s.parent_key = (select p.session_key from live_sessions p where p.id = ?14) and +s.kind = ?12
-               and (s.archived_at is not null) = ?13 and (s.created_at, s.session_key) < (?1, ?2)
-               and (?15 is null or s.root_key = (select r.session_key from live_sessions r where r.id = ?15))",
+            "where s.parent_key = (select p.session_key from live_sessions p where p.id = ?16) and +s.kind = ?14
+               and (s.archived_at is not null) = ?15 and (s.created_at, s.session_key) < (?1, ?2)
+               and (?17 is null or s.root_key = (select r.session_key from live_sessions r where r.id = ?17))",
             "order by s.created_at desc, s.session_key desc limit ?3",
             conn,
             weak,
@@ -411,9 +444,9 @@ async fn in_one_tree(
             root
         ),
         (Some(parent), Order::Activity) => list_sessions!(
-            "where s.parent_key = (select p.session_key from live_sessions p where p.id = ?14) and +s.kind = ?12
-               and (s.archived_at is not null) = ?13 and (s.last_activity_at, s.session_key) < (?1, ?2)
-               and (?15 is null or s.root_key = (select r.session_key from live_sessions r where r.id = ?15))",
+            "where s.parent_key = (select p.session_key from live_sessions p where p.id = ?16) and +s.kind = ?14
+               and (s.archived_at is not null) = ?15 and (s.last_activity_at, s.session_key) < (?1, ?2)
+               and (?17 is null or s.root_key = (select r.session_key from live_sessions r where r.id = ?17))",
             "order by s.last_activity_at desc, s.session_key desc limit ?3",
             conn,
             weak,
@@ -424,8 +457,8 @@ async fn in_one_tree(
             root
         ),
         (None, Order::Created) => list_sessions!(
-            "where s.root_key = (select r.session_key from live_sessions r where r.id = ?14) and +s.kind = ?12
-               and (s.archived_at is not null) = ?13 and (s.created_at, s.session_key) < (?1, ?2)",
+            "where s.root_key = (select r.session_key from live_sessions r where r.id = ?16) and +s.kind = ?14
+               and (s.archived_at is not null) = ?15 and (s.created_at, s.session_key) < (?1, ?2)",
             "order by s.created_at desc, s.session_key desc limit ?3",
             conn,
             weak,
@@ -435,8 +468,8 @@ async fn in_one_tree(
             root
         ),
         (None, Order::Activity) => list_sessions!(
-            "where s.root_key = (select r.session_key from live_sessions r where r.id = ?14) and +s.kind = ?12
-               and (s.archived_at is not null) = ?13 and (s.last_activity_at, s.session_key) < (?1, ?2)",
+            "where s.root_key = (select r.session_key from live_sessions r where r.id = ?16) and +s.kind = ?14
+               and (s.archived_at is not null) = ?15 and (s.last_activity_at, s.session_key) < (?1, ?2)",
             "order by s.last_activity_at desc, s.session_key desc limit ?3",
             conn,
             weak,

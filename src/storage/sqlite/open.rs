@@ -435,11 +435,12 @@ pub(super) fn to_write(path: &Path) -> SqliteConnectOptions {
         .thread_name(|id| format!("{THREADS}-writer-{id}"))
 }
 
-/// The words of the search index as a table: this connection's own, for in the schema it stops sqlx from describing
-/// any query.
+/// The words of the search index, and the parts of titles, as tables: this connection's own, for in the schema they stop
+/// sqlx from describing any query.
 async fn show_words(conn: &mut SqliteConnection) -> sqlx::Result<()> {
     let words = "pragma query_only = off;
                  create virtual table temp.message_words using fts5vocab (main, message_index, instance);
+                 create virtual table temp.title_pieces using fts5vocab (main, title_index, instance);
                  pragma query_only = on";
     sqlx::raw_sql(words).execute(conn).await.map(drop)
 }

@@ -38,6 +38,7 @@ async fn refill(conn: &mut SqliteConnection, progress: &mut (dyn FnMut(u64, u64)
 async fn fill(conn: &mut SqliteConnection, progress: &mut (dyn FnMut(u64, u64) + Send)) -> sqlx::Result<()> {
     sqlx::query!("insert into message_index (message_index) values ('delete-all')").execute(&mut *conn).await?;
     sqlx::query!("insert into session_index (session_index) values ('delete-all')").execute(&mut *conn).await?;
+    sqlx::query!("insert into title_index (title_index) values ('delete-all')").execute(&mut *conn).await?;
     sqlx::query!("delete from message_hours").execute(&mut *conn).await?;
     let rows = sqlx::query_scalar!(
         r#"select (select count(*) from messages) + (select count(*) from sessions) as "rows!: u64""#
@@ -61,6 +62,11 @@ async fn fill(conn: &mut SqliteConnection, progress: &mut (dyn FnMut(u64, u64) +
     sqlx::query!(
         "insert into session_index (rowid, title, summary, scope)
          select session_key, title, summary, scope from session_terms order by session_key"
+    )
+    .execute(&mut *conn)
+    .await?;
+    sqlx::query!(
+        "insert into title_index (rowid, title) select session_key, title from title_text order by session_key"
     )
     .execute(&mut *conn)
     .await?;

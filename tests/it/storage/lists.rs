@@ -63,7 +63,16 @@ pub(super) async fn titles_are_found_by_words_that_are_never_syntax(storage: &dy
         create(storage, name).await;
         storage.update_session(&id(name), title(text), None).await.unwrap();
     }
-    let cases: [(&str, &[&str]); 14] = [
+    let cases: [(&str, &[&str]); 23] = [
+        ("ain", &["a"]),
+        ("AR-ix", &[]),
+        ("OO-BA", &["a"]),
+        ("rc/ma foo", &["a"]),
+        ("ix foo", &["a"]),
+        ("/", &["a"]),
+        ("n'", &["b"]),
+        ("FÉ", &["c"]),
+        ("O", &["b", "a"]),
         ("foo-bar", &["a"]),
         ("src/main.rs", &["a"]),
         ("main fix", &["a"]),

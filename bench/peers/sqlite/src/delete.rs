@@ -43,6 +43,8 @@ fn by_sets(conn: &Connection) -> Outcome<()> {
          from doomed join messages m using (session_key) join message_terms t on t.message_key = m.message_key;
          insert into session_index (session_index, rowid, title, summary, scope)
          select 'delete', t.session_key, t.title, t.summary, t.scope from doomed join session_terms t using (session_key);
+         insert into title_index (title_index, rowid, title)
+         select 'delete', t.session_key, t.title from doomed join title_text t using (session_key);
          delete from messages where session_key in (select session_key from doomed);
          delete from events where root_key in (select session_key from doomed);",
     )?;

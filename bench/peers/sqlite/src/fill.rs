@@ -28,7 +28,8 @@ pub(crate) fn fill(path: &str, plan: &Plan, texts: &Texts) -> Outcome<()> {
     conn.execute_batch(
         "insert or ignore into message_hours (hour, block) select created_at / 3600000000, message_key >> 12 from messages;
          insert into message_index (message_index) values ('rebuild');
-         insert into session_index (session_index) values ('rebuild');",
+         insert into session_index (session_index) values ('rebuild');
+         insert into title_index (title_index) values ('rebuild');",
     )?;
     triggers.iter().try_for_each(|sql| conn.execute_batch(sql))?;
     conn.execute_batch("commit; analyze; pragma wal_checkpoint(truncate)")?;

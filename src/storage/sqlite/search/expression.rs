@@ -303,10 +303,46 @@ fn scope(words: &[String]) -> String {
     format!("(scope : ({}))", words.join(" OR "))
 }
 
+/// Matches nothing.
+const NOTHING: &str = "\"\"";
+/// Pieces of a title's filter that are looked for, and bytes of each; what comes after them is passed over.
+const PIECES: usize = 32;
+const PIECE: usize = 1 << 10;
+/// Characters of the parts that titles are indexed by.
+const PART: usize = 3;
+
+/// What a list's filter asks of titles: all its words, or all that was typed as parts of words. One is enough.
+#[derive(Debug, PartialEq, Eq)]
+pub(in crate::storage::sqlite) struct Titles {
+    /// For the index of sessions: all words, of which the last may be the beginning of one.
+    pub(in crate::storage::sqlite) words: String,
+    /// For the index of parts: each piece between spaces, or the whole where one of them is too short.
+    pub(in crate::storage::sqlite) parts: String,
+    /// The whole, in small letters, where it has fewer characters than such a part.
+    pub(in crate::storage::sqlite) short: Option<String>,
+}
+
+impl Titles {
+    pub(in crate::storage::sqlite) fn of(q: &str) -> Self {
+        let whole = q.split(|c: char| c.is_whitespace() || c.is_control()).filter(|piece| !piece.is_empty());
+        let pieces: Vec<&str> = whole.take(PIECES).map(|piece| &piece[..piece.floor_char_boundary(PIECE)]).collect();
+        let whole = pieces.join(" ");
+        let is_short = |text: &&str| text.chars().count() < PART;
+        let quoted = |text: &str| format!("\"{}\"", text.replace('"', "\"\""));
+        let parts = match () {
+            () if is_short(&whole.as_str()) => NOTHING.into(),
+            () if pieces.iter().any(is_short) => quoted(&whole),
+            () => pieces.iter().map(|piece| quoted(piece)).collect::<Vec<_>>().join(" AND "),
+        };
+        let short = Some(whole.to_lowercase()).filter(|whole| !whole.is_empty() && is_short(&whole.as_str()));
+        Self { words: words_of_title(&pieces).unwrap_or_else(|| NOTHING.into()), parts, short }
+    }
+}
+
 /// A query for titles that have all these words; the last may be the beginning of one. None without a word.
-pub(in crate::storage::sqlite) fn title_query(words: &str) -> Option<String> {
-    let words = words.split_whitespace();
-    let terms: Vec<Term> = words.map(|word| Term { text: word.into(), excluded: false, prefix: false }).collect();
+fn words_of_title(words: &[&str]) -> Option<String> {
+    let terms: Vec<Term> =
+        words.iter().map(|word| Term { text: (*word).into(), excluded: false, prefix: false }).collect();
     let mut phrases = phrases(&terms);
     if let (Some(last), Some(phrase)) = (terms.last(), phrases.last_mut()) {
         let prefixed = Phrase::new(&Term { prefix: last.text.contains(char::is_alphanumeric), ..last.clone() }, PHRASE);

@@ -31,8 +31,8 @@ use crate::{
     model::{Partial, Rank, Ranked, SearchHit, SearchOrder, SearchPage, SearchPosition, SearchQuery},
     storage::Result,
 };
+pub(super) use expression::Titles;
 use expression::Wanted;
-pub(super) use expression::title_query;
 pub(super) use forms::{form, form_of_calls};
 use limits::{Limits, Phrases};
 use matching::{Checks, Found, Matcher};
