@@ -5,7 +5,6 @@
 //! on loopback too.
 
 use axum::http::{HeaderMap, StatusCode, Uri, header};
-use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
 use super::error::Problem;
@@ -14,10 +13,10 @@ use super::error::Problem;
 const OPEN: [&str; 6] = ["/", "/favicon.ico", "/health", "/ready", "/docs", "/api/v1/openapi.json"];
 
 /// What a request must bring.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Access {
-    /// What the token is compared by; none when no token is asked for.
-    token: Option<[u64; 4]>,
+    /// None when no token is asked for.
+    token: Option<String>,
     /// The server's own names: `host:port`, or `host` at any port.
     hosts: Vec<String>,
 }
@@ -34,7 +33,7 @@ pub(super) enum Caller {
 impl Access {
     /// Asks for this token, if any, and for one of these names: `host:port`, or `host` at every port.
     pub fn new(token: Option<&str>, hosts: impl IntoIterator<Item = String>) -> Self {
-        Self { token: token.map(digest), hosts: hosts.into_iter().collect() }
+        Self { token: token.map(Into::into), hosts: hosts.into_iter().collect() }
     }
 
     /// Who calls, if it may.
@@ -87,7 +86,7 @@ impl Access {
             return false;
         };
         let token = given.split_once(' ').filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
-        token.is_some_and(|(_, token)| bool::from(digest(token.trim()).ct_eq(expected)))
+        token.is_some_and(|(_, token)| bool::from(token.trim().as_bytes().ct_eq(expected.as_bytes())))
     }
 }
 
@@ -108,11 +107,4 @@ fn name_of(host: &str) -> &str {
         Some((name, port)) if !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit()) => name,
         _ => host,
     }
-}
-
-/// SHA-256, in pieces that are compared at once.
-fn digest(token: &str) -> [u64; 4] {
-    let bytes: [u8; 32] = Sha256::digest(token).into();
-    let (pieces, _) = bytes.as_chunks();
-    std::array::from_fn(|n| u64::from_ne_bytes(pieces[n]))
 }

@@ -3,7 +3,8 @@
 //! **Each request reserves once, up front**, as much as its body has or its answer may have, so that none waits for more
 //! while it holds some. What does not fit waits a moment, and is refused then. What was reserved is held by the request's
 //! work wherever that runs, also when its client is gone; once an answer is made, as much is held as it has, until it is
-//! sent. Attachments, which last as long as their clients are slow, and large calls have a part of the whole each.
+//! sent, or nothing if it is small. Large calls leave a part of the whole to small ones, and attachments, which last as long
+//! as their clients are slow, a part to all calls.
 
 use std::{
     pin::Pin,
@@ -34,6 +35,8 @@ const UNIT: usize = 1 << 10;
 const PATIENCE: Duration = Duration::from_secs(2);
 /// What a call takes that brings and shows little.
 const LITTLE: usize = 64 << 10;
+/// Bytes of an answer that holds nothing while it is sent.
+const SMALL: usize = 4 << 10;
 /// The part of all that only such calls take: large ones keep nobody from a delete or a cancel.
 const FOR_LITTLE: usize = 16;
 /// The part of all that attachments on their way take at most: these last as long as their clients are slow.
@@ -45,56 +48,100 @@ const PASSING: usize = 4 * PIECE as usize;
 
 /// The bytes that may be in flight. For each of them the process takes at most about four of memory: a body beside what it
 /// was read into, what is written of it and what is shown of it; a page beside its rows. `bench/` measures it.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(super) struct Budget {
-    free: Arc<Semaphore>,
-    /// What is free of the parts that large calls may take, and attachments.
-    for_large: Arc<Semaphore>,
-    for_transfers: Arc<Semaphore>,
-    large: usize,
-    transfers: usize,
+    /// Nearly all, for large calls, and for small ones that find no room in their own part.
+    all: Part,
+    /// What is kept for small calls.
+    little: Part,
+    /// What attachments may take of all.
+    transfers: Part,
     patience: Duration,
 }
 
-/// A part of the budget, until it is dropped.
+/// A part of the budget.
 #[derive(Debug)]
-pub(super) struct Reserved(Mutex<Vec<OwnedSemaphorePermit>>);
+struct Part {
+    free: Arc<Semaphore>,
+    units: usize,
+}
+
+/// Bytes of the budget, until they are dropped.
+#[derive(Debug)]
+pub(super) struct Reserved(Mutex<[Option<OwnedSemaphorePermit>; 2]>);
+
+impl Part {
+    fn new(units: usize) -> Self {
+        Self { free: Arc::new(Semaphore::new(units)), units }
+    }
+
+    /// So many bytes, or all: a single request is never too large.
+    fn units_of(&self, bytes: usize) -> u32 {
+        u32::try_from(bytes.div_ceil(UNIT).min(self.units)).unwrap_or(u32::MAX)
+    }
+
+    fn take(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.free).try_acquire_many_owned(self.units_of(bytes)).ok()
+    }
+
+    async fn wait_for(&self, bytes: usize) -> Result<OwnedSemaphorePermit, AcquireError> {
+        Arc::clone(&self.free).acquire_many_owned(self.units_of(bytes)).await
+    }
+}
 
 impl Budget {
     pub(super) fn new(bytes: usize) -> Self {
         let units = bytes.div_ceil(UNIT).clamp(1, u32::MAX as usize).min(Semaphore::MAX_PERMITS);
-        let (large, transfers) = (units - units / FOR_LITTLE, units.div_ceil(FOR_TRANSFERS));
-        let [free, for_large, for_transfers] = [units, large, transfers].map(|units| Arc::new(Semaphore::new(units)));
-        Self { free, for_large, for_transfers, large, transfers, patience: PATIENCE }
+        let little = units / FOR_LITTLE;
+        let [all, little, transfers] = [units - little, little, units.div_ceil(FOR_TRANSFERS)].map(Part::new);
+        Self { all, little, transfers, patience: PATIENCE }
     }
 
-    /// So many bytes, or all of its part: a single request is never too large for the budget.
+    /// So many bytes. Each part is waited for in the same order, so that nobody waits for one another.
     pub(super) async fn reserve(&self, needs: Needs) -> Result<Arc<Reserved>, Problem> {
-        let (bytes, most, parts) = match needs {
-            Needs::Nothing => (0, 0, &[][..]),
-            Needs::Call(bytes @ 0..=LITTLE) => (bytes, self.large, &[&self.free][..]),
-            Needs::Call(bytes) => (bytes, self.large, &[&self.for_large, &self.free][..]),
-            Needs::Transfer(bytes) => (bytes, self.transfers, &[&self.for_transfers, &self.for_large, &self.free][..]),
-        };
-        let units = u32::try_from(bytes.div_ceil(UNIT).min(most)).unwrap_or(u32::MAX);
-        let reserve = async {
-            let mut permits = Vec::with_capacity(parts.len());
-            for part in parts {
-                permits.push(Arc::clone(part).acquire_many_owned(units).await?);
+        let at_once = match needs {
+            Needs::Nothing => Some([None, None]),
+            Needs::Call(bytes) => {
+                let own = if self.is_little(bytes) { self.little.take(bytes) } else { None };
+                own.or_else(|| self.all.take(bytes)).map(|permit| [Some(permit), None])
             }
-            Ok::<_, AcquireError>(permits)
+            Needs::Transfer(_) => None,
         };
-        match tokio::time::timeout(self.patience, reserve).await {
-            Ok(Ok(permits)) => Ok(Arc::new(Reserved(Mutex::new(permits)))),
-            _ => Err(Problem::overloaded("requests under way hold all bytes that may be in flight")),
-        }
+        let permits = match at_once {
+            Some(permits) => permits,
+            None => match tokio::time::timeout(self.patience, self.wait(needs)).await {
+                Ok(Ok(permits)) => permits,
+                _ => return Err(Problem::overloaded("requests under way hold all bytes that may be in flight")),
+            },
+        };
+        Ok(Arc::new(Reserved(Mutex::new(permits))))
+    }
+
+    /// Whether it may take the part of small calls.
+    fn is_little(&self, bytes: usize) -> bool {
+        bytes <= LITTLE && bytes.div_ceil(UNIT) <= self.little.units
+    }
+
+    async fn wait(&self, needs: Needs) -> Result<[Option<OwnedSemaphorePermit>; 2], AcquireError> {
+        Ok(match needs {
+            Needs::Nothing => [None, None],
+            Needs::Call(bytes) if self.is_little(bytes) => tokio::select! {
+                permit = self.little.wait_for(bytes) => [Some(permit?), None],
+                permit = self.all.wait_for(bytes) => [Some(permit?), None],
+            },
+            Needs::Call(bytes) => [Some(self.all.wait_for(bytes).await?), None],
+            Needs::Transfer(bytes) => {
+                let of_transfers = self.transfers.wait_for(bytes).await?;
+                [Some(of_transfers), Some(self.all.wait_for(bytes).await?)]
+            }
+        })
     }
 }
 
 impl Reserved {
     /// Gives back all but so many bytes.
     pub(super) fn shrink(&self, bytes: usize) {
-        for permit in self.0.lock().unwrap_or_else(PoisonError::into_inner).iter_mut() {
+        for permit in self.0.lock().unwrap_or_else(PoisonError::into_inner).iter_mut().flatten() {
             let spare = permit.num_permits().saturating_sub(bytes.div_ceil(UNIT));
             drop(permit.split(spare));
         }
@@ -157,8 +204,10 @@ fn passes_through<B>(request: &Request<B>) -> bool {
 /// Does a request's work, which holds what was reserved for it, and has its answer hold as much as that has.
 pub(super) async fn holding(reserved: Arc<Reserved>, work: impl Future<Output = Response>) -> Response {
     let response = tasks::holding(reserved.clone(), work).await;
-    if let Some(bytes) = response.body().size_hint().exact() {
-        reserved.shrink(usize::try_from(bytes).unwrap_or(usize::MAX));
+    match response.body().size_hint().exact().map(usize::try_from) {
+        Some(Ok(0..=SMALL)) => return response,
+        Some(Ok(bytes)) => reserved.shrink(bytes),
+        _ => {}
     }
     response.map(|body| Body::new(Held { body, _reserved: reserved }))
 }

@@ -35,20 +35,21 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// The whole API, as connections call it. Cheap to clone.
 #[derive(Clone)]
-pub struct Api {
+pub struct Api(Arc<Parts>);
+
+struct Parts {
     routes: Router,
-    access: Arc<Access>,
-    bytes: Budget,
+    access: Access,
+    bytes: Arc<Budget>,
     limits: Limits,
 }
 
 impl Api {
-    pub(super) fn new(routes: Router, access: Access, bytes: Budget, limits: Limits) -> Self {
-        Self { routes, access: Arc::new(access), bytes, limits }
+    pub(super) fn new(routes: Router, access: Access, bytes: Arc<Budget>, limits: Limits) -> Self {
+        Self(Arc::new(Parts { routes, access, bytes, limits }))
     }
 
-    /// Gives the request an id, logs it, and finishes its answer.
-    /// Who shows the token is told so.
+    /// Gives the request an id, logs it, and finishes its answer. A request with the token is reported to `trust`.
     pub(super) async fn answer(self, request: Request, trust: impl FnOnce()) -> Response {
         let id = request_id(request.headers());
         let shown = id.to_str().unwrap_or_default();
@@ -62,16 +63,17 @@ impl Api {
     }
 
     /// What panics fails alone.
-    async fn let_through(self, request: Request, trust: impl FnOnce()) -> Response {
-        match self.access.check(request.uri(), request.headers()) {
+    async fn let_through(&self, request: Request, trust: impl FnOnce()) -> Response {
+        let Parts { routes, access, bytes, limits } = &*self.0;
+        match access.check(request.uri(), request.headers()) {
             Ok(Caller::User) => trust(),
             Ok(Caller::Stranger) => {}
             Err(problem) => return problem.into_response(),
         }
-        match budget::needs(&request, &self.limits) {
-            Needs::Nothing => routed(self.routes, request).await,
-            needs => match self.bytes.reserve(needs).await {
-                Ok(reserved) => budget::holding(reserved, routed(self.routes, request)).await,
+        match budget::needs(&request, limits) {
+            Needs::Nothing => routed(routes, request).await,
+            needs => match bytes.reserve(needs).await {
+                Ok(reserved) => budget::holding(reserved, routed(routes, request)).await,
                 Err(problem) => {
                     extract::pass_over(&mut request.into_body()).await;
                     problem.into_response()
@@ -81,8 +83,8 @@ impl Api {
     }
 }
 
-async fn routed(routes: Router, request: Request) -> Response {
-    match AssertUnwindSafe(routes.oneshot(request)).catch_unwind().await {
+async fn routed(routes: &Router, request: Request) -> Response {
+    match AssertUnwindSafe(routes.clone().oneshot(request)).catch_unwind().await {
         Ok(Ok(response)) => response,
         Ok(Err(never)) => match never {},
         Err(_) => {
@@ -102,8 +104,7 @@ fn request_id(headers: &HeaderMap) -> HeaderValue {
 fn made_id() -> HeaderValue {
     static SERVER: LazyLock<String> = LazyLock::new(|| uuid::Uuid::now_v7().simple().to_string());
     static REQUESTS: AtomicU64 = AtomicU64::new(0);
-    let number = REQUESTS.fetch_add(1, Ordering::Relaxed).to_string();
-    let id = [&SERVER, "-", &number].concat();
+    let id = format!("{}-{}", *SERVER, REQUESTS.fetch_add(1, Ordering::Relaxed));
     HeaderValue::try_from(id).unwrap_or(HeaderValue::from_static("0"))
 }
 
@@ -142,7 +143,7 @@ mod tests {
             panic!("as the test has it");
         }
         let routes = Router::new().route("/panics", get(panics)).route("/well", get(async || "\"well\""));
-        let api = Api::new(routes, Access::new(None, ["here".to_owned()]), Budget::new(1), Limits::default());
+        let api = Api::new(routes, Access::new(None, ["here".to_owned()]), Arc::new(Budget::new(1)), Limits::default());
         let (status, id, problem) = answer(&api, "/panics").await;
         assert_eq!((status, &problem["code"]), (StatusCode::INTERNAL_SERVER_ERROR, &"internal".into()));
         assert_eq!(problem["request_id"], id.to_str().unwrap());

@@ -11,12 +11,13 @@ use std::{
 
 use aide::{OperationInput, OperationOutput, generate::GenContext, openapi};
 use axum::{
+    BoxError,
     body::{Body, HttpBody as _},
     extract::{FromRequest, FromRequestParts, OptionalFromRequest, RawPathParams, Request},
     http::{HeaderMap, HeaderValue, StatusCode, header, request::Parts},
     response::{IntoResponse, Response},
 };
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use schemars::JsonSchema;
 use serde::{
@@ -118,9 +119,17 @@ async fn read(request: Request, limit: usize) -> Result<Bytes, Problem> {
         pass_over(&mut body).await;
         return Err(Problem::too_large(limit));
     }
-    let collected = Limited::new(&mut body, limit).collect();
+    // In one piece from the beginning: it is as long as it says, most often, and its pieces would be twice as much.
+    let mut bytes = BytesMut::with_capacity(usize::try_from(body.size_hint().lower()).unwrap_or(0));
+    let collected = async {
+        let mut body = Limited::new(&mut body, limit);
+        while let Some(frame) = body.frame().await {
+            bytes.extend_from_slice(frame?.data_ref().map_or(&[], |data| data));
+        }
+        Ok::<_, BoxError>(())
+    };
     match tokio::time::timeout(BODY_TIMEOUT, collected).await {
-        Ok(Ok(collected)) => Ok(collected.to_bytes()),
+        Ok(Ok(())) => Ok(bytes.freeze()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => {
             pass_over(&mut body).await;
             Err(Problem::too_large(limit))

@@ -48,7 +48,7 @@ use crate::{model::Limits, repository::SessionRepository, runs::Runs, worktree::
 #[derive(Clone)]
 struct UnderWay {
     keys: idempotency::Keys,
-    bytes: budget::Budget,
+    bytes: Arc<budget::Budget>,
 }
 
 /// What handlers share: every request takes a copy or two.
@@ -68,7 +68,7 @@ pub struct Shared {
 impl App {
     /// An application on these sessions, runs and worktrees.
     pub fn new(runs: Runs, worktrees: Worktrees, limits: Limits) -> Self {
-        let bytes = budget::Budget::new(limits.in_flight);
+        let bytes = Arc::new(budget::Budget::new(limits.in_flight));
         let under_way = UnderWay { keys: idempotency::Keys::default(), bytes };
         let document = document::Document::default();
         let repository = runs.repository().clone();

@@ -53,6 +53,36 @@ impl Pieces {
     }
 }
 
+/// The fields of an object in their order, of which some have a place of their own, and are written down here only if the
+/// object must be kept whole: they can be long.
+#[derive(Default)]
+struct Fields(Vec<(String, Option<RawJson>)>);
+
+impl Fields {
+    /// A field with a place of its own.
+    fn own(&mut self, name: &str) {
+        self.0.push((name.into(), None));
+    }
+
+    /// Any other field.
+    fn other(&mut self, name: &str, value: RawJson) {
+        self.0.push((name.into(), Some(value)));
+    }
+
+    fn has_others(&self) -> bool {
+        self.0.iter().any(|(_, value)| value.is_some())
+    }
+
+    /// The object, given the values of the fields that have a place of their own.
+    fn whole<E: Error>(&self, own: impl Fn(&str) -> RawJson) -> Result<RawObject, E> {
+        let mut whole = Pieces::new();
+        for (name, value) in &self.0 {
+            whole.add(name, &value.clone().unwrap_or_else(|| own(name)));
+        }
+        whole.end()
+    }
+}
+
 /// Reads an object with a function of its fields.
 struct Object<F>(F);
 
@@ -191,32 +221,36 @@ impl<'de> Deserialize<'de> for MessagePart {
             type Value = MessagePart;
 
             fn read<A: MapAccess<'de>>(self, mut fields: A) -> Result<MessagePart, A::Error> {
-                let (mut kind, mut text, mut image, mut all) = (None::<String>, None::<String>, None, Pieces::new());
-                let mut known = true;
+                let (mut kind, mut text, mut image) = (None::<String>, None::<String>, None::<Image>);
+                let mut all = Fields::default();
                 while let Some(name) = fields.next_key::<Cow<'_, str>>()? {
-                    let value = match &*name {
-                        "type" => RawJson::of(kind.insert(fields.next_value()?)),
-                        "text" => RawJson::of(text.insert(fields.next_value()?)),
-                        "image_url" => {
-                            let Image { url, json } = fields.next_value()?;
-                            known &= url.is_some();
-                            image = Some(url);
-                            json
-                        }
+                    match &*name {
+                        "type" => kind = fields.next_value().map(Some)?,
+                        "text" => text = fields.next_value().map(Some)?,
+                        "image_url" => image = fields.next_value().map(Some)?,
                         _ => {
-                            known = false;
-                            fields.next_value()?
+                            all.other(&name, fields.next_value()?);
+                            continue;
                         }
-                    };
-                    all.add(&name, &value);
+                    }
+                    all.own(&name);
                 }
                 let kind = kind.ok_or_else(|| A::Error::missing_field("type"))?;
+                let is_plain = !all.has_others() && image.as_ref().is_none_or(|image| !image.all.has_others());
                 match (kind.as_str(), text, image) {
                     ("text", None, _) => Err(A::Error::missing_field("text")),
                     ("image_url", _, None) => Err(A::Error::missing_field("image_url")),
-                    ("text", Some(text), None) if known => Ok(MessagePart::Text { text }),
-                    ("image_url", None, Some(Some(image_url))) if known => Ok(MessagePart::ImageUrl { image_url }),
-                    _ => Ok(MessagePart::Other(all.end()?)),
+                    ("text", Some(text), None) if is_plain => Ok(MessagePart::Text { text }),
+                    ("image_url", None, Some(image)) if is_plain => Ok(MessagePart::ImageUrl { image_url: image.url }),
+                    (_, text, image) => {
+                        let image: Option<RawObject> = image.map(|image| image.whole()).transpose()?;
+                        let own = |name: &str| match name {
+                            "type" => RawJson::of(&kind),
+                            "text" => RawJson::of(&text),
+                            _ => RawJson::of(&image),
+                        };
+                        all.whole(own).map(MessagePart::Other)
+                    }
                 }
             }
         }
@@ -224,10 +258,17 @@ impl<'de> Deserialize<'de> for MessagePart {
     }
 }
 
-/// An image's address with its fields: as a type where it has no others.
+/// An image's address, with all its fields.
 struct Image {
-    url: Option<ImageUrl>,
-    json: RawJson,
+    url: ImageUrl,
+    all: Fields,
+}
+
+impl Image {
+    fn whole<E: Error>(&self) -> Result<RawObject, E> {
+        let ImageUrl { url, detail } = &self.url;
+        self.all.whole(|name| if name == "url" { RawJson::of(url) } else { RawJson::of(detail) })
+    }
 }
 
 impl<'de> Deserialize<'de> for Image {
@@ -237,24 +278,20 @@ impl<'de> Deserialize<'de> for Image {
             type Value = Image;
 
             fn read<A: MapAccess<'de>>(self, mut fields: A) -> Result<Image, A::Error> {
-                let (mut url, mut detail, mut known, mut all) = (None::<String>, None::<String>, true, Pieces::new());
+                let (mut url, mut detail, mut all) = (None, None, Fields::default());
                 while let Some(name) = fields.next_key::<Cow<'_, str>>()? {
-                    let value = match &*name {
-                        "url" => RawJson::of(url.insert(fields.next_value()?)),
-                        "detail" => {
-                            detail = fields.next_value()?;
-                            RawJson::of(&detail)
-                        }
+                    match &*name {
+                        "url" => url = fields.next_value().map(Some)?,
+                        "detail" => detail = fields.next_value()?,
                         _ => {
-                            known = false;
-                            fields.next_value()?
+                            all.other(&name, fields.next_value()?);
+                            continue;
                         }
-                    };
-                    all.add(&name, &value);
+                    }
+                    all.own(&name);
                 }
                 let url = url.ok_or_else(|| A::Error::missing_field("url"))?;
-                let url = known.then_some(ImageUrl { url, detail });
-                Ok(Image { url, json: all.end::<A::Error>()?.into() })
+                Ok(Image { url: ImageUrl { url, detail }, all })
             }
         }
         deserializer.deserialize_map(Object(Reader))
@@ -325,22 +362,22 @@ impl<'de> Deserialize<'de> for Function {
             type Value = Function;
 
             fn read<A: MapAccess<'de>>(self, mut fields: A) -> Result<Function, A::Error> {
-                let (mut of_name, mut arguments, mut known) = (None::<String>, None::<String>, true);
-                let mut all = Pieces::new();
+                let (mut of_name, mut arguments, mut all) = (None::<String>, None::<String>, Fields::default());
                 while let Some(name) = fields.next_key::<Cow<'_, str>>()? {
-                    let value = match &*name {
-                        "name" => RawJson::of(of_name.insert(fields.next_value()?)),
-                        "arguments" => RawJson::of(arguments.insert(fields.next_value()?)),
+                    match &*name {
+                        "name" => of_name = fields.next_value().map(Some)?,
+                        "arguments" => arguments = fields.next_value().map(Some)?,
                         _ => {
-                            known = false;
-                            fields.next_value()?
+                            all.other(&name, fields.next_value()?);
+                            continue;
                         }
-                    };
-                    all.add(&name, &value);
+                    }
+                    all.own(&name);
                 }
                 let name = of_name.ok_or_else(|| A::Error::missing_field("name"))?;
                 let arguments = arguments.ok_or_else(|| A::Error::missing_field("arguments"))?;
-                let whole = if known { None } else { Some(all.end::<A::Error>()?.into()) };
+                let own = |field: &str| if field == "name" { RawJson::of(&name) } else { RawJson::of(&arguments) };
+                let whole = if all.has_others() { Some(all.whole::<A::Error>(own)?.into()) } else { None };
                 Ok(Function { function: ToolFunction { name, arguments }, whole })
             }
         }
@@ -350,7 +387,10 @@ impl<'de> Deserialize<'de> for Function {
 
 impl<'de> Deserialize<'de> for ImageUrl {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let Image { url, .. } = Image::deserialize(deserializer)?;
-        url.ok_or_else(|| D::Error::custom("an image has a url and a detail"))
+        let Image { url, all } = Image::deserialize(deserializer)?;
+        if all.has_others() {
+            return Err(D::Error::custom("an image has a url and a detail"));
+        }
+        Ok(url)
     }
 }

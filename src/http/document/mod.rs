@@ -116,7 +116,8 @@ fn description(limits: &Limits) -> String {
 
 **Requests.** `X-Request-Id` is taken from the request or made, and is in every answer and in the log. Bodies are sent \
          without `Content-Encoding`; every other value than `identity` is 415. `Idempotency-Key` is taken where sessions, \
-         messages, children and runs are created.
+         messages, children and runs are created. What is no HTTP/1 request is answered by an empty 400, and a head of more than \
+         64 KiB or 100 headers by an empty 431; then the connection is closed.
 
 **Versions.** `ETag` is a session's version. `If-Match` makes a change conditional on it; a weak tag (`W/\"3\"`) counts as \
          its strong twin, because proxies that compress answers weaken tags. After a backup was restored, ids of events, \

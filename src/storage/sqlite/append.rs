@@ -26,13 +26,33 @@ use crate::{
     tasks,
 };
 
-/// One append: a session and its new messages, whose ids are fixed, so that it can be tried again.
+/// One append: a session and its new messages. It can be tried again.
 pub(super) struct Append {
     pub(super) session: SessionId,
-    pub(super) messages: Vec<NewMessage>,
+    messages: Vec<New>,
     pub(super) options: AppendOptions,
     /// About how many its messages have.
     pub(super) bytes: usize,
+}
+
+/// A message that has no place and no time yet.
+struct New {
+    message: Message,
+    /// Whether the client brought its id.
+    is_named: bool,
+    created_at: Option<Timestamp>,
+}
+
+impl New {
+    fn of(new: NewMessage) -> Self {
+        let (is_named, created_at) = (new.id.is_some(), new.created_at);
+        Self { message: new.into_message(0, Timestamp(0)), is_named, created_at }
+    }
+
+    fn placed(&self, seq: i64, now: Timestamp) -> Message {
+        let created_at = self.created_at.map_or(now, |at| at.min(now));
+        Message { seq, created_at, updated_at: now, ..self.message.clone() }
+    }
 }
 
 /// Bytes of rows that one statement takes as JSON. A message of more goes alone, and not as JSON, which would be built,
@@ -42,9 +62,10 @@ const SLICE: usize = 256 << 10;
 const MANY: usize = 4 * SLICE;
 
 impl Append {
-    pub(super) fn new(session: SessionId, messages: Vec<NewMessage>, options: AppendOptions) -> Self {
+    pub(super) async fn new(session: SessionId, messages: Vec<NewMessage>, options: AppendOptions) -> Self {
         let bytes = messages.iter().map(NewMessage::bytes).sum();
-        Self { session, messages, options, bytes }
+        let made = tasks::on_bytes(bytes, move || messages.into_iter().map(New::of).collect());
+        Self { session, messages: made.await, options, bytes }
     }
 
     /// Whether the statement that writes it can tell whether it may be written.
@@ -60,7 +81,7 @@ impl Append {
     fn placed(&self, now: Timestamp) -> Vec<Message> {
         let expected = self.options.expected_last_seq;
         let place = |n: i64| expected.map_or(0, |last| last.saturating_add(n));
-        self.messages.iter().cloned().zip(1..).map(|(new, n)| new.into_message(place(n), now)).collect()
+        self.messages.iter().zip(1..).map(|(new, n)| new.placed(place(n), now)).collect()
     }
 }
 
@@ -167,7 +188,9 @@ type Known = HashMap<(SessionId, MessageId), Arc<Message>>;
 async fn brought_before(conn: &mut SqliteConnection, appends: &[&Append]) -> Result<Known> {
     let brought: Vec<_> = appends
         .iter()
-        .flat_map(|append| append.messages.iter().filter_map(move |m| Some((&append.session, m.id.as_ref()?))))
+        .flat_map(|append| append.messages.iter().map(move |new| (&append.session, new)))
+        .filter(|(_, new)| new.is_named)
+        .map(|(session, new)| (session, &new.message.id))
         .collect();
     if brought.is_empty() {
         return Ok(Known::new());
@@ -202,7 +225,7 @@ fn take_in(
     let mut seq = place.last_seq;
     let (mut answer, mut new) = (Vec::new(), Vec::new());
     for message in &append.messages {
-        let message = Arc::new(message.clone().into_message(seq + 1, now));
+        let message = Arc::new(message.placed(seq + 1, now));
         let key = (append.session.clone(), message.id.clone());
         let before = known.get(&key).or_else(|| new.iter().find(|m: &&Arc<Message>| m.id == message.id));
         match before {
@@ -397,9 +420,10 @@ async fn insert_alone(
     let Rows { at, now, told_at, .. } = Rows::of(std::iter::empty(), opens, tells);
     let (session, seq, id, role) =
         (session.as_str(), (m.seq > 0).then_some(m.seq), m.id.as_str(), types::word(&m.role));
-    let calls = m.tool_calls.as_ref().map(|calls| calls.as_str().to_owned());
-    let texts = (m.content.clone(), m.reasoning.clone(), calls);
-    let made = move || (form(&texts.0), texts.1.as_deref().map(form), texts.2.as_deref().map(form_of_calls));
+    let texts = (m.content.clone(), m.reasoning.clone(), m.tool_calls.clone());
+    let made = move || {
+        (form(&texts.0), texts.1.as_deref().map(form), texts.2.as_ref().map(|calls| form_of_calls(calls.as_str())))
+    };
     let (terms, thoughts, called) = tasks::on_bytes(m.bytes(), made).await;
     let [parts, calls, metadata] =
         [&m.parts, &m.tool_calls, &m.metadata].map(|json| json.as_ref().map(RawJson::as_str));

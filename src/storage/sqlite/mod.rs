@@ -172,7 +172,7 @@ impl Storage for SqliteStorage {
         for message in &mut messages {
             message.id.get_or_insert_with(MessageId::mint);
         }
-        self.writer.append(append::Append::new(id.clone(), messages, options)).await
+        self.writer.append(append::Append::new(id.clone(), messages, options).await).await
     }
 
     async fn messages(&self, id: &SessionId, filter: MessageFilter) -> Result<MessagePage> {

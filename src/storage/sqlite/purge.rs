@@ -24,7 +24,7 @@ const SMALL: u64 = 32;
 /// Bytes of text that it removes at most: to take a word out of the search index takes as long as it took to put it there.
 const SMALL_TEXT: i64 = 64 << 10;
 /// Sessions that are purged together.
-const SESSIONS: i64 = 32;
+const SESSIONS: i64 = 128;
 /// Rows, and bytes of text, that one statement removes.
 const EVENTS: i64 = 250;
 const MESSAGES: i64 = 32;
