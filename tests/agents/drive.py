@@ -49,7 +49,12 @@ def opencode_serve(folder, place, model):
 def qwen(folder, place, model):
     modules = f"{folder}/qwen/node_modules"
     [node] = glob.glob(f"{modules}/node-linux-*/bin/node")
+    # Its bundled skills put 1300 words before a session's first message, and the demo model repeats them.
+    settings = os.path.join(place, "qwen.json")
+    with open(settings, "w") as file:
+        json.dump({"skills": {"disabledLevels": ["bundled"]}}, file)
     environment = {"OPENAI_API_KEY": "none", "OPENAI_BASE_URL": model, "OPENAI_MODEL": "demo"}
+    environment["QWEN_CODE_SYSTEM_SETTINGS_PATH"] = settings
     return "acp", [node, f"{modules}/@qwen-code/qwen-code/cli-entry.js", "--acp"], environment
 
 
