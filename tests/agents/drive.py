@@ -49,7 +49,12 @@ def opencode_serve(folder, place, model):
 def qwen(folder, place, model):
     modules = f"{folder}/qwen/node_modules"
     [node] = glob.glob(f"{modules}/node-linux-*/bin/node")
+    # Its bundled skills put 1300 words before a session's first message, and the demo model repeats them.
+    settings = os.path.join(place, "qwen.json")
+    with open(settings, "w") as file:
+        json.dump({"skills": {"disabledLevels": ["bundled"]}}, file)
     environment = {"OPENAI_API_KEY": "none", "OPENAI_BASE_URL": model, "OPENAI_MODEL": "demo"}
+    environment["QWEN_CODE_SYSTEM_SETTINGS_PATH"] = settings
     return "acp", [node, f"{modules}/@qwen-code/qwen-code/cli-entry.js", "--acp"], environment
 
 
@@ -66,31 +71,22 @@ def vibe(folder, place, model):
 
 
 def codex(folder, place, model):
-    home = os.path.join(place, "codex-home")
-    os.makedirs(home, exist_ok=True)
-    with open(os.path.join(home, "config.toml"), "w") as file:
-        file.write(
-            'model = "demo"\nmodel_provider = "fake"\ncheck_for_update_on_startup = false\n[analytics]\nenabled = false\n'
-            f'[model_providers.fake]\nname = "fake"\nbase_url = "{model}"\nwire_api = "responses"\n'
-            "requires_openai_auth = false\nstream_max_retries = 0\n"
-        )
     [binary] = glob.glob(f"{folder}/codex/node_modules/@zed-industries/codex-acp-linux-*/bin/codex-acp")
-    return "acp", [binary], {"CODEX_HOME": home, "OPENAI_API_KEY": "none"}
+    # A known model: the warning about an unknown one arrives as part of the answer.
+    settings = {
+        "model": "gpt-5.4",
+        "model_provider": "fake",
+        "model_providers.fake.name": "fake",
+        "model_providers.fake.base_url": model,
+        "model_providers.fake.wire_api": "responses",
+    }
+    return "acp", [binary, *(f"-c{name}={json.dumps(value)}" for name, value in settings.items())], {}
 
 
 def claude(folder, place, model):
     modules = f"{folder}/claude/node_modules"
     [node] = glob.glob(f"{modules}/node-linux-*/bin/node")
-    environment = {
-        "ANTHROPIC_BASE_URL": model.removesuffix("/v1"),
-        "ANTHROPIC_API_KEY": "none",
-        "ANTHROPIC_MODEL": "claude-sonnet-4-5",
-        "CLAUDE_CONFIG_DIR": os.path.join(place, "claude-home"),
-        "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
-        "DISABLE_AUTOUPDATER": "1",
-        "DISABLE_TELEMETRY": "1",
-        "IS_SANDBOX": "1",
-    }
+    environment = {"ANTHROPIC_BASE_URL": model.removesuffix("/v1"), "ANTHROPIC_API_KEY": "none"}
     return "acp", [node, f"{modules}/@zed-industries/claude-agent-acp/dist/index.js"], environment
 
 
@@ -118,14 +114,14 @@ def free_port():
         return free.getsockname()[1]
 
 
-def until(what, reached):
-    end = time.monotonic() + PATIENCE
+def until(what, reached, patience=PATIENCE):
+    end = time.monotonic() + patience
     while time.monotonic() < end:
         found = reached()
         if found:
             return found
         time.sleep(0.05)
-    raise AssertionError(f"not within {PATIENCE} s: {what}")
+    raise AssertionError(f"not within {patience} s: {what}")
 
 
 class Drive:
@@ -194,17 +190,20 @@ class Drive:
         return now if now["status"] not in ("pending", "running") else None
 
     def writes(self, words):
-        """A run that goes on for a while, of which there is a first word: before that, some agents keep nothing of it.
+        """Starts a long answer and waits for the model's first words: an agent may warn of something before them, and some
+        keep nothing of a turn until then.
 
         To opencode, what begins with a slash is a command of its own, so the demo model is given no directive.
         """
         url = f"http://127.0.0.1:{self.port}/api/v1/sessions/{self.session}/events"
         with urllib.request.urlopen(url, timeout=PATIENCE) as events:
-            run = self.begin("on and " * (words // 2))
+            run, said = self.begin("on and " * (words // 2)), ""
             for line in events:
                 if line.startswith(b"data:") and b'"message.delta"' in line:
-                    return run
-        raise AssertionError("the events ended without a word")
+                    said += json.loads(line[5:])["text"]
+                    if "on and" in said:
+                        return run
+        raise AssertionError(f"the events ended; it said {said!r}")
 
     def agent_session(self):
         with sqlite3.connect(f"file:{self.db}?mode=ro", uri=True) as database:
@@ -251,7 +250,8 @@ class Drive:
     def cancel(self):
         run = self.writes(5000)
         assert self.json("POST", f"/runs/{run}/cancel")["run"]["status"] == "cancelled"
-        until("the model answers nobody any more", self.model_is_idle)
+        # The model would write for 100 seconds.
+        until("the model answers nobody any more", self.model_is_idle, 60)
 
     def restart(self):
         before = self.agent_session()

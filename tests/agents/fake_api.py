@@ -1,7 +1,8 @@
-"""A model behind the APIs that Codex and Claude's agents speak: it repeats the user's last words, one by one.
+"""A model behind the APIs of the agents of Codex and Claude: it repeats the user's last message, word by word.
 
-fake_api.py PORT: OpenAI's responses at /v1/responses, Anthropic's messages at /v1/messages. GET /stats?open=0 says how many
-answers are open, as the demo model does. Only what the two agents need is there.
+fake_api.py PORT: serves OpenAI's POST /v1/responses and Anthropic's POST /v1/messages, both streamed; the agents ask for
+nothing else of either API. As on the demo model, GET /stats?open=0 waits until no answer is being streamed, for 10 seconds
+at most, and returns how many are.
 """
 
 import http.server
@@ -15,20 +16,13 @@ OPEN, LOCK = [0], threading.Lock()
 
 
 def last_text(messages):
-    """The last text of the user: that of a message is a text, or blocks."""
-    for message in reversed(messages):
-        if not isinstance(message, dict) or message.get("role") != "user":
-            continue
-        content = message.get("content")
-        blocks = [content] if isinstance(content, str) else [block.get("text") for block in content or []]
-        texts = [text for text in blocks if text and not text.lstrip().startswith("<")]
-        if texts:
-            return texts[-1]
-    return "nothing"
+    """The last text of the last user message, whose content is a string or a list of blocks."""
+    content = [message for message in messages if message.get("role") == "user"][-1]["content"]
+    return content if isinstance(content, str) else [block["text"] for block in content if "text" in block][-1]
 
 
-def words(text):
-    return [word + " " for word in text.split()] or [" "]
+def words(messages):
+    return [word + " " for word in last_text(messages).split()]
 
 
 def responses(asked):
@@ -39,7 +33,7 @@ def responses(asked):
     yield "response.created", {"response": made | {"status": "in_progress"}}
     yield "response.output_item.added", {"output_index": 0, "item": item}
     yield "response.content_part.added", at | {"part": {"type": "output_text", "text": "", "annotations": []}}
-    for word in words(last_text(asked.get("input") if isinstance(asked.get("input"), list) else [])):
+    for word in words(asked["input"]):
         text += word
         yield "response.output_text.delta", at | {"delta": word}
     part = {"type": "output_text", "text": text, "annotations": []}
@@ -52,21 +46,20 @@ def responses(asked):
     yield "response.completed", {"response": made | {"status": "completed", "output": [item], "usage": usage}}
 
 
-def message(asked, content, stop):
-    usage = {"input_tokens": 7, "output_tokens": 5, "cache_creation_input_tokens": 0, "cache_read_input_tokens": 0}
-    kind = {"id": "msg_1", "type": "message", "role": "assistant", "model": asked.get("model")}
-    return kind | {"content": content, "stop_reason": stop, "stop_sequence": None, "usage": usage}
-
-
 def messages(asked):
     """Anthropic's, as events."""
-    yield "message_start", {"message": message(asked, [], None)}
+    usage = {"input_tokens": 7, "output_tokens": 5, "cache_creation_input_tokens": 0, "cache_read_input_tokens": 0}
+    message = {"id": "msg_1", "type": "message", "role": "assistant", "model": asked.get("model"), "content": []}
+    yield "message_start", {"message": message | {"stop_reason": None, "stop_sequence": None, "usage": usage}}
     yield "content_block_start", {"index": 0, "content_block": {"type": "text", "text": ""}}
-    for word in words(last_text(asked.get("messages", []))):
+    for word in words(asked["messages"]):
         yield "content_block_delta", {"index": 0, "delta": {"type": "text_delta", "text": word}}
     yield "content_block_stop", {"index": 0}
     yield "message_delta", {"delta": {"stop_reason": "end_turn", "stop_sequence": None}, "usage": {"output_tokens": 5}}
     yield "message_stop", {}
+
+
+STREAMS = {"/v1/responses": responses, "/v1/messages": messages}
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -75,39 +68,20 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def log_message(self, *_):
         pass
 
-    def answer(self, what, status=200):
-        body = json.dumps(what).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
+    def do_GET(self):
+        end = time.monotonic() + 10
+        while OPEN[0] and time.monotonic() < end:
+            time.sleep(0.02)
+        body = json.dumps({"open": OPEN[0]}).encode()
+        self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
-
-    def do_HEAD(self):
-        self.answer({})
-
-    def do_GET(self):
-        if self.path.startswith("/stats"):
-            end = time.monotonic() + 30
-            while "open=0" in self.path and OPEN[0] and time.monotonic() < end:
-                time.sleep(0.02)
-            return self.answer({"requests": 0, "open": OPEN[0]})
-        return self.answer({"object": "list", "data": [{"id": "demo", "object": "model"}], "models": []})
+        self.wfile.write(body)
 
     def do_POST(self):
-        asked = json.loads(self.rfile.read(int(self.headers.get("Content-Length", 0))) or b"{}")
-        path = self.path.split("?")[0]
-        if path.endswith("/count_tokens"):
-            return self.answer({"input_tokens": 7})
-        if path.endswith("/responses"):
-            return self.stream(responses(asked))
-        if not path.endswith("/messages"):
-            return self.answer({"error": {"type": "not_found_error", "message": path}}, 404)
-        if not asked.get("stream"):
-            text = last_text(asked.get("messages", []))
-            return self.answer(message(asked, [{"type": "text", "text": text}], "end_turn"))
-        return self.stream(messages(asked))
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        answer = STREAMS.get(self.path.partition("?")[0])
+        self.stream(answer(asked)) if answer else self.send_error(404)
 
     def stream(self, events):
         with LOCK:
