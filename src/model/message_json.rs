@@ -4,7 +4,7 @@
 //! with the digits that it came with. Nothing is read into a tree of values, and each field that is wrong is named by its
 //! path.
 
-use std::{borrow::Cow, fmt};
+use std::{borrow::Cow, collections::HashSet, fmt};
 
 use serde::{
     Deserialize, Deserializer,
@@ -165,7 +165,11 @@ impl<'de> Deserialize<'de> for NewMessage {
             fn read<A: MapAccess<'de>>(self, mut fields: A) -> Result<NewMessage, A::Error> {
                 let mut role = None;
                 let mut new = NewMessage::text(super::Role::User, "");
-                let (mut of_content, mut extra) = (None, Pieces::new());
+                let (mut of_content, mut extra, mut kept) = (None, Pieces::new(), HashSet::new());
+                let mut keep = |name: &str, value: &RawJson| match kept.insert(name.to_owned()) {
+                    true => Ok(extra.add(name, value)),
+                    false => Err(A::Error::custom(format!("duplicate field `{name}`"))),
+                };
                 while let Some(name) = fields.next_key::<Cow<'_, str>>()? {
                     match &*name {
                         "id" => new.id = fields.next_value()?,
@@ -187,13 +191,15 @@ impl<'de> Deserialize<'de> for NewMessage {
                         }
                         "extra" => {
                             let own: Option<RawObject> = fields.next_value()?;
-                            own.iter().flat_map(RawObject::entries).for_each(|(name, value)| extra.add(&name, &value));
+                            for (name, value) in own.iter().flat_map(RawObject::entries) {
+                                keep(&name, &value)?;
+                            }
                         }
                         name if OF_SERVER.contains(&name) => return Err(A::Error::unknown_field(name, FIELDS)),
                         // What SDKs write of what is not there.
                         name => {
                             let value: Option<RawJson> = fields.next_value()?;
-                            value.iter().for_each(|value| extra.add(name, value));
+                            value.iter().try_for_each(|value| keep(name, value))?;
                         }
                     }
                 }

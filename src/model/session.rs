@@ -94,7 +94,7 @@ pub struct Session {
     /// The directory that the session works in.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub workspace: Option<String>,
-    /// What clients keep with the session.
+    /// What clients keep with the session: texts by key, in the order of the keys.
     pub metadata: BTreeMap<String, String>,
     /// When it was created.
     pub created_at: Timestamp,
@@ -239,7 +239,7 @@ pub struct NewSession {
     pub token_budget: Option<RawObject>,
     /// The list of tasks.
     pub task_list: Option<RawObject>,
-    /// What the client keeps with the session.
+    /// What the client keeps with the session: texts by key.
     pub metadata: BTreeMap<String, String>,
     /// The session to be a child of.
     #[serde(skip)]

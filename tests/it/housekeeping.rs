@@ -54,6 +54,33 @@ async fn space_comes_back_after_a_delete() {
     );
 }
 
+/// A search index keeps what was deleted until it is merged. Few large messages are worth a merge beside many small ones,
+/// also when they were deleted bit by bit.
+#[tokio::test]
+async fn the_index_of_a_few_large_messages_goes_beside_many_small_ones() {
+    let database = sqlite().await;
+    let storage = database.storage();
+    create(storage, "kept").await;
+    for _ in 0..4 {
+        say(storage, "kept", &["small"; 500]).await;
+    }
+    let mut shell = database.shell().await;
+    let index = "select sum(length(block)) < 1000000 from message_index_data";
+    // Hardly a word is there twice.
+    let words = |part: usize| (0..40_000).map(|n| format!("{:x} ", (part * 40_000 + n) * 0x9e37_79b1)).collect::<String>();
+    for part in 0..4 {
+        create(storage, &format!("gone-{part}")).await;
+        say(storage, &format!("gone-{part}"), &[&words(part)]).await;
+    }
+    assert_eq!(number(&mut shell, index).await, 0);
+    for part in 0..4 {
+        storage.delete_session(&id(&format!("gone-{part}")), DeleteOptions::default()).await.unwrap();
+        until(&mut shell, "select count(*) from purges", 0).await;
+    }
+    until(&mut shell, index, 1).await;
+    assert_sound(&mut shell).await;
+}
+
 /// Writers that leave the queue never empty. What is deleted meanwhile is purged, and the log is cut.
 #[tokio::test(flavor = "multi_thread")]
 async fn housekeeping_does_not_starve_beside_writers() {

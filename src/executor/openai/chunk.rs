@@ -42,6 +42,8 @@ pub(super) struct Chunk {
     pub(super) error: Option<Value>,
     /// Whether it is a chunk of a reply at all.
     pub(super) is_reply: bool,
+    /// Which of several replies it is of: a server may make more than the one that it was asked for.
+    pub(super) choice: Option<i64>,
 }
 
 /// A fragment of a message.
@@ -78,9 +80,11 @@ impl Chunk {
     pub(super) fn read(mut value: Value) -> Self {
         let (error, usage) = (error(&value), usage::of_chunk(&value));
         let choices = value.get_mut("choices").and_then(Value::as_array_mut);
-        let choice = choices.and_then(|choices| choices.first_mut()).map(Value::take);
+        let choice = choices.and_then(|choices| choices.iter_mut().min_by_key(|choice| choice["index"].as_i64()));
+        let choice = choice.map(Value::take);
         let is_reply = value["choices"].is_array() || usage.is_some();
         let Some(mut choice) = choice else { return Self { error, usage, is_reply, ..Self::default() } };
+        let number = choice["index"].as_i64();
         let reason = choice["finish_reason"].as_str().or(choice["delta"]["finish_reason"].as_str());
         let finish_reason = reason.filter(|reason| !matches!(*reason, "" | "null")).map(surrogates::whole);
         let in_choice = [&choice["error"], &choice["delta"]["error"], &choice["message"]["error"]];
@@ -92,7 +96,7 @@ impl Chunk {
             delta.text = text(&choice["text"]);
         }
         let whole = Some(whole).filter(Value::is_object).map(Delta::read);
-        Self { delta, whole, finish_reason, usage, error, is_reply }
+        Self { delta, whole, finish_reason, usage, error, is_reply, choice: number }
     }
 }
 

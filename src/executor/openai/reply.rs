@@ -29,6 +29,8 @@ pub(super) struct Reply {
     pub(super) finish_reason: Option<String>,
     /// What it used. Some vendors count with every fragment: the last count stands.
     pub(super) usage: Option<JsonObject>,
+    /// Which of several replies this is.
+    choice: Option<i64>,
 }
 
 #[derive(Default)]
@@ -65,6 +67,10 @@ impl Reply {
     pub(super) fn take(&mut self, chunk: Chunk, limits: &Limits) -> Result<(Vec<Event>, bool), Error> {
         if let Some(newer) = chunk.usage {
             usage::renew(self.usage.get_or_insert_default(), newer);
+        }
+        self.choice = self.choice.or(chunk.choice);
+        if chunk.choice.is_some() && chunk.choice != self.choice {
+            return Ok((Vec::new(), false));
         }
         let whole = chunk.whole.filter(|_| !self.has_begun());
         let delta = if chunk.delta.says() { chunk.delta } else { whole.unwrap_or_default() };
@@ -199,6 +205,19 @@ mod tests {
         let mut reply = Reply::default();
         let own = || chunk(json!({ "own": "x".repeat(600) }), None);
         assert!(reply.take(own(), &limits).is_ok() && reply.take(own(), &limits).is_err());
+    }
+
+    #[test]
+    fn of_several_replies_the_first_is_taken() {
+        let of = |index: i64, text: &str| {
+            Chunk::read(json!({ "choices": [{ "index": index, "delta": { "content": text } }] }))
+        };
+        let both = json!({ "choices": [{ "index": 2, "delta": { "content": "b" } }, { "index": 1, "delta": { "content": "!" } }] });
+        let mut reply = Reply::default();
+        for chunk in [of(1, "hi"), of(2, "other"), Chunk::read(both)] {
+            reply.take(chunk, &Limits::default()).unwrap();
+        }
+        assert_eq!(reply.text.text, "hi!");
     }
 
     #[test]

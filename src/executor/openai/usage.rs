@@ -35,20 +35,29 @@ pub(super) fn complete(counts: &mut JsonObject) {
             counts.insert(usual.into(), count);
         }
     }
-    // A count of tokens is a whole number, also where it is written as a fraction.
-    for (_, count) in counts.iter_mut().filter(|(name, _)| name.ends_with("tokens")) {
-        let whole =
-            count.as_f64().filter(|number| count.is_f64() && number.fract() == 0.0 && (0.0..1e15).contains(number));
-        if let Some(number) = whole {
-            *count = json!(number as u64);
-        }
-    }
+    counts.retain(|name, count| !(name.ends_with("tokens") || name == "cost") || tidy(count));
     let count = |name: &str| counts.get(name).and_then(Value::as_u64);
     if let (None, Some(prompt), Some(completion)) =
         (count("total_tokens"), count("prompt_tokens"), count("completion_tokens"))
     {
         counts.insert("total_tokens".into(), prompt.saturating_add(completion).into());
     }
+}
+
+/// Makes a number of a count, a whole one where it can be, also where it is written as a text or a fraction. False if it
+/// is none: clients add these up.
+fn tidy(count: &mut Value) -> bool {
+    let number = match count {
+        Value::Object(_) | Value::Array(_) => return true,
+        Value::String(text) => text.trim().parse().ok(),
+        count => count.as_f64(),
+    };
+    let Some(number) = number.filter(|number: &f64| number.is_finite() && *number >= 0.0) else { return false };
+    if !count.is_u64() {
+        let is_whole = number.fract() == 0.0 && number < 1e15;
+        *count = if is_whole { json!(number as u64) } else { json!(number) };
+    }
+    true
 }
 
 /// Adds one request's counts to those before it, fractions too; what is no count is the last request's.
@@ -80,6 +89,19 @@ fn sum(a: &Number, b: &Number) -> Number {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_no_count_is_left_out() {
+        let mut counts = object(json!({
+            "prompt_tokens": -5, "completion_tokens": "12", "total_tokens": null, "cost": "0.01", "cached_tokens": 3.0,
+            "prompt_tokens_details": { "audio_tokens": 1 }, "note": "x"
+        }));
+        complete(&mut counts);
+        let tidied = json!({
+            "completion_tokens": 12, "cost": 0.01, "cached_tokens": 3, "prompt_tokens_details": { "audio_tokens": 1 }, "note": "x"
+        });
+        assert_eq!(counts, object(tidied));
+    }
 
     fn object(value: Value) -> JsonObject {
         value.as_object().unwrap().clone()

@@ -26,10 +26,12 @@ const LOOK: Duration = Duration::from_millis(250);
 const SHARE: u32 = 9;
 /// What it may save up of that, in nanoseconds.
 const SAVED: i64 = 20_000_000;
-/// Messages, or bytes of text, after whose purge the search index is merged, if the messages were a quarter of what is left
-/// or more. (Until then the index keeps what was deleted.)
+/// After how much that was purged the search index is merged (until then it keeps what was deleted): messages, if they are
+/// this part of those that are left, or bytes of text, if they are this part of the file.
 const MANY_MESSAGES: u64 = 1_000;
+const PART_OF_MESSAGES: u64 = 4;
 const MANY_BYTES: i64 = 1 << 20;
+const PART_OF_FILE: i64 = 16;
 
 /// What is left to do.
 #[derive(Debug)]
@@ -46,6 +48,8 @@ pub(super) struct Housekeeping {
     cut_from: i64,
     /// Pages of the next step of a merge.
     merge: Option<i64>,
+    /// What was purged and is still in the search index: messages, and bytes of text.
+    unmerged: (u64, i64),
     /// Whether another process may have written texts without their indexed forms.
     is_unsettled: bool,
     reclaim: bool,
@@ -69,6 +73,7 @@ impl Housekeeping {
             cut_at: None,
             cut_from: 0,
             merge: None,
+            unmerged: (0, 0),
             is_unsettled: true,
             reclaim: false,
             gave: false,
@@ -171,7 +176,12 @@ impl Housekeeping {
         }
         if let Some(progress) = &mut self.purge {
             if !purge::some(conn, progress, until).await? {
-                self.merge = merge_after(conn, progress).await?.or(self.merge);
+                let (messages, bytes) = self.unmerged;
+                let unmerged = (messages + progress.messages, bytes.saturating_add(progress.bytes));
+                if is_worth_a_merge(conn, unmerged).await? {
+                    self.merge = Some(-reindex::SMALL_STEP_OF_MERGE);
+                }
+                self.unmerged = if self.merge.is_some() { (0, 0) } else { unmerged };
                 self.purge = None;
                 self.reclaim = true;
             }
@@ -187,13 +197,14 @@ impl Housekeeping {
     }
 }
 
-/// The first step of merging the search index, when so many of its messages were purged that it is worth while.
-async fn merge_after(conn: &mut SqliteConnection, purged: &purge::Progress) -> Result<Option<i64>> {
-    if purged.messages < MANY_MESSAGES && purged.bytes < MANY_BYTES {
-        return Ok(None);
+/// Whether so much was purged that merging the search index is worth while.
+async fn is_worth_a_merge(conn: &mut SqliteConnection, (messages, bytes): (u64, i64)) -> Result<bool> {
+    if messages >= MANY_MESSAGES && messages >= reindex::indexed(conn).await? / PART_OF_MESSAGES {
+        return Ok(true);
     }
-    let left = reindex::indexed(conn).await?;
-    Ok((purged.messages >= left / 4).then_some(-reindex::SMALL_STEP_OF_MERGE))
+    let size = "select page_count * page_size from pragma_page_count, pragma_page_size";
+    let size: i64 = sqlx::query_scalar(size).fetch_one(conn).await.map_err(error::of)?;
+    Ok(bytes >= MANY_BYTES && bytes >= size / PART_OF_FILE)
 }
 
 /// Gives free pages back to the system while more than one in a hundred is free. Whether the time was over before.

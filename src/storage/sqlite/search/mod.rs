@@ -134,7 +134,8 @@ pub(super) async fn search(
         is_grouped: query.group.is_some(),
     };
     if let Some(partial) = below.partial.clone() {
-        let terms = Terms { places: partial.terms, are_rare: partial.are_rare };
+        let telling = partial.terms.len();
+        let terms = Terms { places: partial.terms, are_rare: partial.are_rare, telling };
         return search.partly(&phrases, &terms, partial.least, below).await;
     }
     search.limits.ask(&phrases, Wanted::All(verbatim.as_ref()));
@@ -166,13 +167,16 @@ impl Search<'_> {
 
     /// What has most of the terms that count.
     async fn best_partly(&mut self, phrases: &Phrases, below: SearchPosition) -> Result<SearchPage> {
-        let Some(terms) = partial::terms(self.conn, phrases).await? else { return Ok(SearchPage::default()) };
+        let Some(mut terms) = partial::terms(self.conn, phrases).await? else { return Ok(SearchPage::default()) };
         let asked = phrases.of_messages.iter().filter(|phrase| !phrase.excluded).count();
         let most = terms.places.len().min(asked - 1);
         self.began = Instant::now();
-        for least in (partial::LEAST..=most).rev() {
+        for least in (1..=most).rev() {
+            if least < partial::GOOD {
+                terms.places.truncate(terms.telling);
+            }
             let page = self.partly(phrases, &terms, least, below.clone()).await?;
-            if !page.hits.is_empty() && least > partial::LEAST {
+            if !page.hits.is_empty() && least > partial::GOOD {
                 return self.partly(phrases, &terms, least - 1, below).await;
             }
             if !page.hits.is_empty() || page.next.is_some() {

@@ -1,8 +1,8 @@
 //! Partial matches: what is found where nothing has all that was asked for.
 //!
 //! The rarest terms count: of a question, those that say what it is about. First it is looked for what has all of them
-//! but one, then but two, and so on to two of them, so that the best is found however old it is. What has one less than the
-//! best is good, too.
+//! but one, then but two, and so on, so that the best is found however old it is. What has one less than the best is good,
+//! too, if that is two or more; a single one is enough only where nothing has two, and only one that says something.
 
 use std::cmp::Reverse;
 
@@ -18,8 +18,8 @@ const ASKED: usize = 16;
 const SAMPLE: i64 = 1000;
 /// Letters of a short word.
 const SHORT: usize = 3;
-/// The fewest terms that a match has.
-pub(super) const LEAST: usize = 2;
+/// The fewest terms of a good match.
+pub(super) const GOOD: usize = 2;
 
 /// The terms that count.
 pub(super) struct Terms {
@@ -27,13 +27,15 @@ pub(super) struct Terms {
     pub(super) places: Vec<usize>,
     /// Whether few rows have any of them.
     pub(super) are_rare: bool,
+    /// How many of them, the first ones, say something by themselves: one at least.
+    pub(super) telling: usize,
 }
 
-/// The rarest terms of a query that are anywhere at all; none if matches of fewer than all cannot have two.
+/// The rarest terms of a query that are anywhere at all, if there is one and not all of the query.
 pub(super) async fn terms(conn: &mut SqliteConnection, phrases: &Phrases) -> Result<Option<Terms>> {
     let asked: Vec<usize> =
         (0..phrases.of_messages.len()).filter(|place| !phrases.of_messages[*place].excluded).collect();
-    if asked.len() <= LEAST {
+    if asked.len() < 2 {
         return Ok(None);
     }
     let mut known = Vec::new();
@@ -43,17 +45,22 @@ pub(super) async fn terms(conn: &mut SqliteConnection, phrases: &Phrases) -> Res
             known.push((rows, place));
         }
     }
-    known.sort_by_key(|(rows, place)| {
-        let words = &phrases.of_messages[*place].words;
+    let weight = |place: usize| {
+        let words = &phrases.of_messages[place].words;
         let length: usize = words.iter().map(String::len).sum();
         // Short words say little, however few texts there are.
         let is_short = length <= SHORT && words.iter().all(|word| word.bytes().all(|byte| byte.is_ascii_lowercase()));
-        (is_short && !words.is_empty(), *rows, Reverse(length))
+        (is_short && !words.is_empty(), Reverse(length))
+    };
+    known.sort_by_key(|(rows, place)| {
+        let (is_short, length) = weight(*place);
+        (is_short, *rows, length)
     });
     known.truncate(RAREST);
     let are_rare = known.iter().all(|(rows, _)| *rows < SAMPLE);
+    let telling = known.iter().filter(|(_, place)| !weight(*place).0).count().max(1);
     let places: Vec<usize> = known.into_iter().map(|(_, place)| place).collect();
-    Ok((places.len() >= LEAST).then_some(Terms { places, are_rare }))
+    Ok((!places.is_empty()).then_some(Terms { places, are_rare, telling }))
 }
 
 /// About how many messages, and sessions, have its rarest word. Where many do, it says how many there would be if they
