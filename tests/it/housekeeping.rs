@@ -4,7 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use culm::{
-    model::{DeleteOptions, Role},
+    model::{CleanupMode, DeleteOptions, Role},
     storage::{
         Storage,
         sqlite::{LogBounds, Options, SqliteStorage},
@@ -67,7 +67,8 @@ async fn the_index_of_a_few_large_messages_goes_beside_many_small_ones() {
     let mut shell = database.shell().await;
     let index = "select sum(length(block)) < 1000000 from message_index_data";
     // Hardly a word is there twice.
-    let words = |part: usize| (0..40_000).map(|n| format!("{:x} ", (part * 40_000 + n) * 0x9e37_79b1)).collect::<String>();
+    let words =
+        |part: usize| (0..40_000).map(|n| format!("{:x} ", (part * 40_000 + n) * 0x9e37_79b1)).collect::<String>();
     for part in 0..4 {
         create(storage, &format!("gone-{part}")).await;
         say(storage, &format!("gone-{part}"), &[&words(part)]).await;
@@ -79,6 +80,30 @@ async fn the_index_of_a_few_large_messages_goes_beside_many_small_ones() {
     }
     until(&mut shell, index, 1).await;
     assert_sound(&mut shell).await;
+}
+
+/// The log holds all that a large purge wrote. It is cut then, also where hardly a page of the file is free.
+#[tokio::test]
+async fn the_log_is_cut_after_a_large_purge() {
+    let database = sqlite().await;
+    let storage = database.storage();
+    create(storage, "kept").await;
+    attach(storage, "kept", "f", vec![7; 32 << 20]).await;
+    let mut shell = database.shell().await;
+    let many = "insert into sessions (id, kind, root_key, title, created_at, updated_at, last_activity_at)
+        with recursive c (n) as (select 1 union all select n + 1 from c where n < 1000)
+        select 's' || n, 'root', n + 1, 'x', 1, 1, 1 from c";
+    run(&mut shell, many).await;
+    storage.cleanup_sessions(cleanup(CleanupMode::Empty)).await.unwrap();
+    until(&mut shell, "select count(*) from purges", 0).await;
+    let mut log = database.path().as_os_str().to_owned();
+    log.push("-wal");
+    let cut = async {
+        while std::fs::metadata(&log).unwrap().len() > 0 {
+            number(&mut shell, "select 1").await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), cut).await.expect("the log is never cut");
 }
 
 /// Writers that leave the queue never empty. What is deleted meanwhile is purged, and the log is cut.

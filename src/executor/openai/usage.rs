@@ -47,10 +47,10 @@ pub(super) fn complete(counts: &mut JsonObject) {
 /// Makes a number of a count, a whole one where it can be, also where it is written as a text or a fraction. False if it
 /// is none: clients add these up.
 fn tidy(count: &mut Value) -> bool {
-    let number = match count {
+    let number = match &*count {
         Value::Object(_) | Value::Array(_) => return true,
         Value::String(text) => text.trim().parse().ok(),
-        count => count.as_f64(),
+        other => other.as_f64(),
     };
     let Some(number) = number.filter(|number: &f64| number.is_finite() && *number >= 0.0) else { return false };
     if !count.is_u64() {

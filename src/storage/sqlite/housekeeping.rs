@@ -26,9 +26,9 @@ const LOOK: Duration = Duration::from_millis(250);
 const SHARE: u32 = 9;
 /// What it may save up of that, in nanoseconds.
 const SAVED: i64 = 20_000_000;
-/// After how much that was purged the search index is merged (until then it keeps what was deleted): messages, if they are
-/// this part of those that are left, or bytes of text, if they are this part of the file.
-const MANY_MESSAGES: u64 = 1_000;
+/// After how much that was purged the log is cut, and the search index merged, which keeps what was deleted until then: rows,
+/// for the index messages that are this part of those that are left; or bytes of text, for the index this part of the file.
+const MANY_ROWS: u64 = 1_000;
 const PART_OF_MESSAGES: u64 = 4;
 const MANY_BYTES: i64 = 1 << 20;
 const PART_OF_FILE: i64 = 16;
@@ -53,7 +53,7 @@ pub(super) struct Housekeeping {
     /// Whether another process may have written texts without their indexed forms.
     is_unsettled: bool,
     reclaim: bool,
-    /// Whether space was given back since the log was last to be cut.
+    /// Whether space was given back, or much was purged, since the log was last to be cut.
     gave: bool,
     /// Counts how often space was given back: the log is to be cut then, so that the file shrinks.
     reclaimed: watch::Sender<u64>,
@@ -182,6 +182,8 @@ impl Housekeeping {
                     self.merge = Some(-reindex::SMALL_STEP_OF_MERGE);
                 }
                 self.unmerged = if self.merge.is_some() { (0, 0) } else { unmerged };
+                // The log holds what a large purge has written, also where other writes have taken the pages that it freed.
+                self.gave |= progress.sessions.max(progress.messages) >= MANY_ROWS || progress.bytes >= MANY_BYTES;
                 self.purge = None;
                 self.reclaim = true;
             }
@@ -199,7 +201,7 @@ impl Housekeeping {
 
 /// Whether so much was purged that merging the search index is worth while.
 async fn is_worth_a_merge(conn: &mut SqliteConnection, (messages, bytes): (u64, i64)) -> Result<bool> {
-    if messages >= MANY_MESSAGES && messages >= reindex::indexed(conn).await? / PART_OF_MESSAGES {
+    if messages >= MANY_ROWS && messages >= reindex::indexed(conn).await? / PART_OF_MESSAGES {
         return Ok(true);
     }
     let size = "select page_count * page_size from pragma_page_count, pragma_page_size";

@@ -41,7 +41,8 @@ pub(super) struct Progress {
     through: i64,
     /// The last event that was looked at, with its root; none when there are no more.
     after: Option<(i64, i64)>,
-    /// Messages that were removed.
+    /// Sessions and messages that were removed.
+    pub(super) sessions: u64,
     pub(super) messages: u64,
     /// Bytes of text of the sessions that were.
     pub(super) bytes: i64,
@@ -121,6 +122,7 @@ async fn sessions(
         }
         progress.bytes += text(conn, &batch.keys).await?;
         let removed = rows(conn, &batch).await?;
+        progress.sessions += removed;
         if end.is_here(removed) {
             return Ok(true);
         }

@@ -193,7 +193,11 @@ pub(super) async fn where_nothing_has_all_words_the_best_partial_matches_follow_
         let page = page(storage, &asked(q)).await;
         let mut found = ids(&page);
         found.sort();
-        assert_eq!((found.as_slice(), page.relaxed), (&wanted.iter().map(ToString::to_string).collect::<Vec<_>>()[..], !wanted.is_empty()), "{q}");
+        assert_eq!(
+            (found.as_slice(), page.relaxed),
+            (&wanted.iter().map(ToString::to_string).collect::<Vec<_>>()[..], !wanted.is_empty()),
+            "{q}"
+        );
     }
     // What must not be there is not.
     for q in ["sunshine", "S3 upload timeout door -minute"] {
