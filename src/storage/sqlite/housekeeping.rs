@@ -26,8 +26,10 @@ const LOOK: Duration = Duration::from_millis(250);
 const SHARE: u32 = 9;
 /// What it may save up of that, in nanoseconds.
 const SAVED: i64 = 20_000_000;
-/// After how much that was purged the log is cut, and the search index merged, which keeps what was deleted until then: rows,
-/// for the index messages that are this part of those that are left; or bytes of text, for the index this part of the file.
+/// Rows after whose purge the log is cut.
+const SOME_ROWS: u64 = 100;
+/// After how much that was purged the search index is merged (until then it keeps what was deleted): messages, if they are
+/// this part of those that are left, or bytes of text, if they are this part of the file.
 const MANY_ROWS: u64 = 1_000;
 const PART_OF_MESSAGES: u64 = 4;
 const MANY_BYTES: i64 = 1 << 20;
@@ -183,7 +185,7 @@ impl Housekeeping {
                 }
                 self.unmerged = if self.merge.is_some() { (0, 0) } else { unmerged };
                 // The log holds what a large purge has written, also where other writes have taken the pages that it freed.
-                self.gave |= progress.sessions.max(progress.messages) >= MANY_ROWS || progress.bytes >= MANY_BYTES;
+                self.gave |= progress.sessions.max(progress.messages) >= SOME_ROWS || progress.bytes >= MANY_BYTES;
                 self.purge = None;
                 self.reclaim = true;
             }

@@ -155,9 +155,10 @@ pub(super) async fn signs_names_and_command_lines_are_found_as_they_are(storage:
     ] {
         for order in [SearchOrder::Relevance, SearchOrder::Newest] {
             let query = SearchQuery { order: Some(order), ..asked(q) };
-            let mut ids = ids(&page(storage, &query).await);
-            ids.sort();
-            assert_eq!(ids, wanted, "{q}");
+            let found = page(storage, &query).await;
+            let mut all = if found.relaxed { Vec::new() } else { ids(&found) };
+            all.sort();
+            assert_eq!(all, wanted, "{q}");
         }
     }
     let hit = page(storage, &asked("->")).await.hits.remove(0);
@@ -185,7 +186,7 @@ pub(super) async fn where_nothing_has_all_words_the_best_partial_matches_follow_
     assert_eq!((ids(&strict), strict.relaxed), (vec!["cause".to_owned()], false));
     // One of two words is enough where no text has both, and where only one is anywhere; short words say too little for it.
     for (q, wanted) in [
-        ("upload sunshine", &["cause", "cure"][..]),
+        ("upload sunshine", &["cause", "cure", "upload"][..]),
         ("weather door", &["fix", "weather"]),
         ("zzz weather the", &["weather"]),
         ("sunshine moonshine", &[]),
