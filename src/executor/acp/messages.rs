@@ -65,15 +65,15 @@ fn ready(message: &str) -> Option<String> {
     let may_have = |name: &str| message.contains(name) || message.contains("\\u");
     let mut ready = message.to_owned();
     if may_have("\"rawInput\"") || may_have("\"rawOutput\"") {
-        for of in ["update", "toolCall"] {
-            edit(&mut ready, "params", |params| {
-                edit(params, of, |call| {
-                    edit(call, "rawInput", as_text)?;
-                    edit(call, "rawOutput", as_text)
-                })
-            })
-            .ok()?;
-        }
+        let call = |call: &mut String| {
+            edit(call, "rawInput", as_text)?;
+            edit(call, "rawOutput", as_text)
+        };
+        let params = |params: &mut String| {
+            edit(params, "update", call)?;
+            edit(params, "toolCall", call)
+        };
+        edit(&mut ready, "params", params).ok()?;
     }
     if may_have("\"error\"") {
         edit(&mut ready, "error", with_number).ok()?;
@@ -89,16 +89,13 @@ fn edit(object: &mut String, name: &str, change: impl FnOnce(&mut String) -> Res
     if !object.starts_with('{') {
         return Ok(());
     }
-    let changed;
     let mut fields: BTreeMap<String, &RawValue> = serde_json::from_str(object)?;
     let Some(field) = fields.get_mut(name) else { return Ok(()) };
     let mut text = field.get().to_owned();
     change(&mut text)?;
-    changed = RawValue::from_string(text)?;
+    let changed = RawValue::from_string(text)?;
     *field = &changed;
-    let edited = serde_json::to_string(&fields)?;
-    drop(fields);
-    *object = edited;
+    *object = serde_json::to_string(&fields)?;
     Ok(())
 }
 
