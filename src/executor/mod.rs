@@ -12,6 +12,7 @@ pub mod permission;
 pub mod pool;
 pub mod process;
 mod prompt;
+mod surrogates;
 mod told;
 pub mod trial;
 mod web;

@@ -5,13 +5,12 @@
 
 use std::collections::BTreeMap;
 
-use serde::Deserialize;
-use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
+use serde::{Deserialize, Serialize, Serializer};
+use serde_json::{Value, json, value::RawValue};
 use tokio::sync::oneshot;
 
 use super::{Question, Turn, content, told};
-use crate::model::{Limits, Message, NewMessage, RawObject, Role, SessionId, ToolCall, hex};
+use crate::model::{Limits, Message, NewMessage, RawJson, RawObject, Role, SessionId, ToolCall, hex};
 
 /// The name of the call that asks for a permission.
 pub(super) const TOOL: &str = "request_permission";
@@ -19,6 +18,8 @@ pub(super) const TOOL: &str = "request_permission";
 const ASKED: &str = "asked";
 /// Bytes of a question, and of an input in it, that are shown. The call that asks has all of it.
 const SHOWN: usize = 8 << 10;
+/// Bytes of an input whose keys are put in order, at most.
+const SORTED: usize = 1 << 20;
 
 /// Who answers when an agent asks for permission.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
@@ -34,14 +35,14 @@ pub enum Permissions {
 }
 
 /// What is asked, in words: the agent's title for it, and the tool with what it is to be called with.
-pub(super) fn question(title: &str, tool: &str, input: &Value) -> String {
+pub(super) fn question(title: &str, tool: &str, input: Option<&RawJson>) -> String {
     let title = visible(cut(title, SHOWN), false);
     let asked = format!("The agent asks for permission: {title}");
     let tool = Some(visible(cut(tool, 200), false)).filter(|tool| !tool.is_empty());
-    match (input.is_null(), tool) {
-        (true, _) => asked,
-        (false, Some(tool)) => format!("{asked}\n\n{tool} {}", shown(input)),
-        (false, None) => format!("{asked}\n\n{}", shown(input)),
+    match (input, tool) {
+        (None, _) => asked,
+        (Some(input), Some(tool)) => format!("{asked}\n\n{tool} {}", shown(input)),
+        (Some(input), None) => format!("{asked}\n\n{}", shown(input)),
     }
 }
 
@@ -51,24 +52,35 @@ pub(super) fn line(words: &str, said: &str) -> String {
 }
 
 /// JSON for people: escaped, so that no text in it can pass for the question's own words, and with its keys in order, so
-/// that the same input looks the same.
-fn shown(input: &Value) -> String {
-    let text = visible(&serde_json::to_string_pretty(&sorted(input)).unwrap_or_default(), true);
+/// that the same input looks the same. Numbers have all their digits.
+fn shown(input: &RawJson) -> String {
+    let text = input.as_str();
+    let sorted = (text.len() <= SORTED).then(|| serde_json::to_string_pretty(&Sorted(text)).ok()).flatten();
+    let text = visible(sorted.as_deref().unwrap_or(text), true);
     match text.len() > SHOWN {
         true => format!("{}\n[{} more bytes are in the call that asks]", cut(&text, SHOWN), text.len() - SHOWN),
         false => text,
     }
 }
 
-/// The same JSON with the keys of all objects in order: their order says nothing.
-fn sorted(json: &Value) -> Value {
-    match json {
-        Value::Object(fields) => {
-            let fields: BTreeMap<&String, Value> = fields.iter().map(|(name, value)| (name, sorted(value))).collect();
-            fields.into_iter().map(|(name, value)| (name.clone(), value)).collect()
+/// JSON with the keys of all objects in order: their order says nothing. Nor do white space and the escapes of texts.
+struct Sorted<'a>(&'a str);
+
+impl Serialize for Sorted<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let read = <S::Error as serde::ser::Error>::custom::<serde_json::Error>;
+        match self.0.as_bytes().first() {
+            Some(b'{') => {
+                let fields: BTreeMap<String, &RawValue> = serde_json::from_str(self.0).map_err(read)?;
+                serializer.collect_map(fields.iter().map(|(name, value)| (name, Sorted(value.get()))))
+            }
+            Some(b'[') => {
+                let items: Vec<&RawValue> = serde_json::from_str(self.0).map_err(read)?;
+                serializer.collect_seq(items.iter().map(|item| Sorted(item.get())))
+            }
+            Some(b'"') => serde_json::from_str::<String>(self.0).map_err(read)?.serialize(serializer),
+            _ => serde_json::from_str::<&RawValue>(self.0).map_err(read)?.serialize(serializer),
         }
-        Value::Array(items) => items.iter().map(sorted).collect(),
-        other => other.clone(),
     }
 }
 
@@ -96,7 +108,7 @@ pub(super) struct Asking {
     pub(super) options: Vec<String>,
     pub(super) allow_custom: bool,
     /// What the agent would do, in its own words.
-    pub(super) input: Value,
+    pub(super) input: RawJson,
     /// All else that the answer is for: the tool's name, what the options mean.
     pub(super) about: Value,
 }
@@ -105,8 +117,7 @@ impl Asking {
     /// What the answer is for, as a hash of all that was shown, and of the session.
     fn binding(&self, session: &SessionId) -> String {
         let Self { tool, question, options, allow_custom, input, about } = self;
-        let all = json!([session, tool, question, options, allow_custom, input, about]);
-        hex(&Sha256::digest(sorted(&all).to_string()))
+        hex(&RawJson::of(&(session, tool, question, options, allow_custom, input, about)).digest())
     }
 }
 
@@ -134,10 +145,14 @@ impl Desk {
         let binding = asking.binding(&self.session);
         let Asking { tool, question, options, allow_custom, input, about } = asking;
         let id = format!("permission-{}", uuid::Uuid::now_v7());
-        let (input, about) = (told::bounded(&input, &self.limits), told::bounded(&about, &self.limits));
-        let arguments = json!({ "question": question, "options": options, "input": input, "about": about });
+        let (input, about) = (told::bounded(&input, &self.limits), told::bounded(&RawJson::of(&about), &self.limits));
+        let mut arguments = RawObject::default();
+        arguments.insert("question", &question);
+        arguments.insert("options", &options);
+        arguments.insert("input", &input);
+        arguments.insert("about", &about);
         let message = NewMessage {
-            tool_calls: Some(vec![ToolCall::new(&id, tool, arguments.to_string())]),
+            tool_calls: Some(vec![ToolCall::new(&id, tool, arguments.as_str())]),
             phase: Some("commentary".into()),
             metadata: Some(json!({ ASKED: binding }).into()),
             ..NewMessage::text(Role::Assistant, String::new())
@@ -160,16 +175,17 @@ fn given(messages: &[Message]) -> Option<(String, String)> {
 mod tests {
     use super::*;
 
-    fn asking(question: &str, input: Value) -> Asking {
+    fn asking(question: &str, input: impl Into<RawJson>) -> Asking {
         let options = vec!["Allow".into()];
-        Asking { tool: TOOL, question: question.into(), options, allow_custom: false, input, about: json!({ "t": 1 }) }
+        let (question, input) = (question.into(), input.into());
+        Asking { tool: TOOL, question, options, allow_custom: false, input, about: json!({ "t": 1 }) }
     }
 
     #[test]
     fn an_answer_is_for_session_question_input_and_options() {
         let (here, there) = ("here".parse().unwrap(), "there".parse().unwrap());
         let one = asking("x", json!({ "a": 1, "b": [2] }));
-        let same = asking("x", serde_json::from_str(r#"{ "b": [2], "a": 1 }"#).unwrap());
+        let same = asking("x", serde_json::from_str::<RawJson>(r#"{ "b": [2], "a": 1 }"#).unwrap());
         assert_eq!(one.binding(&here), same.binding(&here), "the order of keys says nothing");
         let others = [
             asking("y", one.input.clone()),
@@ -184,11 +200,11 @@ mod tests {
 
     #[test]
     fn a_question_shows_the_input_and_hides_nothing() {
-        let shown = question("ls\n\u{202e}x", "Bash", &json!({ "command": "rm -rf /\n\u{200b}ls" }));
+        let shown = question("ls\n\u{202e}x", "Bash", Some(&json!({ "command": "rm -rf /\n\u{200b}ls" }).into()));
         let input = "{\n  \"command\": \"rm -rf /\\n\\u{200b}ls\"\n}";
         assert_eq!(shown, format!("The agent asks for permission: ls\\n\\u{{202e}}x\n\nBash {input}"));
-        let long = question("t", "", &json!("x".repeat(2 * SHOWN)));
+        let long = question("t", "", Some(&json!("x".repeat(2 * SHOWN)).into()));
         assert!(long.len() < SHOWN + 200 && long.ends_with("more bytes are in the call that asks]"), "{long}");
-        assert_eq!(question("touch it", "bash", &Value::Null), "The agent asks for permission: touch it");
+        assert_eq!(question("touch it", "bash", None), "The agent asks for permission: touch it");
     }
 }

@@ -4,8 +4,11 @@
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::Event;
-use crate::model::{JsonObject, Limits, NewMessage, Role, ToolCall, hex};
+use super::{
+    Event,
+    surrogates::{self, Joiner},
+};
+use crate::model::{JsonObject, Limits, NewMessage, RawJson, Role, ToolCall, hex};
 
 /// Bytes of a call's id, of a tool's name and of a title that are kept.
 const NAME: usize = 512;
@@ -18,18 +21,26 @@ const TASK: usize = 4 << 10;
 pub(super) struct Words {
     text: String,
     reasoning: String,
+    /// Halves of characters at their ends.
+    halves: [Joiner; 2],
     /// Bytes of one message: longer words are several.
     most: usize,
 }
 
 impl Words {
     pub(super) fn new(limits: &Limits) -> Self {
-        Self { text: String::new(), reasoning: String::new(), most: (limits.message / 2).max(4) }
+        Self {
+            text: String::new(),
+            reasoning: String::new(),
+            halves: Default::default(),
+            most: (limits.message / 2).max(4),
+        }
     }
 
     /// More of the text.
     pub(super) fn text(&mut self, text: &str) -> Vec<Event> {
-        self.grow(text, |words, piece| {
+        let text = self.halves[0].join(text);
+        self.grow(&text, |words, piece| {
             words.text.push_str(&piece);
             Event::TextDelta(piece)
         })
@@ -37,20 +48,20 @@ impl Words {
 
     /// More of the reasoning.
     pub(super) fn reasoning(&mut self, text: &str) -> Vec<Event> {
-        self.grow(text, |words, piece| {
+        let text = self.halves[1].join(text);
+        self.grow(&text, |words, piece| {
             words.reasoning.push_str(&piece);
             Event::ReasoningDelta(piece)
         })
     }
 
     fn grow(&mut self, text: &str, add: impl Fn(&mut Self, String) -> Event) -> Vec<Event> {
-        let (text, mut events) = (shown(text), Vec::new());
-        let mut left = text.as_str();
+        let (mut left, mut events) = (text, Vec::new());
         while !left.is_empty() {
             let room = self.most.saturating_sub(self.text.len() + self.reasoning.len());
             let (piece, rest) = left.split_at(left.floor_char_boundary(room));
             if piece.is_empty() {
-                events.extend(self.said("commentary"));
+                events.extend(self.message("commentary"));
                 continue;
             }
             events.push(add(self, piece.to_owned()));
@@ -61,6 +72,12 @@ impl Words {
 
     /// The words so far as a message, if there are any.
     pub(super) fn said(&mut self, phase: &str) -> Option<Event> {
+        self.text.push_str(self.halves[0].end());
+        self.reasoning.push_str(self.halves[1].end());
+        self.message(phase)
+    }
+
+    fn message(&mut self, phase: &str) -> Option<Event> {
         let (text, reasoning) = (std::mem::take(&mut self.text), std::mem::take(&mut self.reasoning));
         if text.is_empty() && reasoning.is_empty() {
             return None;
@@ -91,21 +108,27 @@ fn line(text: &str, most: usize) -> String {
 }
 
 /// JSON of a bounded length: what is longer is the beginning of its text, and says how long it is.
-pub(super) fn bounded(json: &Value, limits: &Limits) -> Value {
-    let (text, most) = (json.to_string(), limits.message / 8);
+pub(super) fn bounded(json: &RawJson, limits: &Limits) -> RawJson {
+    let (text, most) = (json.as_str(), limits.message / 8);
     match text.len() > most {
-        true => json!({ "cut_off": text[..text.floor_char_boundary(most)], "bytes": text.len() }),
+        true => json!({ "cut_off": text[..text.floor_char_boundary(most)], "bytes": text.len() }).into(),
         false => json.clone(),
     }
 }
 
 /// A call of a tool as a message.
-pub(super) fn called(id: &str, tool: &str, arguments: Option<&Value>, metadata: &Value, limits: &Limits) -> NewMessage {
-    let arguments = arguments.map_or_else(|| "{}".into(), |arguments| bounded(arguments, limits).to_string());
+pub(super) fn called(
+    id: &str,
+    tool: &str,
+    arguments: Option<&RawJson>,
+    metadata: &Value,
+    limits: &Limits,
+) -> NewMessage {
+    let arguments = arguments.map_or_else(|| "{}".into(), |arguments| bounded(arguments, limits).as_str().to_owned());
     NewMessage {
         tool_calls: Some(vec![ToolCall::new(call_id(id), name(tool), arguments)]),
         phase: Some("commentary".into()),
-        metadata: Some(bounded(metadata, limits).into()),
+        metadata: Some(bounded(&RawJson::of(metadata), limits)),
         ..NewMessage::text(Role::Assistant, String::new())
     }
 }
@@ -140,7 +163,7 @@ pub(super) fn tasks(plan: impl Iterator<Item = (String, Value, Value)>) -> Event
 }
 
 fn shown(text: &str) -> String {
-    text.replace('\0', "\u{fffd}")
+    surrogates::whole(text)
 }
 
 /// A text of a bounded length, that says what is missing.
@@ -169,7 +192,7 @@ mod tests {
             .filter_map(|event| if let Event::Message(message) = event { Some(message) } else { None })
             .collect();
         assert_eq!(messages.iter().map(|message| message.content.as_str()).collect::<String>(), long);
-        let call = called(&long, &long, Some(&json!({ "text": long })), &json!({ "title": long }), &limits);
+        let call = called(&long, &long, Some(&json!({ "text": long }).into()), &json!({ "title": long }), &limits);
         for message in messages.into_iter().chain([&call, &result(&long, true, &long, &limits)]) {
             message.check(&limits).unwrap();
         }

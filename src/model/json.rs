@@ -118,6 +118,13 @@ impl RawObject {
     }
 }
 
+/// Null.
+impl Default for RawJson {
+    fn default() -> Self {
+        Self::null()
+    }
+}
+
 impl Default for RawObject {
     fn default() -> Self {
         Self::from(&JsonObject::new())
@@ -362,12 +369,16 @@ mod tests {
         assert_eq!(json(r#"{"a": 1, "b": [1.50, "\u0041"]}"#), json(r#"{"b":[15e-1,"A"],"a":1}"#));
         assert_eq!(json(r#"{"a":1,"a":2}"#), json(r#"{"a":2}"#));
         assert_eq!(json(r#" { "q\"\\" : [ true , null ] } "#), json(r#"{"\u0071\u0022\\":[true,null]}"#));
+        assert_eq!(json("[1e2,-0.10,1E+30]"), json("[100.0,-1e-1,10e29]"));
+        assert_eq!(json("123456789012345678901.50"), json("1234567890123456789015e-1"));
         let different = [
             ("1", "1.0"),
             ("18446744073709551617", "18446744073709551618"),
             ("[]", "{}"),
             ("[[1],2]", "[1,[2]]"),
             (r#""1""#, "1"),
+            ("123456789012345678901.5", "123456789012345678902.5"),
+            ("1.2345678901234568e20", "123456789012345678901"),
             (r#"{"a":"b"}"#, r#"["a","b"]"#),
         ];
         for (one, other) in different {

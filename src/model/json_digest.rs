@@ -91,13 +91,29 @@ impl Reader<'_> {
         let length = rest.find([',', '}', ']', ' ', '\t', '\n', '\r']).unwrap_or(rest.len());
         self.place += length;
         let word = &rest[..length];
-        match word.starts_with(['-', '0', '1', '2', '3', '4', '5', '6', '7', '8', '9'])
-            && word.contains(['.', 'e', 'E'])
-        {
-            true => {
-                serde_json::from_str::<f64>(word).map_or_else(|_| word.to_owned(), |number| json!(number).to_string())
-            }
-            false => word.to_owned(),
-        }
+        let is_decimal = word.starts_with(|c: char| c == '-' || c.is_ascii_digit()) && word.contains(['.', 'e', 'E']);
+        if is_decimal { decimal(word) } else { word.to_owned() }
     }
+}
+
+/// A number with a point or an exponent, the same however it is written. One that no float holds keeps all its digits.
+fn decimal(word: &str) -> String {
+    let float = serde_json::from_str::<f64>(word).map(|number| json!(number).to_string());
+    match (float, exact(word)) {
+        (Ok(float), Some(digits)) if exact(&float).is_none_or(|held| held == digits) => float,
+        (_, Some((negative, digits, exponent))) => format!("{}{digits}e{exponent}", if negative { "-" } else { "" }),
+        (_, None) => word.to_owned(),
+    }
+}
+
+/// A number's sign, its digits without zeros around them, and the power of ten that they are multiplied with.
+fn exact(word: &str) -> Option<(bool, String, i64)> {
+    let (mantissa, exponent) = word.split_once(['e', 'E']).unwrap_or((word, "0"));
+    let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+    let digits = format!("{}{fraction}", whole.trim_start_matches('-'));
+    let significant = digits.trim_end_matches('0');
+    let moved = i64::try_from(digits.len() - significant.len()).ok()? - i64::try_from(fraction.len()).ok()?;
+    let significant = significant.trim_start_matches('0').to_owned();
+    let exponent = if significant.is_empty() { 0 } else { exponent.parse::<i64>().ok()?.checked_add(moved)? };
+    Some((word.starts_with('-'), significant, exponent))
 }

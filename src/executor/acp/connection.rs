@@ -17,7 +17,8 @@ use agent_client_protocol::{
         },
     },
 };
-use futures_util::{SinkExt, Stream, StreamExt};
+use futures_util::{SinkExt, Stream, StreamExt, stream};
+use serde_json::json;
 use tokio::{
     process::{ChildStdin, ChildStdout},
     sync::{mpsc, oneshot},
@@ -27,7 +28,10 @@ use tokio_util::{
     sync::{CancellationToken, DropGuard},
 };
 
-use super::lines::{self, Line};
+use super::{
+    lines::{self, Line},
+    messages,
+};
 use crate::{executor::process::Tail, tasks::Tasks};
 
 /// What an agent said that waits for its turn at most; an agent that is faster waits.
@@ -64,6 +68,15 @@ impl Inbox {
             }
             _ => Err(said),
         }
+    }
+
+    /// News for whoever listens that something was left out: in the place of what it was, so that what is stored shows it.
+    fn left_out(&self, what: &str) -> Option<String> {
+        let (session, _) = self.listener()?;
+        let text = json!({ "type": "text", "text": format!("\n\n[left out: {what}]\n\n") });
+        let update = json!({ "sessionUpdate": "agent_message_chunk", "content": text });
+        let params = json!({ "sessionId": session, "update": update });
+        Some(json!({ "jsonrpc": "2.0", "method": "session/update", "params": params }).to_string())
     }
 
     /// Waits until whoever listens has room: so that an agent which talks faster fills its pipe, not our memory.
@@ -191,35 +204,53 @@ pub(super) fn refused() -> RequestPermissionResponse {
     RequestPermissionResponse::new(RequestPermissionOutcome::Cancelled)
 }
 
-/// What an agent writes, line by line. What cannot be a message is taken as a complaint: some log to the wrong end. News
-/// in a line that is too long are left out; of anything else that is too long somebody waits, and the line ends.
+/// What an agent writes, message by message. What cannot be a message is taken as a complaint: some log to the wrong
+/// end.
 fn said(
     output: ChildStdout,
     inbox: Inbox,
     tail: Tail,
     most: usize,
 ) -> impl Stream<Item = io::Result<String>> + Send + 'static {
-    FramedRead::new(output, lines::Lines::new(most)).filter_map(move |line| {
+    let said = FramedRead::new(output, lines::Lines::new(most)).then(move |line| {
         let (inbox, tail) = (inbox.clone(), tail.clone());
         async move {
-            let line = match line {
-                Ok(Line::Whole(line)) => line,
-                Ok(Line::TooLong(head)) => {
-                    tail.push(&format!("(it sent a line of more than {most} bytes)"));
-                    let news = head.contains("\"session/update\"") || !head.trim_start().starts_with('{');
-                    return (!news).then(|| Err(io::Error::other("the agent sent a line that is too long")));
-                }
+            let said = match line {
+                Ok(Line::Whole(line)) => whole(&line, &inbox, &tail),
+                Ok(Line::TooLong(head)) => too_long(&head, most, &inbox, &tail),
                 Err(error) => {
                     tail.push(&format!("(its output is broken: {error})"));
-                    return Some(Err(error));
+                    vec![Err(error)]
                 }
             };
-            if !line.trim_start().starts_with('{') {
-                tail.push(line.get(..line.floor_char_boundary(500)).unwrap_or_default());
-                return None;
+            if !said.is_empty() {
+                inbox.room().await;
             }
-            inbox.room().await;
-            Some(Ok(line))
+            said
         }
-    })
+    });
+    said.flat_map(stream::iter)
+}
+
+fn whole(line: &str, inbox: &Inbox, tail: &Tail) -> Vec<io::Result<String>> {
+    let messages::Line { noise, mut messages, lost } = messages::read(line);
+    if !noise.is_empty() {
+        tail.push(&noise[..noise.floor_char_boundary(500)]);
+    }
+    if lost {
+        messages.extend(inbox.left_out("a message that cannot be read"));
+    }
+    messages.into_iter().map(Ok).collect()
+}
+
+/// News in a line that is too long are left out. Of anything else that is too long somebody waits, and the line ends.
+fn too_long(head: &str, most: usize, inbox: &Inbox, tail: &Tail) -> Vec<io::Result<String>> {
+    tail.push(&format!("(it sent a line of more than {most} bytes)"));
+    if head.contains("\"session/update\"") {
+        return inbox.left_out(&format!("a message of more than {most} bytes")).map(Ok).into_iter().collect();
+    }
+    match head.contains("\"jsonrpc\"") || head.trim_start_matches('\u{feff}').trim_start().starts_with('{') {
+        true => vec![Err(io::Error::other("the agent sent a line that is too long"))],
+        false => Vec::new(),
+    }
 }

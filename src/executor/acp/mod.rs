@@ -7,6 +7,7 @@ mod calls;
 mod connection;
 mod files;
 mod lines;
+mod messages;
 mod models;
 mod permission;
 mod settings;

@@ -6,8 +6,11 @@ use agent_client_protocol::v1::schema::{
 };
 use serde_json::{Value, json};
 
-use super::{connection::refused, told::name};
-use crate::executor::permission::{self, Asking, Permissions};
+use super::{connection::refused, messages, told::name};
+use crate::{
+    executor::permission::{self, Asking, Permissions},
+    model::RawJson,
+};
 
 /// The answer that the settings give, without asking anybody. None when the user is to say.
 pub(super) fn decide(policy: Permissions, asked: &RequestPermissionRequest) -> Option<RequestPermissionResponse> {
@@ -30,20 +33,18 @@ fn select(option: &PermissionOption) -> RequestPermissionResponse {
 pub(super) fn asking(call: &ToolCall, options: &[PermissionOption]) -> Asking {
     let title = Some(call.title.as_str()).filter(|title| !title.trim().is_empty());
     let title = title.map_or_else(|| format!("a call of a tool ({})", call.tool_call_id), String::from);
-    let (tool, input) = (name(call), call.raw_input.clone().unwrap_or_default());
+    let (tool, input) = (name(call), call.raw_input.as_ref().map(messages::text));
     // Some describe what they would do by its content alone, such as the new text of a file.
-    let shown = match input.is_null() && !call.content.is_empty() {
-        true => json!(call.content),
-        false => input.clone(),
-    };
+    let content = || (!call.content.is_empty()).then(|| RawJson::of(&call.content));
+    let shown = input.clone().or_else(content);
     let labels = labels(options);
     let meaning: Vec<Value> = options.iter().map(|option| json!([option.option_id, option.kind])).collect();
     Asking {
         tool: permission::TOOL,
-        question: permission::question(&title, &tool, &shown),
+        question: permission::question(&title, &tool, shown.as_ref()),
         options: labels,
         allow_custom: false,
-        input,
+        input: input.unwrap_or_default(),
         about: json!({
             "tool": tool, "title": title, "kind": call.kind, "content": call.content, "locations": call.locations,
             "options": meaning,

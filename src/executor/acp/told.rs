@@ -6,7 +6,7 @@ use agent_client_protocol::v1::schema::{
 };
 use serde_json::{Value, json};
 
-use super::calls::Calls;
+use super::{calls::Calls, messages};
 use crate::{
     executor::{
         Event,
@@ -169,7 +169,8 @@ pub(super) fn name(call: &ToolCall) -> String {
 fn called(call: &ToolCall, limits: &Limits) -> NewMessage {
     let locations = &call.locations[..call.locations.len().min(LOCATIONS)];
     let metadata = json!({ "title": told::name(&call.title), "kind": call.kind, "locations": locations });
-    told::called(&call.tool_call_id.0, &name(call), call.raw_input.as_ref(), &metadata, limits)
+    let input = call.raw_input.as_ref().map(messages::text);
+    told::called(&call.tool_call_id.0, &name(call), input.as_ref(), &metadata, limits)
 }
 
 /// What came of a call.
@@ -182,11 +183,8 @@ fn result(call: &ToolCall, limits: &Limits) -> NewMessage {
     });
     let mut text = parts.filter(|part| !part.is_empty()).collect::<Vec<_>>().join("\n");
     if text.is_empty() {
-        text = call
-            .raw_output
-            .as_ref()
-            .map(|output| output.as_str().map_or_else(|| output.to_string(), String::from))
-            .unwrap_or_default();
+        let output = call.raw_output.as_ref().map(messages::text);
+        text = output.map(|json| json.parse().unwrap_or_else(|| json.as_str().to_owned())).unwrap_or_default();
     }
     told::result(&call.tool_call_id.0, call.status == ToolCallStatus::Completed, &text, limits)
 }

@@ -3,9 +3,9 @@
 
 use serde_json::json;
 
-use super::{chunk::CallDelta, extra, surrogates::Joiner};
+use super::{chunk::CallDelta, extra};
 use crate::{
-    executor::Error,
+    executor::{Error, surrogates, surrogates::Joiner},
     model::{JsonObject, ToolCall},
 };
 
@@ -143,7 +143,7 @@ impl Call {
         // Some vendors repeat both with every fragment.
         for (mine, given) in [(&mut self.id, &fragment.id), (&mut self.name, &fragment.name)] {
             if mine.is_empty() {
-                *mine = super::surrogates::whole(given);
+                *mine = surrogates::whole(given);
             }
         }
         // Some repeat all of the arguments at the end.

@@ -3,8 +3,8 @@
 
 use serde_json::Value;
 
-use super::{surrogates, usage};
-use crate::model::JsonObject;
+use super::usage;
+use crate::{executor::surrogates, model::JsonObject};
 
 /// Fields of a delta that are read, or that say nothing which a later request needs.
 const READ: [&str; 19] = [

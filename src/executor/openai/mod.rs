@@ -16,7 +16,6 @@ mod request;
 mod settings;
 mod sse;
 mod stream;
-mod surrogates;
 mod transcript;
 mod usage;
 mod wire;

@@ -5,12 +5,10 @@ use serde_json::json;
 use super::{
     calls::Calls,
     chunk::{Chunk, Delta},
-    extra,
-    surrogates::Joiner,
-    usage,
+    extra, usage,
 };
 use crate::{
-    executor::{Error, Event},
+    executor::{Error, Event, surrogates::Joiner},
     model::{JsonObject, Limits, NewMessage, Role},
 };
 

@@ -7,9 +7,12 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::session::Session;
-use crate::executor::{
-    Error,
-    permission::{self, Asking, Desk, Permissions},
+use crate::{
+    executor::{
+        Error,
+        permission::{self, Asking, Desk, Permissions},
+    },
+    model::RawJson,
 };
 
 /// The answers to a request for permission, and what the server calls them.
@@ -40,7 +43,7 @@ impl Asked {
         let input = call.map(|mut call| call["state"]["input"].take()).filter(|input| !is_empty(input));
         // Some describe what they would do by this alone, such as the changes to a file.
         let shown = input.clone().or_else(|| Some(said["metadata"].clone()).filter(|metadata| !is_empty(metadata)));
-        let mut question = permission::question(title.trim(), &tool, &shown.unwrap_or_default());
+        let mut question = permission::question(title.trim(), &tool, shown.map(RawJson::from).as_ref());
         if !always.is_empty() {
             question.push_str(&permission::line("\n\nAlways allow stands for: ", &always.join(", ")));
         }
@@ -49,7 +52,7 @@ impl Asked {
             question,
             options: ANSWERS.map(|(answer, _)| answer.into()).into(),
             allow_custom: false,
-            input: input.unwrap_or_default(),
+            input: input.map(RawJson::from).unwrap_or_default(),
             about: json!({
                 "tool": tool, "permission": kind, "patterns": patterns, "always": always, "metadata": said["metadata"],
             }),
@@ -68,7 +71,7 @@ impl Asked {
                 question: question["question"].as_str().unwrap_or_default().to_owned(),
                 allow_custom: options.is_empty() || question["custom"] != false,
                 options,
-                input: question.clone(),
+                input: RawJson::of(question),
                 about: Value::Null,
             }
         });

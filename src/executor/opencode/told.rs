@@ -10,7 +10,7 @@ use crate::{
         Error, Event, Outcome,
         told::{self, Words},
     },
-    model::{JsonObject, Limits},
+    model::{JsonObject, Limits, RawJson},
 };
 
 /// Where a prompt carries its mark.
@@ -199,7 +199,8 @@ impl Told {
         if stage >= Call::Begun && known.is_none_or(|known| known < Call::Begun) {
             let name = part["tool"].as_str().unwrap_or_default();
             let metadata = json!({ "title": state["title"].as_str().map(told::name) });
-            events.push(Event::Message(told::called(&id, name, state.get("input"), &metadata, &self.limits)));
+            let input = state.get("input").map(RawJson::of);
+            events.push(Event::Message(told::called(&id, name, input.as_ref(), &metadata, &self.limits)));
         }
         match stage {
             Call::Ended if known == Some(Call::Ended) => {}

@@ -1,6 +1,7 @@
 //! The executor contract, against an agent that speaks the real protocol over real pipes.
 
 mod cancelled;
+mod lines;
 pub(super) mod said;
 mod warm;
 
@@ -153,12 +154,23 @@ impl Talking {
 
 fn pool(home: &Path, rows: &Arc<Rows>, tasks: &Tasks, manner: &[&str], more: &str) -> Arc<dyn Executor> {
     let command: Vec<&str> = [CULM, "demo-agent"].into_iter().chain(manner.iter().copied()).collect();
+    launched(&command, Limits::default(), home, rows, tasks, more)
+}
+
+fn launched(
+    command: &[&str],
+    limits: Limits,
+    home: &Path,
+    rows: &Arc<Rows>,
+    tasks: &Tasks,
+    more: &str,
+) -> Arc<dyn Executor> {
     let config: Config = toml::from_str(&format!("command = {command:?}\n{more}")).unwrap();
     let settings = config.settings().unwrap();
     let launcher = vec![CULM.into(), "launch-agent".into()];
     let launch = Launch { launcher, homes: home.join("homes"), tasks: tasks.clone() };
     let warmth = settings.warmth;
-    let acp = Acp::new(settings, launch, Arc::new(NoAttachments), Limits::default());
+    let acp = Acp::new(settings, launch, Arc::new(NoAttachments), limits);
     Arc::new(Pool::start("demo".into(), acp, rows.clone(), warmth, tasks.clone()))
 }
 

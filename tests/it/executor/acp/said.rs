@@ -117,7 +117,7 @@ async fn an_answer_that_came_after_a_restart_is_given_when_the_agent_asks_again(
 }
 
 /// A history after which the demo agent does this: what a model would do by itself, it has to be told.
-fn asks_again(script: &str, stored: Vec<NewMessage>) -> Vec<NewMessage> {
+pub(super) fn asks_again(script: &str, stored: Vec<NewMessage>) -> Vec<NewMessage> {
     let mut history = stored;
     history.insert(1, NewMessage::text(Role::User, script));
     history
