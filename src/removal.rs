@@ -3,23 +3,30 @@
 //!
 //! No symbolic link is followed, also when somebody puts one there meanwhile: directories are opened below the first one
 //! by the system itself (`openat2` with `RESOLVE_BENEATH`).
+//!
+//! Directories may be nested deeper than a path can say, or than a call can go down with a handle for each. So one that is
+//! deep down is moved up to the top before it is emptied.
 
 use std::{
-    ffi::OsString,
+    ffi::{OsStr, OsString},
     fs,
     io::{self, ErrorKind},
     os::{fd::AsRawFd, unix::fs::PermissionsExt},
     path::{Path, PathBuf},
-    time::Instant,
+    time::{Instant, SystemTime},
 };
 
 use rustix::{
     fd::OwnedFd,
-    fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, openat, openat2, unlinkat},
+    fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, openat, openat2, renameat, unlinkat},
+    io::Errno,
 };
 
 /// Paths that are named of what is left, at most.
 const NAMED: usize = 100;
+
+/// Bytes of a path from which on a directory is moved up: the system takes 4096.
+const DEEP: usize = 1024;
 
 /// What could not be deleted.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -33,15 +40,15 @@ pub struct Left {
 /// Deletes a directory, or what lies in its place. What is not writable is made writable first; what cannot be deleted
 /// all the same is left, and everything else goes. Fails with `TimedOut` when `until` has come.
 pub fn delete(dir: &Path, until: Instant) -> io::Result<Left> {
-    let plainly = match fs::symlink_metadata(dir) {
-        Ok(found) if !found.is_dir() => fs::remove_file(dir),
-        Ok(_) => fs::remove_dir_all(dir),
+    match fs::symlink_metadata(dir) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Left::default()),
         Err(error) => Err(error),
-    };
-    match plainly {
-        Ok(()) => Ok(Left::default()),
-        Err(error) if error.kind() == ErrorKind::NotFound && !dir.exists() => Ok(Left::default()),
-        Err(_) => thoroughly(dir, until),
+        Ok(found) if !found.is_dir() => fs::remove_file(dir).map(|()| Left::default()),
+        Ok(_) => match thoroughly(dir, until) {
+            // A system without `openat2`, or without `/proc`.
+            Err(error) if error.kind() == ErrorKind::Unsupported => fs::remove_dir_all(dir).map(|()| Left::default()),
+            deleted => deleted,
+        },
     }
 }
 
@@ -50,14 +57,17 @@ fn thoroughly(dir: &Path, until: Instant) -> io::Result<Left> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let top = openat(CWD, dir, flags, Mode::empty())?;
     let (mut left, mut directories, mut at) = (Left::default(), vec![PathBuf::new()], 0);
+    // No name that an earlier call, which was interrupted, has given.
+    let mut moved = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |now| now.as_nanos());
     while let Some(path) = directories.get(at).cloned() {
         in_time(until)?;
         at += 1;
-        match empty(&top, &path) {
+        match empty(&top, &path, &mut moved) {
             Ok((below, kept)) => {
-                directories.extend(below.into_iter().map(|name| path.join(name)));
+                directories.extend(below);
                 kept.into_iter().for_each(|name| left.add(path.join(name)));
             }
+            Err(error) if error.kind() == ErrorKind::Unsupported => return Err(error),
             Err(_) => left.add(path),
         }
     }
@@ -91,29 +101,47 @@ fn opened(top: &OwnedFd, path: &Path) -> io::Result<OwnedFd> {
     Ok(openat2(top, path, flags, Mode::empty(), ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS)?)
 }
 
-/// Makes a directory writable, and deletes all in it that is no directory. The directories in it, and what stays.
-fn empty(top: &OwnedFd, path: &Path) -> io::Result<(Vec<OsString>, Vec<OsString>)> {
+/// Deletes all in a directory that is no directory. Where the directories in it are, and what stays.
+fn empty(top: &OwnedFd, path: &Path, moved: &mut u128) -> io::Result<(Vec<PathBuf>, Vec<OsString>)> {
     let dir = opened(top, path)?;
-    // The directory itself, whatever is at its path by now.
-    let this = PathBuf::from(format!("/proc/self/fd/{}", dir.as_raw_fd()));
-    let mode = fs::metadata(&this)?.permissions().mode();
-    if mode & 0o700 != 0o700 {
-        // Another owner's cannot be changed, and may be deletable all the same.
-        let _ = fs::set_permissions(&this, fs::Permissions::from_mode(mode & 0o7777 | 0o700));
-    }
+    let this = writable(&dir)?;
     let (mut below, mut kept) = (Vec::new(), Vec::new());
     for entry in fs::read_dir(&this)? {
         let entry = entry?;
         let name = entry.file_name();
         if entry.file_type()?.is_dir() {
-            below.push(name);
+            let up = if path.as_os_str().len() > DEEP { move_up(top, &dir, &name, moved) } else { None };
+            below.push(up.unwrap_or_else(|| path.join(name)));
         } else if let Err(error) = unlinkat(&dir, &name, AtFlags::empty())
-            && error != rustix::io::Errno::NOENT
+            && error != Errno::NOENT
         {
             kept.push(name);
         }
     }
     Ok((below, kept))
+}
+
+/// Makes a directory writable. A path of the directory itself, whatever is at its own path by now.
+fn writable(dir: &OwnedFd) -> io::Result<PathBuf> {
+    let this = PathBuf::from(format!("/proc/self/fd/{}", dir.as_raw_fd()));
+    let mode = match fs::metadata(&this) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Err(ErrorKind::Unsupported.into()),
+        found => found?.permissions().mode(),
+    };
+    if mode & 0o700 != 0o700 {
+        // Another owner's cannot be changed, and may be deletable all the same.
+        let _ = fs::set_permissions(&this, fs::Permissions::from_mode(mode & 0o7777 | 0o700));
+    }
+    Ok(this)
+}
+
+/// Moves a directory to the top. Its name there, unless it cannot be moved.
+fn move_up(top: &OwnedFd, dir: &OwnedFd, name: &OsStr, moved: &mut u128) -> Option<PathBuf> {
+    *moved += 1;
+    let up = PathBuf::from(format!(".culm-deep-{moved}"));
+    // One that is read-only cannot be moved.
+    let _ = opened(dir, Path::new(name)).and_then(|dir| writable(&dir));
+    renameat(dir, name, top, &up).is_ok().then_some(up)
 }
 
 impl Left {
@@ -133,6 +161,8 @@ impl Left {
 #[cfg(test)]
 mod tests {
     use std::{os::unix::fs::symlink, time::Duration};
+
+    use rustix::fs::mkdirat;
 
     use super::*;
 
@@ -158,6 +188,27 @@ mod tests {
         assert_eq!(thoroughly(&top, soon()).unwrap(), Left::default());
         assert!(!top.exists() && elsewhere.path().join("kept").exists());
         assert_eq!(delete(&top, soon()).unwrap(), Left::default(), "what is gone is deleted");
+    }
+
+    /// Deeper than a path can say, and than there are handles. Read-only in the middle.
+    #[test]
+    fn what_is_nested_without_end_goes() {
+        let place = tempfile::tempdir().unwrap();
+        let top = place.path().join("top");
+        fs::create_dir(&top).unwrap();
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let mut dir = openat(CWD, &top, flags, Mode::empty()).unwrap();
+        for depth in 0..3000 {
+            mkdirat(&dir, "node_modules", Mode::RWXU).unwrap();
+            let below = openat(&dir, "node_modules", flags, Mode::empty()).unwrap();
+            openat(&below, "file", OFlags::CREATE | OFlags::WRONLY | OFlags::CLOEXEC, Mode::RUSR).unwrap();
+            if depth % 100 == 0 {
+                mkdirat(&dir, "beside", Mode::RUSR).unwrap();
+            }
+            dir = below;
+        }
+        assert_eq!(thoroughly(&top, soon()).unwrap(), Left::default());
+        assert!(!top.exists());
     }
 
     #[test]

@@ -33,6 +33,11 @@ pub(super) fn filename(value: &HeaderValue) -> Result<Option<String>, Malformed>
 fn decoded(value: &str) -> Option<String> {
     let mut parts = value.splitn(3, '\'');
     let (charset, _language, text) = (parts.next()?, parts.next()?, parts.next()?);
+    // What is no escape would be taken as it is.
+    let is_escape = |after: &str| after.as_bytes().get(..2).is_some_and(|hex| hex.iter().all(u8::is_ascii_hexdigit));
+    if !text.split('%').skip(1).all(is_escape) {
+        return None;
+    }
     let bytes = percent_decode_str(text);
     match charset.to_ascii_lowercase().as_str() {
         "utf-8" => bytes.decode_utf8().ok().map(Into::into),
@@ -106,7 +111,7 @@ mod tests {
         assert_eq!(read(r#"attachment; FileName="a \"b\"; c.png" ; x=y"#), Ok(Some("a \"b\"; c.png".into())));
         assert_eq!(read("attachment; filename=x; filename*=utf-8'en'na%C3%AFve"), Ok(Some("naïve".into())));
         assert_eq!(read("attachment; filename=a.txt; filename*=ISO-8859-1''na%EFve.txt"), Ok(Some("naïve.txt".into())));
-        for broken in ["UTF-8''%FF", "x", "latin-9''a", ""] {
+        for broken in ["UTF-8''%FF", "UTF-8''%zz", "UTF-8''a%2", "ISO-8859-1''%", "x", "latin-9''a", ""] {
             let value = format!("attachment; filename=\"good.txt\"; filename*={broken}");
             assert_eq!(read(&value), Ok(Some("good.txt".into())), "{broken}");
         }

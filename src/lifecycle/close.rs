@@ -13,8 +13,8 @@ use super::{
 use crate::{
     executor::process,
     model::{
-        AgentSession, AtRisk, BackendFilter, BackendId, BackendStatus, Closing, Openness, SessionId, Teardown,
-        Timestamp, Worktree, WorktreeState, WorktreeStep,
+        AbsolutePath, AgentSession, AtRisk, BackendFilter, BackendId, BackendStatus, Closing, Openness, Removed,
+        SessionId, Teardown, Timestamp, Worktree, WorktreeState, WorktreeStep,
     },
     repository::SessionRepository,
     runs::Runs,
@@ -48,6 +48,9 @@ pub struct SessionResult {
     /// The ref that keeps what was in the worktree.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rescue_ref: Option<String>,
+    /// Where files of the worktree are now that could not be deleted, or that git could not judge.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub set_aside: Option<AbsolutePath>,
     /// When the session was closed, if it is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub closed_at: Option<Timestamp>,
@@ -69,6 +72,7 @@ impl SessionResult {
             worktree_at_risk: false,
             at_risk: None,
             rescue_ref: None,
+            set_aside: None,
             closed_at: session.closed_at,
             archived_at: session.archived_at,
             error: None,
@@ -126,7 +130,10 @@ async fn close_worktree(
     let Some(result) = results.first_mut() else { return };
     match remove_worktree(runs, worktrees, id, force).await {
         Ok(Gone::Not) => {}
-        Ok(Gone::Removed(rescue_ref)) => (result.worktree_removed, result.rescue_ref) = (true, rescue_ref),
+        Ok(Gone::Removed(removed)) => {
+            (result.worktree_removed, result.rescue_ref) = (true, removed.rescue_ref);
+            result.set_aside = removed.set_aside;
+        }
         Ok(Gone::AtRisk(at_risk)) => (result.worktree_at_risk, result.at_risk) = (true, Some(at_risk)),
         Err(error) => {
             result.fail(format!("the worktree was not removed: {error}"));
@@ -141,7 +148,7 @@ async fn close_worktree(
 pub(super) enum Gone {
     /// There is none, or its tree is in use.
     Not,
-    Removed(Option<String>),
+    Removed(Box<Removed>),
     AtRisk(Box<AtRisk>),
 }
 
@@ -187,7 +194,7 @@ pub(super) async fn remove_worktree(
     // Runs wait while it is removed.
     runs.wake();
     match taken {
-        Ok(Some(removed)) if removed.removed => Ok(Gone::Removed(removed.rescue_ref)),
+        Ok(Some(removed)) if removed.removed => Ok(Gone::Removed(Box::new(removed))),
         Ok(_) => Ok(Gone::Not),
         Err(WorktreeError::AtRisk(at_risk)) => Ok(Gone::AtRisk(at_risk)),
         Err(error) => Err(error.into()),

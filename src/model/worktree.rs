@@ -357,13 +357,14 @@ pub struct Removed {
     pub rescue_ref: Option<String>,
     /// Whether its branch is gone with it.
     pub branch_deleted: bool,
-    /// Why it was left where it is.
+    /// Why it was left where it is, or set aside whole.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub left: Option<String>,
-    /// Where files are now that could not be deleted, such as those of another user.
+    /// Where files are now that could not be deleted, such as those of another user, or that git could not judge: those of
+    /// a directory that does not lead to its repository any more, or whose repository cannot be read.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub set_aside: Option<AbsolutePath>,
-    /// Files that were too large for the rescue ref, and are deleted.
+    /// Files that were too large for the rescue ref, or nested too deep, and are deleted.
     #[serde(default, skip_serializing_if = "Findings::is_empty")]
     pub left_out: Findings,
 }

@@ -169,12 +169,17 @@ impl Worktrees {
 
     /// Lets a worktree go that stays where it is.
     pub async fn release(&self, worktree: &Worktree) -> Result<(), Error> {
-        let Some(git_dir) = worktree.git_dir.as_ref().filter(|_| !worktree.main) else { return Ok(()) };
-        let lock = git_dir.as_path().join("locked");
-        match repository::read(&lock) {
-            Ok(reason) if reason.starts_with(OURS.as_bytes()) => Ok(fs::remove_file(lock)?),
-            _ => Ok(()),
-        }
+        unlock(worktree)
+    }
+}
+
+/// Takes our lock away, if there is one.
+pub(super) fn unlock(worktree: &Worktree) -> Result<(), Error> {
+    let Some(git_dir) = worktree.git_dir.as_ref().filter(|_| !worktree.main) else { return Ok(()) };
+    let lock = git_dir.as_path().join("locked");
+    match repository::read(&lock) {
+        Ok(reason) if reason.starts_with(OURS.as_bytes()) => Ok(fs::remove_file(lock)?),
+        _ => Ok(()),
     }
 }
 

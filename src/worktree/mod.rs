@@ -4,7 +4,9 @@
 //! - **Nothing of a repository runs**, in any call: `git.rs`, `shadow.rs`.
 //! - **Nothing is lost unless it is said**, and then a ref holds it: `preflight.rs`, `rescue.rs`.
 //! - **A removal that was interrupted goes on**: `remove.rs`.
+//! - **What git cannot judge is never deleted**: `aside.rs`.
 
+mod aside;
 mod checkout;
 mod commits;
 mod create;
@@ -129,8 +131,12 @@ impl Worktrees {
     /// Removes a worktree, with all that is in it kept by a rescue ref; without `force`, only if nothing is at risk.
     /// Goes on where an earlier removal was interrupted. It needs no more than the record. The caller has the turn.
     pub async fn remove(&self, worktree: &Worktree, force: bool) -> Result<Removed, Refusal> {
-        let desk = match self.desk(worktree).await {
-            Err(Error::Unreadable(why)) => return remove::unreadable_repository(&why, force),
+        let mut desk = self.desk(worktree).await;
+        if force && matches!(desk, Err(Error::Unreadable(_))) && aside::delete_pipes(worktree).await.unwrap_or(false) {
+            desk = self.desk(worktree).await;
+        }
+        let desk = match desk {
+            Err(Error::Unreadable(why)) => return aside::remove_unread(worktree, &why, force),
             desk => desk?,
         };
         loop {

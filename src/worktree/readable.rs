@@ -36,6 +36,7 @@ pub(super) fn check_repository(common: &Path) -> Result<(), Error> {
         let entries = match fs::read_dir(common.join(&dir)) {
             // Another worktree goes meanwhile.
             Err(error) if !dir.as_os_str().is_empty() && error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) if walk::is_too_long(&error) => return Err(walk::too_deep(&dir)),
             entries => entries?,
         };
         for entry in entries {
@@ -104,6 +105,7 @@ fn check(top: &Path, path: &Path, most: u64) -> Result<(), Error> {
         // A link to nothing is read as nothing; what vanished is gone.
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) if error.raw_os_error() == Some(Errno::LOOP.raw_os_error()) => return Ok(()),
+        Err(error) if walk::is_too_long(&error) => return Err(walk::too_deep(path)),
         found => found?,
     };
     let (file, shown) = (found.is_file() || found.is_dir(), path.display());

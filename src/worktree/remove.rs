@@ -17,6 +17,7 @@ use sha2::{Digest, Sha256};
 
 use super::{
     Error, Refusal, Worktrees,
+    aside::{UNLINKED, aside, at_risk, is_unlinked, set_aside, stray},
     preflight::{Survey, survey},
     repository::{self, Repository, WorkingTree},
     rescue::{is_rescued, rescue},
@@ -39,6 +40,8 @@ const GONE: &str = "its repository is gone";
 pub enum Step {
     /// The directory has another name, beside the old one.
     Renamed,
+    /// What lies in its place, and git cannot judge, has another name.
+    SetAside,
     /// The rescue ref is written.
     Rescued,
     /// The files are deleted.
@@ -64,6 +67,8 @@ struct Remains {
     tree: Option<PathBuf>,
     /// Its directory, under the other one.
     renamed: Option<PathBuf>,
+    /// What lies in its place, where it is not found.
+    stray: Option<PathBuf>,
     git_dir: PathBuf,
     rescue_ref: String,
     rescued: bool,
@@ -80,6 +85,9 @@ impl Worktrees {
             Ok(desk) => desk,
         };
         let remains = desk.remains(worktree).await?;
+        if remains.stray.is_some() {
+            return Ok(AtRisk { unreadable: Some(UNLINKED.into()), ..AtRisk::default() });
+        }
         let dir = remains.tree.as_deref().or(remains.renamed.as_deref());
         if dir.is_none() && !remains.git_dir.is_dir() {
             return Ok(AtRisk::default());
@@ -122,12 +130,17 @@ impl Worktrees {
                 }
                 outcome
             }
-            Remains { tree: Some(_), repository: None, .. } => without_repository(force),
+            Remains { stray: Some(_), .. } if !force => Err(at_risk(UNLINKED)),
+            Remains { stray: Some(_), .. } => Ok(match set_aside(worktree, UNLINKED) {
+                Removed { removed: true, .. } => Step::SetAside,
+                left => Step::Done(left),
+            }),
+            Remains { tree: Some(_), repository: None, .. } => without_repository(worktree, &remains, force),
             Remains { tree: Some(tree), .. } => self.rename(desk, worktree, &remains, tree, force).await,
             Remains { repository: None, .. } => Ok(done(desk, worktree, &remains, false)),
             _ if remains.git_dir.is_dir() && !remains.rescued => self.keep(desk, worktree, &remains, None, force).await,
             _ if remains.git_dir.is_dir() => {
-                let git_dir = forgettable(&remains)?;
+                let git_dir = forgettable(&remains.git_dir, remains.repository.as_ref())?;
                 self.delete(git_dir, &aside(worktree.path.as_path(), &format!("{}-git", remains.rescue_ref))).await?;
                 Ok(Step::Forgotten)
             }
@@ -138,7 +151,9 @@ impl Worktrees {
     /// Whether its removal has not begun, or was taken back.
     pub async fn is_whole(&self, worktree: &Worktree) -> bool {
         let Ok(desk) = self.desk(worktree).await else { return false };
-        desk.remains(worktree).await.is_ok_and(|remains| remains.renamed.is_none() && remains.tree.is_some())
+        desk.remains(worktree)
+            .await
+            .is_ok_and(|remains| remains.renamed.is_none() && (remains.tree.is_some() || remains.stray.is_some()))
     }
 
     /// Gives the directory its other name, unless work is at risk in it.
@@ -171,7 +186,9 @@ impl Worktrees {
         dir: Option<&Path>,
         force: bool,
     ) -> Result<Step, Refusal> {
-        let Some(place) = remains.place(dir) else { return without_repository(force) };
+        let Some(place) = remains.place(dir) else {
+            return without_repository(worktree, remains, force);
+        };
         let survey = match desk.survey(worktree, remains, dir, &[]).await {
             Ok(survey) if force => Some(survey),
             Ok(survey) => Some(survey.refuse()?),
@@ -240,10 +257,10 @@ impl Desk {
         let named = repository::tree_named_by(&git_dir);
         let places: Vec<PathBuf> = std::iter::once(worktree.path.as_path().to_owned()).chain(named).collect();
         let tree = places.iter().find_map(|place| is_tree_of(place, &git_dir));
+        let tree = tree.or_else(|| places.iter().find_map(|place| is_unlinked(place, &git_dir)));
         let base = rescue_ref(worktree);
         let mut last: Option<String> = None;
-        for time in 1..=TIMES {
-            let rescue_ref = if time == 1 { base.clone() } else { format!("{base}-{time}") };
+        for rescue_ref in rescue_refs(&base) {
             let renamed = places.iter().map(|place| other_name(place, &rescue_ref)).find(|place| place.is_dir());
             let rescued = match shadow {
                 Some(shadow) => is_rescued(shadow, &rescue_ref).await?,
@@ -258,7 +275,10 @@ impl Desk {
                 Some(last) if renamed.is_none() && tree.is_none() => (last, true),
                 _ => (rescue_ref, rescued),
             };
-            return Ok(Remains { repository, tree, renamed, git_dir, rescue_ref, rescued });
+            // Where all of it is gone, somebody has put something else there.
+            let is_over = tree.is_some() || renamed.is_some() || rescued && !git_dir.is_dir();
+            let stray = if is_over { None } else { stray(worktree) };
+            return Ok(Remains { repository, tree, renamed, stray, git_dir, rescue_ref, rescued });
         }
         Err(Error::TooMuch)
     }
@@ -272,7 +292,13 @@ impl Desk {
     ) -> Result<Survey, Error> {
         let gone = || Error::Git { what: "worktree".into(), why: GONE.into() };
         let (_, shadow) = self.of.as_ref().ok_or_else(gone)?;
-        survey(shadow, worktree, &remains.place(dir).ok_or_else(gone)?, dir.is_some(), ending).await
+        let place = remains.place(dir).ok_or_else(gone)?;
+        let mut found = survey(shadow, worktree, &place, dir.is_some(), ending).await?;
+        // What its files are to the repository, git has said; what is in the place of its link, nobody can.
+        if dir.is_some_and(|dir| is_tree_of(dir, &remains.git_dir).is_none()) {
+            found.at_risk.unreadable = Some(UNLINKED.into());
+        }
+        Ok(found)
     }
 }
 
@@ -296,18 +322,28 @@ impl Survey {
 }
 
 /// The ref that keeps what was in a worktree.
-fn rescue_ref(worktree: &Worktree) -> String {
+pub(super) fn rescue_ref(worktree: &Worktree) -> String {
     let assigned = worktree.rescue_ref.clone();
     assigned.unwrap_or_else(|| super::rescue_ref(&worktree.session_id, worktree.updated_at))
 }
 
 /// The directory at this place, if it is the working tree that this git directory is about: something else may be there
 /// meanwhile. A link to it is followed.
-fn is_tree_of(place: &Path, git_dir: &Path) -> Option<PathBuf> {
+pub(super) fn is_tree_of(place: &Path, git_dir: &Path) -> Option<PathBuf> {
     let tree = place.canonicalize().ok().filter(|tree| tree.is_dir())?;
     let named = repository::git_dir_named_by(&tree)?;
     let same = named == git_dir || named.canonicalize().is_ok_and(|named| named == git_dir);
     same.then_some(tree)
+}
+
+/// The refs that keep it, if it is rescued time and again.
+fn rescue_refs(base: &str) -> impl Iterator<Item = String> {
+    (1..=TIMES).map(move |time| if time == 1 { base.to_owned() } else { format!("{base}-{time}") })
+}
+
+/// What it may be called while it is removed, whatever was rescued before.
+pub(super) fn other_names(tree: &Path, base: &str) -> impl Iterator<Item = PathBuf> {
+    rescue_refs(base).map(move |rescue_ref| other_name(tree, &rescue_ref))
 }
 
 /// What a directory is called while it is removed: the same after any crash, and nobody else's.
@@ -318,9 +354,8 @@ fn other_name(tree: &Path, rescue_ref: &str) -> PathBuf {
 
 /// What the repository keeps about it: that is removed as git does it when the directory is gone. Git itself would look
 /// for it by a file that a crash may have taken already.
-fn forgettable(remains: &Remains) -> Result<&Path, Refusal> {
-    let git_dir = remains.git_dir.as_path();
-    let worktrees = remains.repository.as_ref().map(|repository| repository.common.join("worktrees"));
+pub(super) fn forgettable<'a>(git_dir: &'a Path, repository: Option<&Repository>) -> Result<&'a Path, Refusal> {
+    let worktrees = repository.map(|repository| repository.common.join("worktrees"));
     let above = git_dir.parent().and_then(|above| above.canonicalize().ok());
     let worktrees = worktrees.and_then(|worktrees| worktrees.canonicalize().ok());
     if above.is_none() || above != worktrees || kind_of(git_dir).map_err(Error::Io)? != Some(Kind::Directory) {
@@ -333,35 +368,21 @@ fn forgettable(remains: &Remains) -> Result<&Path, Refusal> {
 fn done(desk: &Desk, worktree: &Worktree, remains: &Remains, branch_deleted: bool) -> Step {
     let rescue_ref = remains.rescued.then(|| remains.rescue_ref.clone());
     let aside = aside(worktree.path.as_path(), &remains.rescue_ref);
-    let set_aside = aside.is_dir().then(|| AbsolutePath::new(aside)).flatten();
+    let set_aside = kind_of(&aside).ok().flatten().and_then(|_| AbsolutePath::new(aside));
     let left_out = desk.left_out.lock().unwrap_or_else(PoisonError::into_inner).clone();
     Step::Done(Removed { removed: true, rescue_ref, branch_deleted, left: None, set_aside, left_out })
-}
-
-/// Where what cannot be deleted is put: nobody looks for a worktree there.
-fn aside(tree: &Path, rescue_ref: &str) -> PathBuf {
-    let hash = hex(&Sha256::digest(rescue_ref));
-    tree.with_file_name(format!("culm-left-{}", &hash[..16]))
-}
-
-/// What there is to do where git cannot read the repository: nothing of it can be kept there.
-pub(super) fn unreadable_repository(why: &str, force: bool) -> Result<Removed, Refusal> {
-    let why = format!("its repository cannot be read: {why}");
-    match force {
-        true => Ok(Removed { left: Some(format!("{why}; nothing can be rescued into it")), ..Removed::default() }),
-        false => Err(Refusal::AtRisk(Box::new(AtRisk { unreadable: Some(why), ..AtRisk::default() }))),
-    }
 }
 
 fn left(why: &str) -> Step {
     Step::Done(Removed { left: Some(why.into()), ..Removed::default() })
 }
 
-/// Nothing could be rescued: the files stay.
-fn without_repository(force: bool) -> Result<Step, Refusal> {
+/// Nothing can be rescued: the files stay. They are in nobody's way where the repository is not gone, but damaged.
+fn without_repository(worktree: &Worktree, remains: &Remains, force: bool) -> Result<Step, Refusal> {
     match force {
+        true if remains.git_dir.is_dir() => Ok(Step::Done(set_aside(worktree, "its repository is damaged"))),
         true => Ok(left("its repository is gone, and nothing can be rescued into it")),
-        false => Err(Refusal::AtRisk(Box::new(AtRisk { unreadable: Some(GONE.into()), ..AtRisk::default() }))),
+        false => Err(at_risk(GONE)),
     }
 }
 

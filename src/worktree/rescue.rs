@@ -56,12 +56,21 @@ struct Kept {
     files: Tree,
     /// Names of what may be commits.
     named: HashSet<String>,
-    /// Files that are too large to be kept.
+    /// Files that are too large to be kept, or nested too deep.
     left_out: Findings,
 }
 
-/// Writes the ref. `survey` is none where git cannot say what there is: then everything is kept as if it were new. What was
-/// too large to be kept; without `force`, that is an error, and nothing is written.
+impl Kept {
+    /// The files below a directory that can be kept.
+    fn files_of(&mut self, dir: &Path) -> Result<Vec<PathBuf>, Error> {
+        let files = walk::files(dir)?;
+        files.too_deep.iter().for_each(|path| self.left_out.add(format!("{path} (nested too deep)")));
+        Ok(files.found)
+    }
+}
+
+/// Writes the ref. `survey` is none where git cannot say what there is: then everything is kept as if it were new. What
+/// cannot be kept; without `force`, that is an error, and nothing is written.
 pub(super) async fn rescue(
     git: &Git,
     worktree: &Worktree,
@@ -75,7 +84,7 @@ pub(super) async fn rescue(
     let (looked_at, most) = (tree.clone(), git.rescue);
     let kept = tasks::blocking(move || gather(&looked_at, there, survey, most)).await?;
     if kept.left_out.count > 0 && !force {
-        return Err(Error::Unreadable(format!("more than {most} bytes would have to be kept")));
+        return Err(Error::Unreadable(format!("not all of it can be kept: {}", kept.left_out.first.join(", "))));
     }
     let rest = commits_of(&shadow, worktree, tree, &kept).await?;
     let script = Script { name, title: title(worktree), at: Timestamp::now().0 / 1_000_000, dot_git: dot_git(&kept) };
@@ -152,6 +161,11 @@ fn gather(tree: &WorkingTree, there: bool, survey: Option<Survey>, most: u64) ->
         None if there => keep_all(&mut kept, &tree.path)?,
         None => {}
     }
+    // A link to the repository says nothing; what somebody wrote in its place does.
+    let link = tree.path.join(".git");
+    if there && repository::git_dir_named_by(&tree.path).is_none() && walk::kind_of(&link)? == Some(Kind::File) {
+        kept.rest.files.push((link, ".git".into()));
+    }
     bound(&mut kept, most);
     Ok(kept)
 }
@@ -183,7 +197,7 @@ fn keep_git_dir(kept: &mut Kept, git_dir: &Path, but: &[PathBuf]) -> Result<(), 
     if !git_dir.is_dir() {
         return Ok(());
     }
-    for path in walk::files(git_dir)? {
+    for path in kept.files_of(git_dir)? {
         let file = git_dir.join(&path);
         if but.iter().any(|left| file.starts_with(left)) {
             continue;
@@ -226,7 +240,7 @@ fn keep_known(kept: &mut Kept, tree: &WorkingTree, there: bool, survey: &Survey)
     let nested = |path: &Path| survey.nested.iter().chain(&survey.clean).any(|dir| path.starts_with(dir));
     let ignored = survey.status.ignored.iter().filter(|path| !walk::is_made_again(&tree.path, path));
     for path in survey.status.untracked.iter().chain(ignored) {
-        for file in walk::files(&tree.path.join(path))? {
+        for file in kept.files_of(&tree.path.join(path))? {
             // Joining nothing would end the path in a slash.
             let file = if file.as_os_str().is_empty() { path.clone() } else { path.join(file) };
             if !nested(&file) {
@@ -273,7 +287,7 @@ fn keep_change(kept: &mut Kept, top: &Path, path: &Path) -> Result<(), Error> {
 /// A repository within, whole. One that is a worktree of the same repository has its commits there.
 fn keep_nested(kept: &mut Kept, tree: &WorkingTree, dir: &Path) -> Result<(), Error> {
     let top = tree.path.join(dir);
-    for file in walk::files(&top)? {
+    for file in kept.files_of(&top)? {
         kept.rest.files.push((top.join(&file), Path::new("nested").join(dir).join(file)));
     }
     if let Some(git_dir) = repository::git_dir_named_by(&top).filter(|git_dir| !git_dir.starts_with(&top)) {
@@ -285,7 +299,7 @@ fn keep_nested(kept: &mut Kept, tree: &WorkingTree, dir: &Path) -> Result<(), Er
 }
 
 fn keep_all(kept: &mut Kept, top: &Path) -> Result<(), Error> {
-    for file in walk::files(top)?.into_iter().filter(|file| file != Path::new(".git")) {
+    for file in kept.files_of(top)?.into_iter().filter(|file| file != Path::new(".git")) {
         kept.files.files.push((top.join(&file), file));
     }
     Ok(())
@@ -322,7 +336,10 @@ fn is_dot_git(name: &[u8]) -> bool {
 fn left_out(files: &Findings) -> String {
     match files.count {
         0 => String::new(),
-        count => format!("\n\n{count} files were too large, and are left out:\n{}", files.first.join("\n")),
+        count => format!(
+            "\n\n{count} files were too large or nested too deep, and are left out:\n{}",
+            files.first.join("\n")
+        ),
     }
 }
 

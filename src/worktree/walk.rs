@@ -6,8 +6,12 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
+use rustix::io::Errno;
+
 use super::{Error, repository};
 
+/// Characters of a long path that are shown.
+const SHOWN: usize = 100;
 /// Entries that are looked at, at most.
 const ENTRIES: usize = 5_000_000;
 
@@ -57,11 +61,27 @@ pub(super) enum Kind {
     Other,
 }
 
-/// Goes through all below a directory, by paths from it on; into a directory only where `enter` says so.
-pub(super) fn walk(top: &Path, mut enter: impl FnMut(&Path, Kind) -> bool) -> Result<(), Error> {
-    let (mut left, mut seen) = (vec![PathBuf::new()], 0);
+/// Goes through all below a directory, by paths from it on; into a directory only where `enter` says so. One that is nested
+/// deeper than a path can say is an error.
+pub(super) fn walk(top: &Path, enter: impl FnMut(&Path, Kind) -> bool) -> Result<(), Error> {
+    match reachable(top, enter)?.into_iter().next() {
+        None => Ok(()),
+        Some(dir) => Err(too_deep(&dir)),
+    }
+}
+
+/// Goes through all below a directory that a path can say. The directories that it cannot.
+fn reachable(top: &Path, mut enter: impl FnMut(&Path, Kind) -> bool) -> Result<Vec<PathBuf>, Error> {
+    let (mut left, mut seen, mut too_deep) = (vec![PathBuf::new()], 0, Vec::new());
     while let Some(dir) = left.pop() {
-        for entry in fs::read_dir(top.join(&dir))? {
+        let entries = match fs::read_dir(top.join(&dir)) {
+            Err(error) if is_too_long(&error) => {
+                too_deep.push(dir);
+                continue;
+            }
+            entries => entries?,
+        };
+        for entry in entries {
             let entry = entry?;
             seen += 1;
             if seen > ENTRIES {
@@ -73,7 +93,26 @@ pub(super) fn walk(top: &Path, mut enter: impl FnMut(&Path, Kind) -> bool) -> Re
             }
         }
     }
-    Ok(())
+    Ok(too_deep)
+}
+
+/// Whether a path is longer than the system takes.
+pub(super) fn is_too_long(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(Errno::NAMETOOLONG.raw_os_error())
+}
+
+/// Why git cannot read there: it says where by paths.
+pub(super) fn too_deep(path: &Path) -> Error {
+    Error::Unreadable(format!("{} is nested too deep", short(path)))
+}
+
+/// The beginning of a path.
+fn short(path: &Path) -> String {
+    let text = path.to_string_lossy();
+    match text.char_indices().nth(SHOWN) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.into_owned(),
+    }
 }
 
 fn kind(of: fs::FileType) -> Kind {
@@ -109,17 +148,29 @@ pub(super) fn nested_repositories(top: &Path, passed_over: &[PathBuf]) -> Result
     Ok(found)
 }
 
+/// Files and links, by paths from a directory on.
+#[derive(Debug, Default)]
+pub(super) struct Files {
+    pub(super) found: Vec<PathBuf>,
+    /// Where files may be that no path can say: the beginning of it.
+    pub(super) too_deep: Vec<String>,
+}
+
 /// The files and links below a directory, or it itself if it is one.
-pub(super) fn files(top: &Path) -> Result<Vec<PathBuf>, Error> {
+pub(super) fn files(top: &Path) -> Result<Files, Error> {
     if kind_of(top)? != Some(Kind::Directory) {
-        return Ok(vec![PathBuf::new()]);
+        return Ok(Files { found: vec![PathBuf::new()], ..Files::default() });
     }
-    let mut found = Vec::new();
-    walk(top, |path, kind| {
+    let (mut found, mut too_deep) = (Vec::new(), Vec::new());
+    let directories = reachable(top, |path, kind| {
         if matches!(kind, Kind::File | Kind::Link) {
-            found.push(path.to_owned());
+            match fs::symlink_metadata(top.join(path)) {
+                Err(error) if is_too_long(&error) => too_deep.push(short(path)),
+                _ => found.push(path.to_owned()),
+            }
         }
         true
     })?;
-    Ok(found)
+    too_deep.extend(directories.iter().map(|dir| short(dir)));
+    Ok(Files { found, too_deep })
 }

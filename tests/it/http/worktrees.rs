@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::{Answer, Server, family::Family};
 use crate::{
     support::{run, until},
-    worktree::{Yard, blob, commit, said, write},
+    worktree::{Yard, blob, commit, repository, said, write},
 };
 
 async fn attach(server: &Server, session: &str, yard: &Yard) -> Answer {
@@ -98,6 +98,44 @@ async fn work_at_risk_stays_unless_it_is_discarded() {
     assert!(!top.exists());
     assert_eq!(server.delete("/sessions/s/worktree").await.code(), (404, "worktree_not_found"));
     assert_eq!(attach(&server, "s", &yard).await.status, 201, "and another one can be attached");
+}
+
+#[tokio::test]
+async fn a_worktree_that_git_cannot_judge_is_at_risk_and_in_nobodys_way_once_it_is_discarded() {
+    let (server, yard) = (Server::start().await, Yard::new());
+    server.session("s", &[]).await;
+    for own in [false, true] {
+        let top = path(&attach(&server, "s", &yard).await);
+        write(&top.join("precious"), b"work\n");
+        fs::remove_file(top.join(".git")).unwrap();
+        if own {
+            repository(&top);
+        }
+        assert_eq!(server.get("/sessions/s/close").await.body["results"][0]["worktree_at_risk"], true);
+        let refused = server.delete("/sessions/s/worktree").await;
+        assert_eq!(refused.code(), (409, "work_at_risk"));
+        assert_eq!(refused.body["at_risk"]["unreadable"], "it does not lead to its repository any more");
+        assert_eq!(fs::read(top.join("precious")).unwrap(), b"work\n");
+        let detached = server.delete("/sessions/s/worktree?discard=true").await;
+        assert_eq!((detached.status.as_u16(), &detached.body["removed"]), (200, &json!(true)));
+        assert!(!top.exists());
+        match detached.body["set_aside"].as_str() {
+            Some(aside) => assert!(own && std::path::Path::new(aside).join("precious").exists()),
+            None => {
+                let name = detached.body["rescue_ref"].as_str().unwrap();
+                assert_eq!((own, blob(&yard.repo(), name, "precious").as_deref()), (false, Some("work\n")));
+            }
+        }
+    }
+    // And by a close that is forced.
+    let top = path(&attach(&server, "s", &yard).await);
+    write(&top.join("precious"), b"work\n");
+    fs::remove_file(top.join(".git")).unwrap();
+    repository(&top);
+    let closed = server.post("/sessions/s/close?force=true", json!({})).await;
+    let result = &closed.body["results"][0];
+    assert_eq!(result["worktree_removed"], true, "{closed:?}");
+    assert!(std::path::Path::new(result["set_aside"].as_str().unwrap()).join("precious").exists());
 }
 
 #[tokio::test]

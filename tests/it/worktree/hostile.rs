@@ -235,7 +235,7 @@ async fn nothing_is_fetched_for_objects_that_are_missing() {
 }
 
 #[tokio::test]
-async fn a_worktree_that_says_it_is_of_another_repository_is_left_alone() {
+async fn a_worktree_that_says_it_is_of_another_repository_is_set_aside_whole() {
     let (yard, mark) = trapped();
     let worktree = yard.attach("s").await;
     let top = worktree.path.as_path();
@@ -243,9 +243,13 @@ async fn a_worktree_that_says_it_is_of_another_repository_is_left_alone() {
     set(&yard, &yard.path("decoy"), &yard.path("trap"));
     write(&top.join("new"), b"new\n");
     write(&top.join(".git"), format!("gitdir: {}\n", yard.path("decoy/.git").display()).as_bytes());
-    yard.worktrees.preflight(&worktree, &[]).await.unwrap();
-    yard.discard(&worktree).await;
+    assert_eq!(yard.blocking(&worktree).await, ["unreadable"]);
+    yard.assert_refused(&worktree, &["unreadable"]).await;
+    let removed = yard.discard(&worktree).await;
     assert_nothing_ran(&mark, "another repository's configuration");
-    assert!(top.join("new").exists(), "it is no longer what was attached");
+    let aside = removed.set_aside.unwrap();
+    assert_eq!(fs::read(aside.as_path().join("new")).unwrap(), b"new\n");
+    assert!(removed.removed);
+    yard.assert_gone(&worktree);
     assert!(absolute(&yard.path("decoy/.git")).as_path().join("HEAD").exists());
 }

@@ -8,6 +8,7 @@ mod places;
 mod preflight;
 mod removal;
 mod rescue;
+mod unlinked;
 
 use std::{
     collections::BTreeMap,

@@ -14,13 +14,13 @@ use culm::{
 
 use super::{Yard, blob, commit, said, write};
 
-fn pipe(path: &Path) {
+pub(super) fn pipe(path: &Path) {
     let _ = fs::remove_file(path);
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     assert!(std::process::Command::new("mkfifo").arg(path).status().unwrap().success());
 }
 
-fn sparse(path: &Path, bytes: u64) {
+pub(super) fn sparse(path: &Path, bytes: u64) {
     let _ = fs::remove_file(path);
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     File::create(path).unwrap().set_len(bytes).unwrap();
@@ -96,6 +96,33 @@ async fn a_rescue_has_a_bound_and_names_what_it_leaves_out() {
     assert_eq!(blob(&yard.repo(), &name, "small").as_deref(), Some("small\n"));
     assert!(said(&yard.repo(), &["log", "-1", "--format=%B", &name]).contains("huge (214748364800 bytes)"));
     yard.assert_gone(&worktree);
+}
+
+/// Makes directories that are nested deeper than a path can say. A file at the bottom.
+fn nest(top: &Path) {
+    let script = "import os, sys\nos.chdir(sys.argv[1])\nfor _ in range(1200):\n os.mkdir('node_modules')\n os.chdir('node_modules')\nopen('bottom', 'w').close()";
+    assert!(std::process::Command::new("python3").args(["-c", script]).arg(top).status().unwrap().success());
+}
+
+#[tokio::test]
+async fn what_is_nested_without_end_goes_and_is_named() {
+    let yard = Yard::new();
+    let worktree = yard.attach("s").await;
+    nest(worktree.path.as_path());
+    write(&worktree.path.as_path().join("new"), b"new\n");
+    assert_eq!(yard.blocking(&worktree).await, ["unreadable"]);
+    assert!(matches!(yard.worktrees.remove(&worktree, false).await, Err(Refusal::AtRisk(_))));
+    let removed = yard.discard(&worktree).await;
+    assert!(removed.removed && removed.set_aside.is_none(), "{removed:?}");
+    assert!(removed.left_out.first[0].starts_with("node_modules/node_modules/"), "{removed:?}");
+    assert_eq!(blob(&yard.repo(), &removed.rescue_ref.unwrap(), "new").as_deref(), Some("new\n"));
+    yard.assert_gone(&worktree);
+    // And in what the repository keeps about it.
+    let worktree = yard.attach("s").await;
+    nest(worktree.git_dir.as_ref().unwrap().as_path());
+    assert_eq!(yard.blocking(&worktree).await, ["unreadable"]);
+    let removed = yard.discard(&worktree).await;
+    assert!(removed.removed && !worktree.path.as_path().exists(), "{removed:?}");
 }
 
 #[tokio::test]
