@@ -166,9 +166,12 @@ impl<'de> Deserialize<'de> for NewMessage {
                 let mut role = None;
                 let mut new = NewMessage::text(super::Role::User, "");
                 let (mut of_content, mut extra, mut kept) = (None, Pieces::new(), HashSet::new());
-                let mut keep = |name: &str, value: &RawJson| match kept.insert(name.to_owned()) {
-                    true => Ok(extra.add(name, value)),
-                    false => Err(A::Error::custom(format!("duplicate field `{name}`"))),
+                let mut keep = |name: &str, value: &RawJson| {
+                    if !kept.insert(name.to_owned()) {
+                        return Err(A::Error::custom(format!("duplicate field `{name}`")));
+                    }
+                    extra.add(name, value);
+                    Ok(())
                 };
                 while let Some(name) = fields.next_key::<Cow<'_, str>>()? {
                     match &*name {
