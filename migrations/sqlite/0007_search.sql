@@ -1,8 +1,8 @@
 -- The search index. FTS5 with external content: text is stored once, in its own table.
 --
--- Two indexes, over messages and over sessions. Each row is indexed as its view shows it, and the triggers read that
--- view before and after a change: there is one place that says what is indexed, and the index is true to what is
--- stored whoever wrote it. The columns:
+-- Three indexes: over messages, over sessions, and over parts of titles (at the end). Each row is indexed as its view shows
+-- it, and the triggers read that view before and after a change: there is one place that says what is indexed, and the index
+-- is true to what is stored whoever wrote it. The columns of the first two:
 --
 -- * content is what every search reads; reasoning and tools are searched on request. (A view
 --   that FTS5 reads cannot use json_each: tool calls are indexed as JSON, without what would glue to a word.)
@@ -277,17 +277,24 @@ create virtual table title_index using fts5 (
 
 create trigger title_index_insert after insert on sessions
 begin
-  insert into title_index (rowid, title) values (new.session_key, new.title || char(10, 10));
+  insert into title_index (rowid, title) select session_key, title from title_text where session_key = new.session_key;
 end;
 
-create trigger title_index_delete after delete on sessions
+create trigger title_index_delete before delete on sessions
 begin
-  insert into title_index (title_index, rowid, title) values ('delete', old.session_key, old.title || char(10, 10));
+  insert into title_index (title_index, rowid, title)
+  select 'delete', session_key, title from title_text where session_key = old.session_key;
+end;
+
+create trigger title_unindex_update before update of title on sessions
+when new.title <> old.title
+begin
+  insert into title_index (title_index, rowid, title)
+  select 'delete', session_key, title from title_text where session_key = old.session_key;
 end;
 
 create trigger title_index_update after update of title on sessions
 when new.title <> old.title
 begin
-  insert into title_index (title_index, rowid, title) values ('delete', old.session_key, old.title || char(10, 10));
-  insert into title_index (rowid, title) values (new.session_key, new.title || char(10, 10));
+  insert into title_index (rowid, title) select session_key, title from title_text where session_key = new.session_key;
 end;

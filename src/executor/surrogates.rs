@@ -1,5 +1,6 @@
-//! Halves of characters. Some providers and agents cut text between the two UTF-16 halves of an emoji, and write each half as an
-//! escape that no JSON reader takes. Here the escapes are made readable, and halves that follow one another are joined.
+//! Halves of characters. Some providers and agents cut text between the two UTF-16 halves of an emoji, and write each half
+//! as an escape that no JSON reader takes. Here the escapes are made readable, and halves that follow one another are
+//! joined.
 //!
 //! A half is written as NUL and its four hexadecimal digits: no text of a message holds a NUL.
 

@@ -52,9 +52,9 @@ const PASSING: usize = 4 * PIECE as usize;
 pub(super) struct Budget {
     /// Nearly all, for large calls, and for small ones that find no room in their own part.
     all: Part,
-    /// What is kept for small calls.
+    /// The part that only small calls take.
     little: Part,
-    /// What attachments may take of all.
+    /// The part of all that attachments take at most.
     transfers: Part,
     patience: Duration,
 }

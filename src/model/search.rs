@@ -79,8 +79,8 @@ pub struct SearchQuery {
     /// Words, all of which must be there in any order; `"a phrase"`, `-without`, `begin*`. At most 32 of them. Case
     /// and accents do not matter, nor whether characters are composed. Languages without spaces between words (Chinese,
     /// Japanese, Korean, Thai, Lao, Khmer, Burmese) are found by any part, and a name like `getUserName` by several of its
-    /// pieces, written as they are in it (`UserName`). Emoji and signs are found as they are: `->`, `C++`, `#12`. Nothing else is syntax. If nothing has all
-    /// the words, the best partial matches follow (`relaxed` in the answer).
+    /// pieces, written as they are in it (`UserName`). Emoji and signs are found as they are: `->`, `C++`, `#12`. Nothing
+    /// else is syntax. If nothing has all the words, the best partial matches follow (`relaxed` in the answer).
     #[schemars(extend("example" = "\"connection refused\" src/main.rs -test"))]
     pub q: String,
     /// In this session.

@@ -204,8 +204,7 @@ pub(super) fn refused() -> RequestPermissionResponse {
     RequestPermissionResponse::new(RequestPermissionOutcome::Cancelled)
 }
 
-/// What an agent writes, message by message. What cannot be a message is taken as a complaint: some log to the wrong
-/// end.
+/// The messages that an agent writes. All other text is taken as a complaint: some agents log to the wrong end.
 fn said(
     output: ChildStdout,
     inbox: Inbox,

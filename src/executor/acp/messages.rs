@@ -19,13 +19,13 @@ const BEGINNINGS: usize = 32;
 /// JSON-RPC's code for an error of the other side.
 const INTERNAL_ERROR: i32 = -32603;
 
-/// What is on a line.
+/// A line, taken apart.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Line<'a> {
-    /// What was printed before the messages, or is none.
+    /// The text before the messages; all of the line, if there are none.
     pub(super) noise: &'a str,
     pub(super) messages: Vec<String>,
-    /// Whether something was meant as a message and cannot be read.
+    /// True if a message cannot be read.
     pub(super) lost: bool,
 }
 

@@ -331,8 +331,7 @@ async fn doomed(conn: &mut SqliteConnection, cleanup: &Cleanup, roots: &[i64]) -
     let inactive_before = cleanup.inactive_before.map(|time| time.0);
     let ids = cleanup.ids.as_ref().map(types::object);
     let title = filter.q.as_deref().map(Titles::of);
-    let (words, parts) = title.as_ref().map(|title| (title.words.as_str(), title.parts.as_str())).unzip();
-    let short = title.as_ref().and_then(|title| title.short.as_deref());
+    let (words, parts, short) = Titles::parameters(title.as_ref());
     let kind = match filter.kind.unwrap_or(KindFilter::All) {
         KindFilter::Root => Some("root"),
         KindFilter::Child => Some("child"),

@@ -247,12 +247,6 @@ fn page(reads: Vec<Read<SessionRow>>, order: Order, limit: i64) -> Page<Session>
 }
 
 impl Weak {
-    /// What is asked of titles, as the parameters of a list.
-    fn titles(&self) -> (Option<&str>, Option<&str>, Option<&str>) {
-        let title = self.title.as_ref();
-        (title.map(|t| t.words.as_str()), title.map(|t| t.parts.as_str()), title.and_then(|t| t.short.as_deref()))
-    }
-
     fn of(filter: &SessionFilter) -> Self {
         let bounds =
             |from: Option<Timestamp>, to: Option<Timestamp>| (from.map_or(EVER.0, |t| t.0), to.map_or(EVER.1, |t| t.0));
@@ -272,7 +266,7 @@ impl Weak {
 macro_rules! list_sessions {
     ($driver:literal, $order:literal, $conn:expr, $weak:expr, $cut:expr $(, $argument:expr)*) => {{
         let (weak, cut): (&Weak, &Cut) = ($weak, $cut);
-        let (words, parts, short) = weak.titles();
+        let (words, parts, short) = Titles::parameters(weak.title.as_ref());
         let ((created_from, created_to), (active_from, active_to)) = (weak.created, weak.active);
         let rows = select_sessions!(
             $driver

@@ -337,6 +337,12 @@ impl Titles {
         let short = Some(whole.to_lowercase()).filter(|whole| !whole.is_empty() && is_short(&whole.as_str()));
         Self { words: words_of_title(&pieces).unwrap_or_else(|| NOTHING.into()), parts, short }
     }
+
+    /// The parameters of a query, null without a filter: words, parts, and what is short.
+    pub(in crate::storage::sqlite) fn parameters(titles: Option<&Self>) -> (Option<&str>, Option<&str>, Option<&str>) {
+        let (words, parts) = titles.map(|titles| (titles.words.as_str(), titles.parts.as_str())).unzip();
+        (words, parts, titles.and_then(|titles| titles.short.as_deref()))
+    }
 }
 
 /// A query for titles that have all these words; the last may be the beginning of one. None without a word.
